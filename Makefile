@@ -1,0 +1,62 @@
+# Every target sets itself up on a machine with nothing but Python 3.11 or newer:
+#   make demo | test | test-fast | bench | check | findings | clean
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+TORCH  := $(shell grep '^torch==' constraints.txt)
+MODEL  := smollm2-135m
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help install model demo test test-fast bench check findings clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+install: $(STAMP)
+
+# torch goes first, by itself, so that the resolver keeps the build chosen here.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"expected Python 3.11 or newer, got {v[0]}.{v[1]}: set PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing $(TORCH)"
+	@$(PIP) install -qq $(TORCH)
+	@echo "installing the rest of constraints.txt"
+	@$(PIP) install -qq -c constraints.txt -e '.[test]'
+	@touch $@
+
+model: install
+	@$(BIN)/tempo models pull $(MODEL)
+
+demo: model ## compare four arms on twelve prompts; the report lands in runs/demo
+	@$(BIN)/tempo compare --suite demo --arms isolated,visible,unique,greedy --out runs/demo --force
+
+check: install ## format, lint, types, import floors
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
+	@$(BIN)/lint-imports --no-logo
+
+test: model check ## check, then every test, fast and slow
+	@$(BIN)/python -m pytest
+
+test-fast: check ## check, then the tests that need no real model
+	@$(BIN)/python -m pytest -m 'not slow'
+
+bench: model ## speed against Hugging Face generate
+	@$(BIN)/python -m tempo.bench
+
+findings: model ## ask every experiment again, in order
+	@for run in experiments/e*/run.py; do \
+	  test -e "$$run" || continue; \
+	  echo "$$run"; \
+	  $(BIN)/python "$$run" || exit 1; \
+	done
+
+clean: ## remove the environment, builds and caches; runs/ stays
+	@rm -rf $(VENV) build dist .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,45 @@
+"""Which arms of a run are parallel, which one is their null, which replay another's tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tempo.manifest import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """The part each arm plays.
+
+    Attributes:
+        free: Arms that chose their own tokens, in the order of the run.
+        greedy: The free arm of width 1 that serves as the null; None where the run has none.
+        replays: Replay arm to the arm whose sets were forced on it; for readouts only.
+    """
+
+    free: tuple[str, ...]
+    greedy: str | None
+    replays: Mapping[str, str]
+
+    @property
+    def parallel(self) -> tuple[str, ...]:
+        """Free arms other than the null."""
+        return tuple(arm for arm in self.free if arm != self.greedy)
+
+
+def arms_of(run: Run) -> Arms:
+    """Read the parts from the settings and policies of a run."""
+    replays = dict(run.settings.get("replays", {}))
+    free = tuple(arm for arm in run.arms if arm not in replays)
+    greedy = [arm for arm in free if _is_greedy(arm, run.policies.get(arm, {}))]
+    return Arms(free, greedy[0] if greedy else None, replays)
+
+
+def pair_name(source: str, replay: str) -> str:
+    """`isolated|visible` for an arm `visible@isolated` that replayed `isolated`."""
+    return f"{source}|{replay.partition('@')[0]}"
+
+
+def _is_greedy(arm: str, policy: Mapping[str, Any]) -> bool:
+    select = policy.get("select")
+    return arm == "greedy" if not isinstance(select, Mapping) else select.get("rule") == "Greedy"

@@ -1,0 +1,65 @@
+"""How every figure looks, and how it is saved; nothing touches pyplot or any global setting."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart with any colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK = "#222222"
+FAINT = "#888888"
+NO_DATA = "#BBBBBB"
+DPI = 200
+WIDTH_INCHES = 6.8
+
+
+@contextmanager
+def house_style() -> Generator[None]:
+    """Fonts and lines inside the block, as they were after it."""
+    style: dict[Any, Any] = {
+        "font.family": "DejaVu Sans",
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.6,
+        "lines.linewidth": 1.4,
+        "legend.frameon": False,
+        "legend.fontsize": 7,
+        "svg.hashsalt": "tempo",
+    }
+    with rc_context(style):
+        yield
+
+
+def new_figure(height_inches: float) -> Figure:
+    """An empty figure as wide as a column of text."""
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> str:
+    """Write `name.png` and `name.svg`, each whole or not at all; gives the name of the PNG."""
+    with house_style():
+        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+            path = folder / f"{name}.{kind}"
+            temporary = path.with_name(path.name + ".tmp")
+            figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata)
+            temporary.replace(path)
+    return f"{name}.png"
+
+
+def colour(number: int) -> str:
+    """The colour of the arm or pair with this number."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def plain_text(text: str) -> str:
+    """A label in which `$` is no mathematics."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,35 @@
+"""tempo: the instrument for parallel decoding in language models.
+
+Names are loaded when first used, so that reading traces never imports torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tempo import policies
+    from tempo.archive import open_run, open_trace
+    from tempo.loading import load_model
+    from tempo.run import compare, generate
+
+_HOMES = {
+    "compare": "tempo.run",
+    "generate": "tempo.run",
+    "load_model": "tempo.loading",
+    "open_run": "tempo.archive",
+    "open_trace": "tempo.archive",
+}
+
+__all__ = ["compare", "generate", "load_model", "open_run", "open_trace", "policies"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "policies":
+        return import_module("tempo.policies")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'tempo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,176 @@
+"""Memory and storage of a run before it is made: what fits a batch, which level fits the budget."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tempo.errors import InputError
+from tempo.selection import Forced, Greedy, Select, Threshold, TopK
+from tempo.store import SHARD_BYTES, SHARD_STEPS
+from tempo.vocabulary import GROUPS, TOP_READOUT
+
+PLANNING_WIDTH = 2.0
+"""Mean width of a set expected when storage is planned; memory is planned for the largest."""
+MAX_BATCH = 64
+"""Sequences of a batch; beyond this packing gains nothing."""
+_FLOAT = 4
+_LOGIT_COPIES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a model and of what is captured of it.
+
+    Attributes:
+        item_bytes: Bytes of one number in the model's dtype.
+        captured_layers: Layers kept in the trace.
+        captured_heads: Query heads kept in the trace.
+    """
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    item_bytes: int
+    captured_layers: int
+    captured_heads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """One sequence to decode: slots of its prompt, its steps and the largest width of a set."""
+
+    n_prompt: int
+    steps: int
+    max_width: int
+
+    @property
+    def n_slots(self) -> int:
+        """Slots written at most."""
+        return self.n_prompt + self.steps * self.max_width
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What a run needs.
+
+    Attributes:
+        level: The level of the traces.
+        n_traces: Sequences to decode.
+        batch_sizes: Sequences of each batch.
+        kv_bytes: Keys and values of the largest batch, at most.
+        peak_bytes: The largest batch with its rows, logits and unwritten shards, at most.
+        trace_bytes: All traces together, for sets of `PLANNING_WIDTH` tokens on average.
+        trace_bytes_at_most: The same if every set were as wide as it can be.
+    """
+
+    level: str
+    n_traces: int
+    batch_sizes: tuple[int, ...]
+    kv_bytes: int
+    peak_bytes: int
+    trace_bytes: int
+    trace_bytes_at_most: int
+
+
+def largest_width(rule: Select) -> int:
+    """The widest set that a rule can give."""
+    match rule:
+        case Threshold(tau, max_width):
+            return min(max_width, int(1 / tau + 1e-9))
+        case TopK(k):
+            return k
+        case Forced(sets):
+            return max(len(members) for members in sets)
+        case Greedy():
+            return 1
+    raise AssertionError(f"no largest width known for {rule}")
+
+
+def kv_bytes(shape: Shape, demand: Demand) -> int:
+    """Keys and values of one sequence."""
+    return 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * shape.item_bytes * demand.n_slots
+
+
+def step_bytes(shape: Shape, *, level: str, n_queries: float | int, n_slots: float | int) -> float:
+    """What one step leaves in a trace."""
+    rows = shape.captured_layers * shape.captured_heads * n_queries * _FLOAT
+    per_row = {
+        "weights": n_slots,
+        "qk": shape.head_dim * (1 + shape.n_kv_heads / shape.captured_heads),
+        "reduced": len(GROUPS) + 2,
+    }[level]
+    return rows * (per_row + 1) + n_queries * n_slots / 8 + TOP_READOUT * 12
+
+
+def trace_bytes(shape: Shape, demand: Demand, *, level: str, width: float | int) -> int:
+    """What one trace takes if every set has this width."""
+    total = step_bytes(shape, level=level, n_queries=demand.n_prompt, n_slots=demand.n_prompt)
+    for step in range(1, demand.steps + 1):
+        total += step_bytes(shape, level=level, n_queries=width, n_slots=demand.n_prompt + step * width)
+    return int(total)
+
+
+def working_bytes(shape: Shape, demand: Demand, *, level: str) -> int:
+    """Memory of one sequence in a batch: cache, one step's rows and logits, and the unwritten shard."""
+    width = demand.max_width
+    prompt = step_bytes(shape, level=level, n_queries=demand.n_prompt, n_slots=demand.n_prompt)
+    step = step_bytes(shape, level=level, n_queries=width, n_slots=demand.n_slots)
+    logits = width * shape.vocab_size * _FLOAT * _LOGIT_COPIES
+    return int(kv_bytes(shape, demand) + max(prompt, step) + min(prompt + SHARD_STEPS * step, SHARD_BYTES) + logits)
+
+
+def choose_level(shape: Shape, demands: Sequence[Demand], *, budget_bytes: int) -> str:
+    """`weights` if the traces are expected to stay within the budget, else `reduced`."""
+    expected = sum(trace_bytes(shape, d, level="weights", width=min(PLANNING_WIDTH, d.max_width)) for d in demands)
+    return "weights" if expected <= budget_bytes else "reduced"
+
+
+def batches(shape: Shape, demands: Sequence[Demand], *, level: str, budget_bytes: int) -> tuple[tuple[int, ...], ...]:
+    """Numbers of the sequences that decode together, in order, each batch within the budget.
+
+    Raises:
+        InputError: One sequence alone needs more.
+    """
+    made: list[list[int]] = [[]]
+    used = 0
+    for number, demand in enumerate(demands):
+        needed = working_bytes(shape, demand, level=level)
+        if needed > budget_bytes:
+            raise InputError(
+                f"expected a budget of at least {human(needed)} for a prompt of {demand.n_prompt} tokens at level "
+                f"{level}, got {human(budget_bytes)}; raise --budget, or use --capture reduced or fewer --layers"
+            )
+        if made[-1] and (used + needed > budget_bytes or len(made[-1]) == MAX_BATCH):
+            made.append([])
+            used = 0
+        made[-1].append(number)
+        used += needed
+    return tuple(tuple(batch) for batch in made)
+
+
+def memory_plan(shape: Shape, demands: Sequence[Demand], *, level: str, budget_bytes: int) -> MemoryPlan:
+    """The plan of a run; nothing is allocated."""
+    groups = batches(shape, demands, level=level, budget_bytes=budget_bytes)
+
+    def total(width: float | int) -> int:
+        return sum(trace_bytes(shape, d, level=level, width=min(width, d.max_width)) for d in demands)
+
+    return MemoryPlan(
+        level=level,
+        n_traces=len(demands),
+        batch_sizes=tuple(len(group) for group in groups),
+        kv_bytes=max(sum(kv_bytes(shape, demands[n]) for n in group) for group in groups),
+        peak_bytes=max(sum(working_bytes(shape, demands[n], level=level) for n in group) for group in groups),
+        trace_bytes=total(PLANNING_WIDTH),
+        trace_bytes_at_most=total(float("inf")),
+    )
+
+
+def human(n_bytes: float | int) -> str:
+    """A size with its unit, decimal."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"

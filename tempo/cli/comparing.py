@@ -1,0 +1,58 @@
+"""`tempo compare`."""
+
+from tempo.cli.options import (
+    EVERYTHING,
+    DryRun,
+    Force,
+    Json,
+    OptionalPrompts,
+    Out,
+    Suite,
+    given,
+    takes_options,
+)
+from tempo.cli.screen import busy, say_complete
+from tempo.config import COMPARE_DEFAULTS, Options
+from tempo.errors import InputError
+from tempo.manifest import Prompt
+from tempo.suites import load_suite
+
+_OPTIONS = tuple(name for name in EVERYTHING if name != "policy")
+
+
+@takes_options(*_OPTIONS, config=True, defaults=COMPARE_DEFAULTS)
+def compare(
+    options: Options,
+    prompts: OptionalPrompts = None,
+    suite: Suite = None,
+    out: Out = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Decode every prompt under every arm, and measure what parallel tokens do."""
+    chosen = _prompts(prompts or [], suite)
+    with busy(f"loading {options.model}"):
+        from tempo.cli.execution import decode_counting, say_level, show_plan
+        from tempo.request import layout
+        from tempo.run import compare_request
+
+        request = compare_request(options.model, chosen, **given(options))
+        planned = layout(request)
+    say_level(request, planned)
+    if dry_run:
+        show_plan("compare", request, planned, as_json=as_json)
+        return
+    run = decode_counting(request, planned, out=out, force=force)
+    if run.already_complete:
+        say_complete(run, as_json=as_json)
+    from tempo.cli.findings import conclude
+
+    conclude(run, as_json=as_json)
+
+
+def _prompts(texts: list[str], suite: str | None) -> list[str] | list[Prompt]:
+    if bool(texts) == (suite is not None):
+        got = "both" if texts else "neither"
+        raise InputError(f"expected prompts or --suite, got {got}; for example --suite demo")
+    return texts if suite is None else list(load_suite(suite))

@@ -1,0 +1,27 @@
+"""`tempo doctor`."""
+
+import typer
+
+from tempo.cli.options import MODEL, Json, given, takes_options
+from tempo.cli.screen import busy, show, show_json
+from tempo.config import Options
+
+FOUND_A_FAULT = 1
+
+
+@takes_options(*MODEL)
+def doctor(options: Options, as_json: Json = False) -> None:
+    """Check that a model does what the instrument assumes."""
+    with busy(f"examining {options.model}"):
+        from tempo.cli.documents import diagnosed
+        from tempo.cli.tables import checks_table
+        from tempo.doctor import diagnose
+        from tempo.loading import load_model
+
+        diagnosis = diagnose(load_model(options.model, **given(options)))
+    if as_json:
+        show_json(diagnosed(options.model, diagnosis.checks))
+    else:
+        show(checks_table(diagnosis.checks))
+    if any(check.status == "fail" for check in diagnosis.checks):
+        raise typer.Exit(FOUND_A_FAULT)

@@ -1,0 +1,66 @@
+"""Carries out a request that is settled: plan, decode, keep."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from tempo.budget import human
+from tempo.cli.documents import planned
+from tempo.cli.interrupts import interruptible
+from tempo.cli.live import GrowingLattices, StepCount, counting, growing
+from tempo.cli.screen import say, show, show_json
+from tempo.cli.tables import plan_table
+from tempo.manifest import Run
+from tempo.recording import text_of
+from tempo.request import Layout, Request
+from tempo.run import Watch, execute
+
+
+def show_plan(command: str, request: Request, layout: Layout, *, as_json: bool) -> None:
+    """What the run would take."""
+    if as_json:
+        show_json(planned(command, request.options.model, layout.memory))
+    else:
+        show(plan_table(layout.memory))
+
+
+def say_level(request: Request, layout: Layout) -> None:
+    """Which level was chosen, where the choice was left to the budget."""
+    if request.options.capture == "auto":
+        expected = human(layout.memory.trace_bytes)
+        reason = f"about {expected} of traces, budget {request.options.budget}"
+        say(f"capture: {layout.capture.level} ({reason})", style="dim")
+
+
+def decode_growing(request: Request, layout: Layout, *, out: Path | None, force: bool) -> Run:
+    """Decode, and show lattices that grow."""
+    prompts = {prompt.id: prompt.text for prompt in request.prompts}
+    lattices = GrowingLattices(prompts, lambda token: text_of(request.model, token))
+    return _decode(request, layout, growing(lattices), out, force=force)
+
+
+def decode_counting(request: Request, layout: Layout, *, out: Path | None, force: bool) -> Run:
+    """Decode, and show how far it is."""
+    count = StepCount((*layout.free, *layout.replayed), request.options.steps)
+    return _decode(request, layout, counting(count), out, force=force)
+
+
+def _decode(
+    request: Request,
+    layout: Layout,
+    view: AbstractContextManager[Watch],
+    out: Path | None,
+    *,
+    force: bool,
+) -> Run:
+    with view as watch, interruptible(watch, _remains(out)) as take:
+        return execute(request, layout, out=out, force=force, watch=take)
+
+
+def _remains(out: Path | None) -> str:
+    """What is left of a run that was stopped."""
+    if out is None:
+        return "stopped; nothing is kept without --out FOLDER"
+    return (
+        f"stopped; {out} can be read up to the last whole step, "
+        "and the same command goes on from there"
+    )

@@ -1,0 +1,130 @@
+"""Asks the analysis about a run, keeps the answers beside it and shows them."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from analysis.metrics import Metric
+from analysis.report import FIGURES, REPORT_FILE, RESULTS_FILE, write_report
+from analysis.results import Results
+from analysis.results import analyze as ask_everything
+from tempo.archive import open_run
+from tempo.cli.interrupts import stopping
+from tempo.cli.screen import busy, say, show
+from tempo.cli.tables import plain_table
+from tempo.manifest import Run
+from tempo.store import disk_errors
+
+HEADLINES = ("attention_ratio_", "readout_")
+"""Beginnings of the names of the metrics that `compare` shows."""
+
+_NOTHING = "–"
+
+
+def opened(folder: Path, **settings: Any) -> Run:
+    """A run as it lies there, with some settings of its analysis changed."""
+    run = open_run(folder)
+    n_unfinished = sum(trace.header.stopped == "running" for trace in run)
+    if n_unfinished:
+        say(f"unfinished: {n_unfinished} of {len(run)} traces end before their last step")
+    return replace(run, settings={**run.settings, **settings})
+
+
+def ask(run: Run) -> Results:
+    """Every question, every arm."""
+    with busy("analysing"):
+        return ask_everything(run)
+
+
+def conclude(run: Run, *, as_json: bool) -> None:
+    """Analyse what `compare` decoded, write the report where the run lies, show the verdicts."""
+    if run.folder is None:
+        results = ask(run)
+        show_findings(results, headlines(results.metrics), [], as_json=as_json)
+        return
+    if run.already_complete and _is_reported(run.folder):
+        if as_json:
+            sys.stdout.write((run.folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        return
+    remains = (
+        f"stopped; the traces in {run.folder} are whole, and the same command goes on from there"
+    )
+    with stopping(remains):
+        results = ask(run)
+        paths = keep_report(run, results, run.folder)
+    show_findings(results, headlines(results.metrics), paths, as_json=as_json)
+
+
+def keep_results(results: Results, folder: Path) -> Path:
+    """Write `results.json`, whole or not at all."""
+    path = folder / RESULTS_FILE
+    temporary = path.with_name(path.name + ".tmp")
+    with disk_errors(folder):
+        temporary.write_text(results.json(), encoding="utf-8")
+        os.replace(temporary, path)
+    return path
+
+
+def keep_report(run: Run, results: Results, folder: Path) -> list[Path]:
+    """Write `results.json`, `report.md` and `figures/`; where they lie."""
+    with busy("drawing"):
+        write_report(run, results, folder)
+    return [folder / RESULTS_FILE, folder / REPORT_FILE, folder / FIGURES]
+
+
+def show_findings(
+    results: Results, metrics: Sequence[Metric], paths: Sequence[Path], *, as_json: bool
+) -> None:
+    """The document as it is on disk, or a table and where the files lie."""
+    if as_json:
+        sys.stdout.write(results.json())
+        return
+    show(metrics_table(metrics))
+    show_paths(paths)
+
+
+def show_paths(paths: Sequence[Path]) -> None:
+    """A path on each line."""
+    show(*(Text(str(path)) for path in paths))
+
+
+def headlines(metrics: Sequence[Metric]) -> list[Metric]:
+    """The metrics that answer the question of a comparison."""
+    return [metric for metric in metrics if metric.name.startswith(HEADLINES)]
+
+
+def metrics_table(metrics: Sequence[Metric]) -> Table:
+    """Every number beside its interval, its chance value, its null and its verdict."""
+    numbers = ("estimate", "95 % interval", "chance", "null", "n")
+    table = plain_table("metric", "arm", *numbers, "verdict", numbers=numbers)
+    for metric in metrics:
+        table.add_row(
+            Text(metric.name.replace("_", " ")),
+            Text(metric.arm),
+            _number(metric.interval.estimate),
+            _limits(metric.interval.low, metric.interval.high),
+            _number(metric.chance),
+            _number(metric.null),
+            str(metric.interval.n),
+            Text(metric.verdict),
+        )
+    return table
+
+
+def _is_reported(folder: Path) -> bool:
+    return (folder / RESULTS_FILE).is_file() and (folder / REPORT_FILE).is_file()
+
+
+def _number(value: float) -> str:
+    return _NOTHING if isnan(value) else f"{value:.3g}"
+
+
+def _limits(low: float, high: float) -> str:
+    return _NOTHING if isnan(low) or isnan(high) else f"{low:.3g} to {high:.3g}"

@@ -1,0 +1,66 @@
+"""`tempo generate`."""
+
+from collections import Counter
+
+from rich.text import Text
+
+from tempo.cli.options import EVERYTHING, DryRun, Force, Json, Out, Prompts, given, takes_options
+from tempo.cli.screen import busy, say, say_complete, show, show_json
+from tempo.config import Options
+from tempo.manifest import Run
+
+_OPTIONS = tuple(name for name in EVERYTHING if name not in ("arms", "seed"))
+
+
+@takes_options(*_OPTIONS, config=True)
+def generate(
+    prompts: Prompts,
+    options: Options,
+    out: Out = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Decode prompts in parallel sets and show them; --out keeps the traces."""
+    with busy(f"loading {options.model}"):
+        from tempo.cli.execution import decode_growing, say_level, show_plan
+        from tempo.request import layout
+        from tempo.run import generate_request
+
+        request = generate_request(options.model, prompts, **given(options))
+        planned = layout(request)
+    say_level(request, planned)
+    if dry_run:
+        show_plan("generate", request, planned, as_json=as_json)
+        return
+    run = decode_growing(request, planned, out=out, force=force)
+    if run.already_complete:
+        say_complete(run, as_json=as_json)
+    elif not as_json:
+        _show_lattices(run)
+        say(_summary(run), style="dim")
+    if as_json:
+        from tempo.cli.documents import generated
+
+        show_json(generated(run))
+
+
+def _show_lattices(run: Run) -> None:
+    """Every sequence on a line of stdout."""
+    from tempo.cli.lattice import lattice_of
+
+    for trace in run:
+        label = "" if len(run) == 1 else f"{trace.header.prompt_id}  "
+        show(Text(label, style="dim") + lattice_of(trace).text())
+
+
+def _summary(run: Run) -> str:
+    """How much was decoded, why it ended, and where it lies."""
+    widths = [len(trace.members(step)) for trace in run for step in range(1, trace.n_steps + 1)]
+    n_parallel = sum(width > 1 for width in widths)
+    endings = ", ".join(Counter(trace.header.stopped for trace in run))
+    sizes = f"{len(widths)} sets, {n_parallel} parallel, widest {max(widths, default=0)}"
+    kept = (
+        "not kept: --out FOLDER keeps the traces" if run.folder is None else f"kept in {run.folder}"
+    )
+    return f"{sizes}; ended by {endings}; {kept}"

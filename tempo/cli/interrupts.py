@@ -1,0 +1,68 @@
+"""Ctrl-C ends a run between two steps, so that what is written is whole."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from tempo.engine import StepOutcome
+from tempo.errors import Interrupted
+from tempo.run import Watch
+
+
+@contextmanager
+def interruptible(watch: Watch, message: str) -> Iterator[Watch]:
+    """Hold Ctrl-C back until the end of the step; a second one does not wait.
+
+    Args:
+        watch: What to tell of every step.
+        message: What to say when the run was stopped.
+
+    Raises:
+        Interrupted: It was stopped.
+    """
+    asked = False
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    def take(outcome: StepOutcome) -> None:
+        watch(outcome)
+        if asked:
+            raise KeyboardInterrupt
+
+    with stopping(message), _handled(ask):
+        yield take
+        if asked:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stopping(message: str) -> Iterator[None]:
+    """Say what remains when Ctrl-C stops what is done inside.
+
+    Raises:
+        Interrupted: It was stopped.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(message) from None
+
+
+@contextmanager
+def _handled(handler: Any) -> Iterator[None]:
+    """Handle SIGINT so, unless it is to be ignored, as in a background job of a shell."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

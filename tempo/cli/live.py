@@ -1,0 +1,134 @@
+"""What stderr shows while sequences decode: lattices that grow, or a bar."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from tempo.cli.lattice import Lattice, legend
+from tempo.cli.screen import notes
+from tempo.engine import StepOutcome
+from tempo.request import Pair
+from tempo.run import Watch
+
+
+@dataclass(slots=True)
+class GrowingLattices:
+    """The lattices of the sequences that decode, drawn anew whenever the screen asks."""
+
+    prompts: Mapping[str, str]
+    token_text: Callable[[int], str]
+    lattices: dict[Pair, Lattice] = field(default_factory=dict)
+
+    def take(self, outcome: StepOutcome) -> None:
+        """Add one step of one sequence."""
+        table, pair = outcome.decoding.table, _pair(outcome)
+        if outcome.step == 0:
+            self.lattices[pair] = Lattice(self.prompts[pair[0]])
+            return
+        slots = table.members(outcome.step)
+        texts = [self.token_text(token) for token in table.token[slots].tolist()]
+        members = list(zip(texts, table.probability[slots].tolist(), strict=True))
+        self.lattices[pair].sets.append(members)
+
+    def draw(self, console: Console) -> Group:
+        """The latest lattices that the terminal has room for, a line each; a single one wraps."""
+        latest = list(self.lattices.items())[-max(console.height - 2, 1) :]
+        if not latest:
+            return Group()
+        if len(self.lattices) == 1:
+            lines = [latest[0][1].text(columns=console.width * max(console.height - 3, 1))]
+        else:
+            labels = [f"{prompt_id}  " for (prompt_id, _), _ in latest]
+            room = console.width - max(map(len, labels))
+            texts = [lattice.text(columns=room) for _, lattice in latest]
+            lines = [Text(label, "dim") + text for label, text in zip(labels, texts, strict=True)]
+        return Group(*lines, legend())
+
+
+@dataclass(slots=True)
+class StepCount:
+    """How many of all steps are done, when batches decode one after another.
+
+    Attributes:
+        batches: The sequences of each batch, in the order they are decoded.
+        steps: Of each sequence at most.
+    """
+
+    batches: Sequence[Sequence[Pair]]
+    steps: int
+    batch: int = 0
+    _reached: dict[Pair, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Steps of all sequences."""
+        return self.steps * sum(len(batch) for batch in self.batches)
+
+    @property
+    def done(self) -> int:
+        """Steps done; a sequence that ended early counts whole, and so does a batch left behind."""
+        before = self.steps * sum(len(batch) for batch in self.batches[: self.batch])
+        return before + sum(self._reached.get(pair, 0) for pair in self.batches[self.batch])
+
+    def take(self, outcome: StepOutcome) -> None:
+        """Count one step of one sequence."""
+        pair = _pair(outcome)
+        if pair not in self.batches[self.batch]:
+            self.batch = next(n for n, batch in enumerate(self.batches) if pair in batch)
+        self._reached[pair] = self.steps if outcome.decoding.stopped else outcome.step
+
+
+@contextmanager
+def growing(lattices: GrowingLattices) -> Iterator[Watch]:
+    """Show lattices live where stderr is a terminal."""
+    console = notes()
+    if not _is_alive(console):
+        yield _look_away
+        return
+    live = Live(
+        console=console,
+        get_renderable=lambda: lattices.draw(console),
+        refresh_per_second=12,
+        transient=True,
+        vertical_overflow="crop",
+    )
+    with live:
+        yield lattices.take
+
+
+@contextmanager
+def counting(count: StepCount) -> Iterator[Watch]:
+    """Show a bar where stderr is a terminal."""
+    console = notes()
+    columns = (
+        TextColumn("decoding"),
+        BarColumn(complete_style="#2aa198", finished_style="#5fa32c"),
+        MofNCompleteColumn(),
+        TextColumn("steps, batch {task.fields[batch]} of {task.fields[batches]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not _is_alive(console)) as bar:
+        task = bar.add_task("", total=count.total, batch=1, batches=len(count.batches))
+
+        def take(outcome: StepOutcome) -> None:
+            count.take(outcome)
+            bar.update(task, completed=count.done, batch=count.batch + 1)
+
+        yield take
+
+
+def _pair(outcome: StepOutcome) -> Pair:
+    return outcome.decoding.plan.prompt_id, outcome.decoding.plan.arm
+
+
+def _is_alive(console: Console) -> bool:
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def _look_away(_: StepOutcome) -> None:
+    """Watches without looking."""

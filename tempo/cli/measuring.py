@@ -1,0 +1,30 @@
+"""`tempo analyze` and `tempo report`, for what a run left behind."""
+
+from tempo.cli.options import STATISTICS, Json, RunFolder, given, takes_options
+from tempo.cli.screen import show_json
+from tempo.config import Options
+
+
+@takes_options(*STATISTICS)
+def analyze(run: RunFolder, options: Options, as_json: Json = False) -> None:
+    """Measure a run: write results.json and show every number."""
+    from tempo.cli.findings import ask, keep_results, opened, show_findings
+
+    found = opened(run, **given(options))
+    results = ask(found)
+    path = keep_results(results, run)
+    show_findings(results, results.metrics, [path], as_json=as_json)
+
+
+@takes_options(*STATISTICS)
+def report(run: RunFolder, options: Options, as_json: Json = False) -> None:
+    """Measure a run: write results.json, report.md and figures/."""
+    from tempo.cli.documents import reported
+    from tempo.cli.findings import ask, keep_report, opened, show_paths
+
+    found = opened(run, **given(options))
+    paths = keep_report(found, ask(found), run)
+    if as_json:
+        show_json(reported(run, paths))
+    else:
+        show_paths(paths)

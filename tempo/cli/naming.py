@@ -1,0 +1,35 @@
+"""`tempo models list`, `pull` and `path`."""
+
+from rich.text import Text
+
+from tempo.cli.options import Json, ModelName
+from tempo.cli.screen import notes, say, show, show_json
+from tempo.registry import listing, path
+from tempo.registry import pull as pull_model
+
+
+def list_models(as_json: Json = False) -> None:
+    """The named models, and which are installed."""
+    from tempo.cli.documents import models
+    from tempo.cli.tables import models_table
+
+    if as_json:
+        show_json(models(listing()))
+    else:
+        show(models_table(listing()))
+
+
+def pull(name: ModelName) -> None:
+    """Fetch a model, check it, unpack it; print its folder."""
+    console = notes()
+    if console.is_terminal:
+        with console.status(Text(f"looking for {name}")) as status:
+            folder = pull_model(name, progress=lambda doing: status.update(Text(doing)))
+    else:
+        folder = pull_model(name, progress=say)
+    show(Text(str(folder)))
+
+
+def print_path(name: ModelName) -> None:
+    """Print the folder of an installed model, which `from_pretrained` can load."""
+    show(Text(str(path(name))))

@@ -1,0 +1,60 @@
+"""Tables for the terminal that need neither torch nor an analysis."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from tempo.budget import PLANNING_WIDTH, MemoryPlan, human
+from tempo.registry import NamedModel
+
+GOOD, BAD, FAINT = "#5fa32c", "bold #d0463b", "dim"
+
+_STATUS_STYLES = {"pass": GOOD, "fail": BAD, "not applicable": FAINT}
+
+
+def plain_table(*headings: str, numbers: Sequence[str] = ()) -> Table:
+    """A table of text without lines between the cells; the columns named in `numbers` are flush right."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in numbers else "left")
+    return table
+
+
+def plan_table(memory: MemoryPlan) -> Table:
+    """What a run would take."""
+    table = plain_table("memory plan", "")
+    sizes = ", ".join(str(size) for size in memory.batch_sizes)
+    rows = {
+        "level": memory.level,
+        "traces": str(memory.n_traces),
+        "batches": f"{len(memory.batch_sizes)} of {sizes}",
+        "KV cache of the largest batch": human(memory.kv_bytes),
+        "memory beside the model, at most": human(memory.peak_bytes),
+        f"traces, {PLANNING_WIDTH:g} members a set": human(memory.trace_bytes),
+        "traces, at most": human(memory.trace_bytes_at_most),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def models_table(models: Sequence[NamedModel]) -> Table:
+    """The named models."""
+    table = plain_table("name", "size", "licence", "installed", "what it is", numbers=("size",))
+    for model in models:
+        installed = Text("yes", GOOD) if model.installed else Text("no", FAINT)
+        table.add_row(
+            model.name, human(model.disk_bytes), model.licence, installed, model.description
+        )
+    return table
+
+
+def checks_table(checks: Sequence[Any]) -> Table:
+    """What the doctor found, a line for each check."""
+    table = plain_table("check", "status", "detail")
+    for check in checks:
+        status = Text(check.status, style=_STATUS_STYLES[check.status])
+        table.add_row(Text(check.name), status, Text(check.detail))
+    return table

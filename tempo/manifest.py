@@ -1,0 +1,79 @@
+"""A run: every trace that one command left behind, by prompt and by arm."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from tempo.errors import InputError
+from tempo.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt of a run; `category` is empty where the user gave none."""
+
+    id: str
+    text: str
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Traces of one command.
+
+    Attributes:
+        prompts: In input order.
+        arms: Names of the arms, in the order given.
+        policies: The policy of each arm, as recorded.
+        traces: One trace for each (prompt id, arm) that was decoded; reading is lazy on disk.
+        settings: The options the run was made with.
+        folder: Where the run lies, None in memory.
+        already_complete: It was found whole, and nothing was decoded now.
+    """
+
+    prompts: tuple[Prompt, ...]
+    arms: tuple[str, ...]
+    policies: Mapping[str, Mapping[str, Any]]
+    traces: Mapping[tuple[str, str], Trace] = field(repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    folder: Path | None = None
+    already_complete: bool = False
+
+    def trace(self, prompt_id: str, arm: str | None = None) -> Trace:
+        """The trace of one prompt under one arm; the arm may be left out where there is one.
+
+        Raises:
+            InputError: No such prompt or arm; the message lists those there are.
+        """
+        chosen = arm if arm is not None else self.arms[0] if len(self.arms) == 1 else None
+        if (prompt_id, chosen) not in self.traces:
+            ids = ", ".join(prompt.id for prompt in self.prompts[:8])
+            raise InputError(
+                f"expected a prompt of {ids}{', ...' if len(self.prompts) > 8 else ''} and an arm of "
+                f"{', '.join(self.arms)}; got {prompt_id!r}, {arm!r}"
+            )
+        return self.traces[prompt_id, str(chosen)]
+
+    def pairs(self, *arms: str) -> Iterator[tuple[Prompt, tuple[Trace, ...]]]:
+        """Prompts decoded under all the arms named, with their traces in that order."""
+        for prompt in self.prompts:
+            if all((prompt.id, arm) in self.traces for arm in arms):
+                yield prompt, tuple(self.traces[prompt.id, arm] for arm in arms)
+
+    def __iter__(self) -> Iterator[Trace]:
+        return iter(self.traces.values())
+
+    def __len__(self) -> int:
+        return len(self.traces)
+
+    def __getitem__(self, number: int) -> Trace:
+        return list(self.traces.values())[number]
+
+    def __repr__(self) -> str:
+        rows = "\n".join(f"{trace.header.prompt_id} {trace.header.arm:>10}  {trace.lattice()}" for trace in self)
+        return f"Run({len(self.prompts)} prompts x {len(self.arms)} arms)\n{rows}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"

@@ -1,0 +1,160 @@
+"""The slow, obvious executor that the engine is held against.
+
+One full eager Hugging Face forward over a finished slot table: no cache, no packing, and masks made
+pair by pair from the definitions. It shares no attention or mask code with the engine.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, Int64
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from tempo.model import LanguageModel
+from tempo.policies import Policy
+from tempo.readout import combine
+from tempo.slots import SlotTable
+from tempo.visibility import (
+    BeforeSlot,
+    BeforeStep,
+    Bias,
+    Boost,
+    Both,
+    Either,
+    LogWeight,
+    MassNeutral,
+    Not,
+    Relation,
+    SameStep,
+    Self,
+    Window,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OracleRun:
+    """Everything that one forward over a slot table gives.
+
+    Attributes:
+        hidden: Hidden state of every slot after each layer, the embedding first.
+    """
+
+    logits: Float32[np.ndarray, "slot vocab"]
+    attention: Float32[np.ndarray, "layer head query slot"]
+    hidden: Float32[np.ndarray, "depth slot channel"]
+
+    def readout(self, table: SlotTable, step: int, policy: Policy) -> Float32[np.ndarray, " vocab"]:
+        """Log-probabilities after a step."""
+        slots = table.members(step)[-1:] if step == 0 else table.members(step)
+        rows = torch.from_numpy(self.logits[slots]).log_softmax(-1).numpy()
+        return combine(rows, table.weight[slots], mean=policy.read.mean)
+
+
+def run_oracle(
+    model: LanguageModel, table: SlotTable, policy: Policy, *, order: Int[np.ndarray, " slot"] | None = None
+) -> OracleRun:
+    """One eager forward over all slots of a table.
+
+    Args:
+        order: Feed the slots in this order instead, with their positions and visibility; the
+            outputs come back in it too.
+    """
+    fed = np.arange(len(table)) if order is None else order
+    windows = dict(zip(model.layer_types, model.windows, strict=True))
+    masks = {
+        kind: _mask(table, policy, window)[fed][:, fed].to(model.hf.dtype)[None, None]
+        for kind, window in windows.items()
+    }
+    mask = masks if len(masks) > 1 else next(iter(masks.values()))
+    before = model.hf.config._attn_implementation
+    model.hf.set_attn_implementation("eager")
+    try:
+        with torch.inference_mode():
+            out = _eager(model.hf, token=table.token[fed], position=table.position[fed], mask=mask)
+    finally:
+        model.hf.set_attn_implementation(before)
+    assert len(out.attentions) == model.n_layers
+    return OracleRun(
+        logits=out.logits[0].float().numpy(),
+        attention=torch.cat(out.attentions).float().numpy(),
+        hidden=torch.cat(out.hidden_states).float().numpy(),
+    )
+
+
+def _eager(
+    hf: PreTrainedModel,
+    *,
+    token: Int64[np.ndarray, " slot"],
+    position: Float32[np.ndarray, " slot"],
+    mask: Tensor | dict[str, Tensor],
+) -> ModelOutput:
+    return hf(
+        input_ids=torch.from_numpy(token)[None],
+        position_ids=torch.from_numpy(position)[None],
+        attention_mask=mask,
+        use_cache=False,
+        output_attentions=True,
+        output_hidden_states=True,
+    )
+
+
+def _mask(table: SlotTable, policy: Policy, window: int | None) -> Float[Tensor, "slot slot"]:
+    n = len(table)
+    seen = [[_visible(table, policy.see, window, q, k) for k in range(n)] for q in range(n)]
+    rows = [
+        [sum(_score(bias, table, seen[q], q, k) for bias in policy.bias) if seen[q][k] else -math.inf for k in range(n)]
+        for q in range(n)
+    ]
+    return torch.tensor(rows)
+
+
+def _visible(table: SlotTable, see: Relation, window: int | None, q: int, k: int) -> bool:
+    if window is not None and table.position[q] - table.position[k] >= window:
+        return False
+    if table.step[q] == 0:
+        return k <= q
+    died = table.died_at_step[k]
+    if table.step[k] > table.step[q] or (died >= 0 and table.step[q] > died):
+        return False
+    return _related(see, table, q, k)
+
+
+def _related(see: Relation, table: SlotTable, q: int, k: int) -> bool:
+    match see:
+        case BeforeStep():
+            return bool(table.step[k] < table.step[q])
+        case SameStep():
+            return bool(table.step[k] == table.step[q])
+        case BeforeSlot():
+            return k < q
+        case Self():
+            return k == q
+        case Window(width):
+            return bool(table.position[q] - table.position[k] < width)
+        case Both(left, right):
+            return _related(left, table, q, k) and _related(right, table, q, k)
+        case Either(left, right):
+            return _related(left, table, q, k) or _related(right, table, q, k)
+        case Not(relation):
+            return not _related(relation, table, q, k)
+    raise AssertionError(f"no definition of {see}")
+
+
+def _score(bias: Bias, table: SlotTable, seen: list[bool], q: int, k: int) -> float:
+    own_set = table.step[q] == table.step[k]
+    members = [slot for slot in range(len(table)) if table.step[slot] == table.step[k]]
+    if table.step[k] == 0:
+        return 0.0
+    match bias:
+        case Boost(beta, reaches_own):
+            return beta if len(members) >= 2 and (reaches_own or not own_set) else 0.0
+        case LogWeight(reaches_own):
+            share = float(table.probability[k]) / sum(float(table.probability[slot]) for slot in members)
+            return math.log(share) if reaches_own or not own_set else 0.0
+        case MassNeutral():
+            return -math.log(sum(seen[slot] for slot in members))
+    raise AssertionError(f"no definition of {bias}")

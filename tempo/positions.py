@@ -1,0 +1,99 @@
+"""Where a set is placed: the logical positions that RoPE sees."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+
+from tempo.errors import InputError
+
+MIN_DELTA_ULPS = 16
+
+
+class Place(ABC):
+    """Gives the positions of a set from its base, one past the base of the set before."""
+
+    @abstractmethod
+    def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
+        """Position of each member, by rank."""
+
+    @abstractmethod
+    def next_base(self, base: int, width: int) -> int:
+        """Base of the set after this one."""
+
+    def check(self, largest_position: float | int, dtype: str) -> None:  # noqa: B027 - most places have nothing to refuse
+        """Refuse what this dtype cannot tell apart at this position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared(Place):
+    """All members at the base; the next set one further."""
+
+    def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
+        """The base, for everyone."""
+        return np.full(width, base, np.float32)
+
+    def next_base(self, base: int, width: int) -> int:
+        """One further."""
+        return base + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Offset(Place):
+    """Rank r at base + r * delta; the next set starts one past the base."""
+
+    delta: float | int
+
+    def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
+        """Base plus a step of delta for each rank."""
+        return (base + np.arange(width) * self.delta).astype(np.float32)
+
+    def next_base(self, base: int, width: int) -> int:
+        """One further."""
+        return base + 1
+
+    def check(self, largest_position: float | int, dtype: str) -> None:
+        """Refuse a delta that float32 rounds away, and any fraction in half precision."""
+        finest = MIN_DELTA_ULPS * float(np.spacing(np.float32(largest_position)))
+        if not finest <= abs(self.delta) < np.inf:
+            raise InputError(
+                f"expected a position offset of at least {finest:.2g} ({MIN_DELTA_ULPS} float32 steps at position "
+                f"{largest_position:g}), got {self.delta:g}; use a larger --positions offset"
+            )
+        if dtype != "float32" and self.delta != round(self.delta):
+            raise InputError(
+                f"expected a whole position offset in {dtype}, which cannot tell fractions apart, got {self.delta:g}; "
+                "use --dtype float32"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Unique(Place):
+    """Rank r at base + r; the next set after the last member. Positions are never shared."""
+
+    def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
+        """Consecutive positions."""
+        return np.arange(base, base + width, dtype=np.float32)
+
+    def next_base(self, base: int, width: int) -> int:
+        """One past the last member."""
+        return base + width
+
+
+def parse_place(text: str) -> Place:
+    """Read ``shared``, ``unique`` or ``offset:0.01``.
+
+    Raises:
+        InputError: None of these.
+    """
+    name, _, delta = text.partition(":")
+    if name == "offset":
+        try:
+            return Offset(float(delta))
+        except ValueError:
+            raise InputError(f"expected offset:NUMBER, got {text!r}; for example offset:0.01") from None
+    places = {"shared": Shared(), "unique": Unique()}
+    if text not in places:
+        raise InputError(f"expected positions shared, unique or offset:NUMBER, got {text!r}")
+    return places[text]

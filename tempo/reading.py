@@ -1,0 +1,85 @@
+"""From the logits of a step's rows to one next-token distribution for each sequence, in torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor
+
+from tempo.readout import Read
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A next-token distribution, whole and summarised.
+
+    Attributes:
+        log_probability: Of every token.
+        token: The best tokens, best first, ties by id.
+        top_log_probability: Theirs.
+        tail_mass: Probability of all other tokens together.
+        entropy_nats: Of the whole distribution.
+    """
+
+    log_probability: Float32[np.ndarray, " vocab"]
+    token: Int64[np.ndarray, " top"]
+    top_log_probability: Float32[np.ndarray, " top"]
+    tail_mass: float
+    entropy_nats: float
+
+    def top2_margin(self, excluded: Sequence[int] = ()) -> float:
+        """Gap between the two best log-probabilities, some tokens left out; NaN if fewer than two are kept."""
+        left = self.top_log_probability[~np.isin(self.token, np.asarray(excluded, np.int64))]
+        return float(left[0] - left[1]) if len(left) >= 2 else float("nan")
+
+
+def log_probabilities(logits: Float[Tensor, "row vocab"]) -> Float32[Tensor, "row vocab"]:
+    """Natural-log probabilities in float32."""
+    return logits.float().log_softmax(-1)
+
+
+def invalid_rows(log_probability: Float32[Tensor, "row vocab"]) -> Bool[Tensor, " row"]:
+    """Rows made of NaN or infinite logits."""
+    return log_probability.isnan().any(-1)
+
+
+def combined(
+    rows: Float32[Tensor, "member vocab"], weights: Float32[np.ndarray, " member"], rule: Read
+) -> Float32[Tensor, " vocab"]:
+    """One log-distribution from those after each member; `tempo.readout.combine` in torch."""
+    if len(rows) == 1:
+        return rows[0]
+    share = torch.from_numpy(weights).to(rows.device)[:, None]
+    if rule.mean == "geometric":
+        return (rows * share).sum(0).log_softmax(-1)
+    used = share[:, 0] > 0
+    return (rows[used] + share[used].log()).logsumexp(0)
+
+
+def distributions(log_probability: Float32[Tensor, "sequence vocab"], size: int | None) -> list[Distribution]:
+    """Each row with its best `size` tokens (all where None), tail and entropy."""
+    n_top = log_probability.shape[-1] if size is None else min(size, log_probability.shape[-1])
+    probability = log_probability.exp()
+    entropy = torch.special.entr(probability).sum(-1).cpu().numpy()
+    top, token = (t.cpu().numpy() for t in log_probability.topk(n_top, sorted=True))
+    tail = 1 - np.exp(top.astype(np.float64)).sum(-1)
+    tail = np.zeros_like(tail) if n_top == log_probability.shape[-1] else tail.clip(min=0)
+    whole = log_probability.cpu().numpy()
+    return [
+        _distribution(whole[row], token[row], top[row], tail=float(tail[row]), entropy=float(entropy[row]))
+        for row in range(len(whole))
+    ]
+
+
+def _distribution(
+    whole: Float32[np.ndarray, " vocab"],
+    token: Int64[np.ndarray, " top"],
+    top: Float32[np.ndarray, " top"],
+    *,
+    tail: float,
+    entropy: float,
+) -> Distribution:
+    order = np.lexsort((token, -top))
+    return Distribution(whole, token[order], top[order], tail, entropy)

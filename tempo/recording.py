@@ -1,0 +1,92 @@
+"""Turns the outcomes of steps into traces: header, token texts, and where the tensors go."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+from tempo.capture import Capture
+from tempo.describe import describe
+from tempo.engine import Plan, StepOutcome
+from tempo.model import LanguageModel
+from tempo.store import TraceKeeper, TraceWriter
+from tempo.trace import TraceHeader
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Keeps one trace up to date, step by step."""
+
+    model: LanguageModel
+    writer: TraceWriter | TraceKeeper
+    path: list[int] = field(default_factory=list)
+
+    def take(self, outcome: StepOutcome) -> None:
+        """Add one whole step."""
+        members = outcome.decoding.table.token[outcome.decoding.table.members(outcome.step)]
+        self.path += [int(token) for token in (members if outcome.step == 0 else members[:1])]
+        mentioned = [*members.tolist(), *outcome.tensors["dropped/token"].tolist()]
+        header = self.writer.header
+        changed = {
+            "tokens": dict(header.tokens) | {token: text_of(self.model, token) for token in mentioned},
+            "text": self._text(),
+        }
+        if outcome.step == 0:
+            changed |= outcome.facts
+        self.writer.add(outcome.step, outcome.tensors, replace(header, **changed))
+
+    def _text(self) -> str:
+        if self.model.tokenizer is None:
+            return "".join(text_of(self.model, token) for token in self.path)
+        return self.model.decode(self.path, skip_special=True)
+
+
+def text_of(model: LanguageModel, token: int) -> str:
+    """Text of one token; its id in angle brackets where the model came without a tokenizer."""
+    return f"<{token}>" if model.tokenizer is None else model.token_text(token)
+
+
+def first_header(
+    model: LanguageModel, plan: Plan, capture: Capture, *, prompt: str, run: Mapping[str, Any]
+) -> TraceHeader:
+    """What is known of a trace before its first step."""
+    assert capture.level is not None
+    return TraceHeader(
+        prompt_id=plan.prompt_id,
+        arm=plan.arm,
+        prompt=prompt,
+        level=capture.level,
+        layers=capture.layers,
+        heads=capture.heads,
+        scaling=(),
+        window=(),
+        softcap=(),
+        sinks=None,
+        model=model_facts(model),
+        policy=describe(plan.policy),
+        run=run,
+    )
+
+
+def model_facts(model: LanguageModel) -> dict[str, Any]:
+    """What identifies and describes a model, for headers and manifests."""
+    return {
+        "name": model.name,
+        "revision": model.revision,
+        "fingerprint": model.fingerprint,
+        "tokenizer_hash": model.tokenizer_hash,
+        "dtype": model.dtype,
+        "family": model.config.model_type,
+        "n_layers": model.n_layers,
+        "n_heads": model.n_heads,
+        "n_kv_heads": model.n_kv_heads,
+        "queries_per_kv_head": model.n_heads // model.n_kv_heads,
+        "head_dim": model.head_dim,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made a run."""
+    names = ("tempo-decoding", "torch", "transformers", "numpy", "safetensors")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}

@@ -1,0 +1,196 @@
+"""What a run is to contain, settled before anything is decoded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tempo.budget import Demand, MemoryPlan, Shape, batches, choose_level, largest_width, memory_plan
+from tempo.capture import Capture
+from tempo.config import Options, parse_bytes, parse_numbers
+from tempo.engine import Plan
+from tempo.errors import InputError
+from tempo.manifest import Prompt
+from tempo.model import LanguageModel
+from tempo.policies import PRESETS, Policy
+from tempo.selection import Forced
+from tempo.suites import numbered
+from tempo.support import check_rope
+from tempo.trace import Trace
+
+PromptInput = str | Sequence[int] | Prompt
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Prompts, arms and options, checked against the model.
+
+    Attributes:
+        token_ids: Of each prompt, by its id.
+        arms: The policy of each arm that decodes freely.
+        pairs: The (prompt id, arm) to decode, in order.
+        replays: For each arm that replays the sets of another, that other and its own policy.
+    """
+
+    model: LanguageModel
+    options: Options
+    prompts: tuple[Prompt, ...]
+    token_ids: Mapping[str, tuple[int, ...]]
+    arms: Mapping[str, Policy]
+    pairs: tuple[Pair, ...]
+    replays: Mapping[str, tuple[str, Policy]]
+
+    def plan(self, pair: Pair) -> Plan:
+        """The plan of a sequence that decodes freely."""
+        return self._plan(pair, self.arms[pair[1]])
+
+    def replay_plan(self, pair: Pair, reference: Trace) -> Plan:
+        """The plan of a sequence fed with the sets of a finished trace."""
+        policy = self.replays[pair[1]][1]
+        sets = tuple(tuple(reference.slots.token[reference.members(s)].tolist()) for s in range(1, reference.n_steps + 1))
+        return self._plan(pair, replace(policy, select=Forced(sets)))
+
+    def replay_pairs(self) -> tuple[Pair, ...]:
+        """The (prompt id, arm) that replay another arm."""
+        return tuple((prompt.id, arm) for prompt in self.prompts for arm in self.replays)
+
+    def demand(self, pair: Pair) -> Demand:
+        """Slots that a sequence may need."""
+        arm = self.replays[pair[1]][0] if pair[1] in self.replays else pair[1]
+        return Demand(len(self.token_ids[pair[0]]), self.options.steps, largest_width(self.arms[arm].select))
+
+    def _plan(self, pair: Pair, policy: Policy) -> Plan:
+        prompt_id, arm = pair
+        return Plan(prompt_id, arm, self.token_ids[prompt_id], policy, self.options.steps, self.options.eos)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a request is carried out: what is captured, and which sequences decode together."""
+
+    capture: Capture
+    free: tuple[tuple[Pair, ...], ...]
+    replayed: tuple[tuple[Pair, ...], ...]
+    memory: MemoryPlan
+
+
+def make_request(
+    model: LanguageModel,
+    options: Options,
+    prompts: Sequence[Prompt],
+    *,
+    token_ids: Mapping[str, Sequence[int]],
+    arms: Mapping[str, Policy],
+    pairs: Sequence[Pair] | None = None,
+    replays: Mapping[str, tuple[str, Policy]] | None = None,
+) -> Request:
+    """Encode the prompts and check that the model can take them.
+
+    Args:
+        token_ids: Ids of prompts that came without text.
+        pairs: What to decode; every prompt under every arm if not given.
+
+    Raises:
+        InputError: An empty prompt, one beyond the context, or a policy the dtype cannot express.
+        ModelError: The RoPE type has no single set of frequencies for this length.
+    """
+    ids = {prompt.id: tuple(token_ids.get(prompt.id) or _encode(model, prompt, chat=options.chat)) for prompt in prompts}
+    for prompt in prompts:
+        _check_prompt(model, prompt, ids[prompt.id], options.steps)
+    request = Request(
+        model=model,
+        options=options,
+        prompts=tuple(prompts),
+        token_ids=ids,
+        arms=arms,
+        pairs=tuple(pairs or [(prompt.id, arm) for prompt in prompts for arm in arms]),
+        replays=replays or {},
+    )
+    largest = max(request.demand(pair).n_slots for pair in request.pairs)
+    longest = min(largest, model.max_positions) - 1
+    check_rope(model, longest)
+    for policy in arms.values():
+        policy.place.check(longest, model.dtype)
+    return request
+
+
+def layout(request: Request) -> Layout:
+    """Choose the level and the batches within the budget."""
+    options, model = request.options, request.model
+    layers = parse_numbers(options.layers, model.n_layers, what="layers")
+    heads = parse_numbers(options.heads, model.n_heads, what="heads")
+    shape = Shape(
+        n_layers=model.n_layers,
+        n_heads=model.n_heads,
+        n_kv_heads=model.n_kv_heads,
+        head_dim=model.head_dim,
+        vocab_size=model.vocab_size,
+        item_bytes=model.hf.dtype.itemsize,
+        captured_layers=len(layers),
+        captured_heads=len(heads),
+    )
+    budget_bytes = parse_bytes(options.budget)
+    everything = (*request.pairs, *request.replay_pairs())
+    demands = [request.demand(pair) for pair in everything]
+    level = options.capture
+    if level == "auto":
+        level = choose_level(shape, demands, budget_bytes=budget_bytes)
+
+    def grouped(pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], ...]:
+        groups = batches(shape, [request.demand(p) for p in pairs], level=level, budget_bytes=budget_bytes) if pairs else ()
+        return tuple(tuple(pairs[number] for number in group) for group in groups)
+
+    return Layout(
+        capture=Capture(level, layers, heads),
+        free=grouped(request.pairs),
+        replayed=grouped(request.replay_pairs()),
+        memory=memory_plan(shape, demands, level=level, budget_bytes=budget_bytes),
+    )
+
+
+def prompts_from(given: PromptInput | Sequence[PromptInput]) -> tuple[tuple[Prompt, ...], dict[str, tuple[int, ...]]]:
+    """Prompts with ids, and the token ids of those that came as ids.
+
+    Raises:
+        InputError: Nothing, or something that is neither text nor token ids.
+    """
+    single = isinstance(given, str | Prompt) or (len(given) > 0 and all(isinstance(item, int) for item in given))
+    items: Sequence[PromptInput] = [given] if single else list(given)  # type: ignore[list-item]
+    if not items:
+        raise InputError("expected at least one prompt, got none")
+    ids: dict[str, tuple[int, ...]] = {}
+    prompts: list[Prompt] = []
+    for number, item in enumerate(items):
+        name = f"p{number:04d}"
+        if isinstance(item, Prompt):
+            prompts.append(item)
+        elif isinstance(item, str):
+            prompts += [Prompt(name, item)]
+        else:
+            ids[name] = tuple(int(token) for token in item)
+            prompts.append(Prompt(name, ""))
+    return tuple(prompts), ids
+
+
+def arm_name(policy: Policy, taken: Sequence[str]) -> str:
+    """Name of an arm for a policy: that of the preset with the same rules but the selection, else custom."""
+    for name, make in PRESETS.items():
+        if replace(make(), select=policy.select) == policy and name != "greedy" and name not in taken:
+            return name
+    number = sum(name.startswith("custom") for name in taken)
+    return f"custom{number or ''}"
+
+
+def _encode(model: LanguageModel, prompt: Prompt, *, chat: bool) -> list[int]:
+    return model.encode(prompt.text, chat=chat) if prompt.text else []
+
+
+def _check_prompt(model: LanguageModel, prompt: Prompt, ids: Sequence[int], steps: int) -> None:
+    if not ids:
+        raise InputError(f"expected a prompt of at least one token, got an empty one ({prompt.id}); give some text")
+    if min(ids) < 0 or max(ids) >= model.vocab_size:
+        raise InputError(f"expected token ids from 0 to {model.vocab_size - 1}, got {min(ids)} to {max(ids)} ({prompt.id})")
+    if len(ids) + steps > model.max_positions:
+        raise InputError(
+            f"expected a prompt and {steps} steps within the context of {model.max_positions}, got a prompt of "
+            f"{len(ids)} tokens ({prompt.id}); shorten it or lower --steps"
+        )

@@ -1,0 +1,75 @@
+"""Attention rows in numpy: from queries and keys, and summed over groups of slots."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from tempo.slots import SlotTable
+from tempo.vocabulary import GROUPS, PROMPT_STEP, RECENT_WINDOW, SINK_SLOT
+
+Weights = Float32[np.ndarray, "layer head query slot"]
+GroupMass = Float32[np.ndarray, "layer head query group"]
+_GROUP = {name: number for number, name in enumerate(GROUPS)}
+
+
+def entropy_nats(
+    weights: Float[np.ndarray, "*row slot"],
+) -> Float[np.ndarray, "*row"]:
+    """Entropy of each row; a weight of 0 adds nothing."""
+    logs = np.log(weights, where=weights > 0, out=np.zeros_like(weights))
+    return -(weights * logs).sum(-1)
+
+
+def rows_from_qk(
+    q: Float32[np.ndarray, "head query channel"],
+    k: Float32[np.ndarray, "kv_head slot channel"],
+    *,
+    scaling: float,
+    visible: Bool[np.ndarray, "query slot"],
+    bias: Float32[np.ndarray, "query slot"] | None = None,
+    softcap: float | None = None,
+    sinks: Float32[np.ndarray, " head"] | None = None,
+) -> tuple[Float32[np.ndarray, "head query slot"], Float32[np.ndarray, "head query"]]:
+    """One layer's rows and their logsumexp, from queries and keys after RoPE.
+
+    A learned sink (gpt-oss) takes part in the normaliser and is left out of the row.
+    """
+    keys = np.repeat(k, q.shape[0] // k.shape[0], axis=0)
+    scores = np.einsum("hqc,hsc->hqs", q, keys, dtype=np.float32) * np.float32(scaling)
+    if softcap is not None:
+        scores = np.tanh(scores / np.float32(softcap)) * np.float32(softcap)
+    scores = np.where(visible, scores if bias is None else scores + bias, -np.inf)
+    if sinks is not None:
+        column = np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))
+        scores = np.concatenate([scores, column], -1)
+    top = scores.max(-1, keepdims=True)
+    total = np.exp(scores - top).sum(-1, keepdims=True)
+    logsumexp = top + np.log(total)
+    weights = np.exp(scores - logsumexp)[..., : visible.shape[-1]]
+    return weights.astype(np.float32), logsumexp[..., 0].astype(np.float32)
+
+
+def group_of(table: SlotTable, queries: Int[np.ndarray, " query"]) -> Int[np.ndarray, "query slot"]:
+    """The group (an index into `GROUPS`) of every slot, seen from each query slot.
+
+    Slots written after the query get a group too; they are invisible and carry no mass.
+    """
+    slots = np.arange(len(table))
+    distance = table.position[queries, None] - table.position[None, :]
+    generated = table.step != PROMPT_STEP
+    groups = np.where(distance <= RECENT_WINDOW, _GROUP["recent_prompt"], _GROUP["other_prompt"])
+    earlier = np.where(table.width >= 2, _GROUP["earlier_sets"], _GROUP["earlier_singletons"])
+    groups = np.where(generated[None, :], earlier[None, :], groups)
+    own_set = (table.step[queries, None] == table.step[None, :]) & generated[None, :]
+    groups = np.where(own_set, _GROUP["siblings"], groups)
+    groups = np.where(slots[None, :] == SINK_SLOT, _GROUP["sink"], groups)
+    return np.where(slots[None, :] == queries[:, None], _GROUP["self"], groups)
+
+
+def group_onehot(groups: Int[np.ndarray, "query slot"]) -> Float32[np.ndarray, "query slot group"]:
+    """Indicator of each slot's group, for sums over groups."""
+    return (groups[..., None] == np.arange(len(GROUPS))).astype(np.float32)
+
+
+def mass_by_group(weights: Weights, groups: Int[np.ndarray, "query slot"]) -> GroupMass:
+    """Sum of each row over each group of slots."""
+    return np.einsum("lhqs,qsg->lhqg", weights, group_onehot(groups))

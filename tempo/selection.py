@@ -1,0 +1,182 @@
+"""Which tokens enter: from a next-token distribution to a parallel set.
+
+Selection is on float32 probabilities. Sets are ordered by probability, ties by token id; only
+`Forced` keeps the order it was given.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from tempo.errors import InputError
+from tempo.trace import Dropped
+
+LogProbability = Float32[np.ndarray, " vocab"]
+_SLACK = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The set that a step feeds.
+
+    Attributes:
+        token: Member ids by rank.
+        log_probability: Their log-probabilities under the readout.
+        dropped: Tokens that passed and were left out.
+        tau_margin: Distance of the nearest probability to the threshold; NaN without one.
+        ends: The set is an end of sequence.
+    """
+
+    token: Int64[np.ndarray, " member"]
+    log_probability: Float32[np.ndarray, " member"]
+    dropped: tuple[Dropped, ...] = ()
+    tau_margin: float = float("nan")
+    ends: bool = False
+
+
+class Select(ABC):
+    """Keeps tokens of a distribution."""
+
+    @abstractmethod
+    def select(self, log_probability: LogProbability, step: int) -> Choice:
+        """The set for a step."""
+
+    @property
+    def forced(self) -> bool:
+        """Whether the tokens were given, so that an end of sequence is not acted on."""
+        return False
+
+    def exhausted(self, step: int) -> bool:
+        """Whether there is nothing to select at this step."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold(Select):
+    """Every token with probability >= tau, at most `max_width`; the top token if there is none."""
+
+    tau: float | int
+    max_width: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tau <= 1:
+            raise InputError(f"expected a threshold above 0 and at most 1, got {self.tau}; for example 0.1")
+        _check_count("max_width", self.max_width)
+
+    def select(self, log_probability: LogProbability, step: int) -> Choice:
+        """Tokens at or above tau."""
+        near = np.flatnonzero(log_probability >= np.log(self.tau) - _SLACK)
+        passed = near[np.exp(log_probability[near]) >= np.float32(self.tau)]
+        token = _ordered(log_probability, passed if len(passed) else np.flatnonzero(log_probability == log_probability.max()))
+        kept, cut = token[: self.max_width if len(passed) else 1], token[self.max_width :] if len(passed) else token[:0]
+        dropped = tuple(Dropped(int(t), float(np.exp(log_probability[t])), "max_width") for t in cut)
+        return Choice(kept, log_probability[kept], dropped, self._margin(log_probability))
+
+    def _margin(self, log_probability: LogProbability) -> float:
+        passes = log_probability >= np.log(self.tau)
+        nearest = [log_probability[passes].min(initial=np.inf), log_probability[~passes].max(initial=-np.inf)]
+        return float(np.abs(np.exp(np.asarray(nearest, np.float64)) - self.tau).min())
+
+
+@dataclass(frozen=True, slots=True)
+class TopK(Select):
+    """The k most probable tokens."""
+
+    k: int
+
+    def __post_init__(self) -> None:
+        _check_count("k", self.k)
+
+    def select(self, log_probability: LogProbability, step: int) -> Choice:
+        """The best k."""
+        k = min(self.k, len(log_probability))
+        lowest = np.partition(log_probability, -k)[-k]
+        token = _ordered(log_probability, np.flatnonzero(log_probability >= lowest))[:k]
+        return Choice(token, log_probability[token])
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy(Select):
+    """The most probable token."""
+
+    def select(self, log_probability: LogProbability, step: int) -> Choice:
+        """The best one; the smallest id among equals."""
+        token = np.asarray([log_probability.argmax()], np.int64)
+        return Choice(token, log_probability[token])
+
+
+@dataclass(frozen=True, slots=True)
+class Forced(Select):
+    """Given tokens: `sets[k - 1]` is fed at step k, in the order given, duplicates allowed."""
+
+    sets: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.sets or not all(self.sets):
+            raise InputError("expected at least one forced set and no empty one; give token ids for every step")
+
+    def select(self, log_probability: LogProbability, step: int) -> Choice:
+        """The given set, with the probabilities that the model gives it."""
+        token = np.asarray(self.sets[step - 1], np.int64)
+        if token.min() < 0 or token.max() >= len(log_probability):
+            raise InputError(f"expected forced token ids from 0 to {len(log_probability) - 1}, got {token.tolist()}")
+        return Choice(token, log_probability[token])
+
+    @property
+    def forced(self) -> bool:
+        """The tokens were given."""
+        return True
+
+    def exhausted(self, step: int) -> bool:
+        """Past the last given set."""
+        return step > len(self.sets)
+
+
+def choose(
+    rule: Select,
+    log_probability: LogProbability,
+    step: int,
+    *,
+    eos_ids: tuple[int, ...],
+    eos: str,
+) -> Choice:
+    """The set for a step, with the end of sequence handled.
+
+    An end-of-sequence token that ranks first becomes the last set, alone; one that ranks lower is
+    left out. With `eos` "ignore" it cannot be selected. Forced tokens are fed as given.
+    """
+    if rule.forced:
+        return rule.select(log_probability, step)
+    ends = np.asarray([token for token in eos_ids if token < len(log_probability)], np.int64)
+    if eos == "ignore":
+        allowed = log_probability.copy()
+        allowed[ends] = -np.inf
+        return rule.select(allowed, step)
+    choice = rule.select(log_probability, step)
+    is_end = np.isin(choice.token, ends)
+    if not is_end.any():
+        return choice
+    kept = np.arange(len(is_end)) == 0 if is_end[0] else ~is_end
+    return replace(
+        choice,
+        token=choice.token[kept],
+        log_probability=choice.log_probability[kept],
+        dropped=choice.dropped + _left_out(choice, ~kept),
+        ends=bool(is_end[0]),
+    )
+
+
+def _left_out(choice: Choice, out: np.ndarray) -> tuple[Dropped, ...]:
+    pairs = zip(choice.token[out], choice.log_probability[out], strict=True)
+    return tuple(Dropped(int(token), float(np.exp(logp)), "eos") for token, logp in pairs)
+
+
+def _ordered(log_probability: LogProbability, token: Int64[np.ndarray, " member"]) -> Int64[np.ndarray, " member"]:
+    return token[np.lexsort((token, -log_probability[token]))]
+
+
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise InputError(f"expected {name} of at least 1, got {value}")

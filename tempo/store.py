@@ -1,0 +1,242 @@
+"""Traces on disk: safetensors shards written while the run goes on, read lazily with numpy.
+
+A shard and the header that names it appear whole or not at all (temporary name, then rename), so
+a killed run leaves a readable prefix. `docs/trace-format.md` is the one-page description.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tempo.errors import CorruptTraceError, FormatVersionError, OutputError
+from tempo.trace import FORMAT, Trace, TraceHeader, tensor_name
+
+HEADER_FILE = "trace.json"
+KIND = "tempo-trace"
+SHARD_BYTES = 32 * 2**20
+SHARD_STEPS = 8
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of tensors: those of the steps `first` to `last`."""
+
+    file: str
+    first: int
+    last: int
+
+
+@dataclass(slots=True)
+class TraceWriter:
+    """Receives the steps of one trace and writes them shard by shard."""
+
+    folder: Path
+    header: TraceHeader
+    shards: list[Shard] = field(default_factory=list)
+    _pending: dict[str, np.ndarray] = field(default_factory=dict)
+    _first: int = 0
+
+    def add(self, step: int, tensors: Tensors, header: TraceHeader) -> None:
+        """Take one whole step; write a shard when enough has come together."""
+        self.header = replace(header, last_step=step)
+        self._pending |= {tensor_name(step, name): value for name, value in tensors.items()}
+        size = sum(value.nbytes for value in self._pending.values())
+        if size >= SHARD_BYTES or step - self._first + 1 >= SHARD_STEPS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending; afterwards the folder reads as a trace up to the last step.
+
+        Raises:
+            OutputError: The disk refused.
+        """
+        if not self._pending:
+            return
+        shard = Shard(f"shard-{len(self.shards):05d}.safetensors", self._first, self.header.last_step)
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_tensors(self.folder / shard.file, self._pending)
+        self.shards.append(shard)
+        self._pending, self._first = {}, shard.last + 1
+        self._write_header()
+
+    def close(self, stopped: str) -> None:
+        """Write what is pending and why decoding ended."""
+        self.flush()
+        self.header = replace(self.header, stopped=stopped)
+        self._write_header()
+
+    def _write_header(self) -> None:
+        document = {"format": FORMAT, "kind": KIND} | header_document(self.header)
+        document["shards"] = [{"file": s.file, "first": s.first, "last": s.last} for s in self.shards]
+        with disk_errors(self.folder):
+            write_json(self.folder / HEADER_FILE, document)
+
+
+@dataclass(slots=True)
+class TraceKeeper:
+    """Receives the steps of one trace and keeps them in memory."""
+
+    header: TraceHeader
+    tensors: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(self, step: int, tensors: Tensors, header: TraceHeader) -> None:
+        """Take one whole step."""
+        self.header = replace(header, last_step=step)
+        self.tensors |= {tensor_name(step, name): value for name, value in tensors.items()}
+
+    def flush(self) -> None:
+        """Nothing is pending."""
+
+    def close(self, stopped: str) -> None:
+        """Note why decoding ended."""
+        self.header = replace(self.header, stopped=stopped)
+
+    def trace(self) -> Trace:
+        """What was received so far."""
+        return Trace(self.header, self.tensors)
+
+
+class ShardTensors(Mapping[str, np.ndarray]):
+    """The tensors of a trace folder, each read when it is asked for."""
+
+    def __init__(self, folder: Path, shards: tuple[Shard, ...]) -> None:
+        self._folder = folder
+        self._shards = shards
+        self._open: dict[str, Any] = {}
+        self._names: dict[str, frozenset[str]] = {}
+
+    def _shard(self, name: str) -> str:
+        step = int(name.split("/")[1])
+        for shard in self._shards:
+            if shard.first <= step <= shard.last:
+                return shard.file
+        raise KeyError(name)
+
+    def _reader(self, file: str) -> Any:
+        if file not in self._open:
+            path = self._folder / file
+            try:
+                self._open[file] = safe_open(path, framework="numpy")
+            except (SafetensorError, OSError) as error:
+                raise CorruptTraceError(
+                    f"expected a whole shard at {path}, got {error}; decode again, or restore the file"
+                ) from error
+            self._names[file] = frozenset(self._open[file].keys())
+        return self._open[file]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        file = self._shard(name)
+        reader = self._reader(file)
+        if name not in self._names[file]:
+            raise KeyError(name)
+        return reader.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            file = self._shard(str(name))
+        except KeyError:
+            return False
+        self._reader(file)
+        return name in self._names[file]
+
+    def __iter__(self) -> Iterator[str]:
+        for shard in self._shards:
+            self._reader(shard.file)
+            yield from sorted(self._names[shard.file])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def read_trace(folder: Path) -> Trace:
+    """Open the trace in a folder.
+
+    Raises:
+        CorruptTraceError: Its header is missing, damaged or contradicts itself.
+        FormatVersionError: It was written in an unknown format.
+    """
+    document = read_json(folder / HEADER_FILE, kind=KIND, format_number=FORMAT)
+    try:
+        shards = tuple(Shard(**shard) for shard in document["shards"])
+        header = header_from(document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptTraceError(
+            f"expected a whole header in {folder / HEADER_FILE}, got a problem with {error}; decode again"
+        ) from error
+    follows = [shard.first for shard in shards] == [0, *(shard.last + 1 for shard in shards[:-1])]
+    if not shards or not follows or shards[-1].last != header.last_step:
+        raise CorruptTraceError(
+            f"expected shards for steps 0 to {header.last_step} in {folder}, got "
+            f"{[(shard.first, shard.last) for shard in shards]}; decode again"
+        )
+    return Trace(header, ShardTensors(folder, shards))
+
+
+def header_document(header: TraceHeader) -> dict[str, Any]:
+    """A header as JSON."""
+    document = {item.name: getattr(header, item.name) for item in fields(header)}
+    return document | {"tokens": {str(token): text for token, text in header.tokens.items()}}
+
+
+def header_from(document: Mapping[str, Any]) -> TraceHeader:
+    """The header in a JSON document."""
+    values = {item.name: document[item.name] for item in fields(TraceHeader)}
+    lists = {name: tuple(values[name]) for name in ("layers", "heads", "scaling", "window", "softcap")}
+    tokens = {int(token): text for token, text in values["tokens"].items()}
+    sinks = None if values["sinks"] is None else tuple(tuple(row) for row in values["sinks"])
+    return TraceHeader(**(values | lists | {"tokens": tokens, "sinks": sinks}))
+
+
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """Write a safetensors file that appears whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON file that appears whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path, *, kind: str, format_number: int) -> dict[str, Any]:
+    """Read a document of ours, of the one format this version knows."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CorruptTraceError(f"expected a {kind} at {path.parent}, got no {path.name}; give another folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CorruptTraceError(f"expected JSON in {path}, got {error}; decode again, or restore the file") from None
+    if not isinstance(document, dict) or document.get("kind") != kind:
+        raise CorruptTraceError(f"expected a {kind} in {path}, got another document; give another folder")
+    if document.get("format") != format_number:
+        raise FormatVersionError(
+            f"expected format {format_number} in {path}, got {document.get('format')}; "
+            "read it with the version of tempo that wrote it"
+        )
+    return document
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns an error of the disk into one line that says what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"expected to write to {folder}, got {error}; free some space or give another --out, "
+            "then run the same command again to go on from what was saved"
+        ) from error

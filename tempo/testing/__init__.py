@@ -1,0 +1,1 @@
+"""Tiny models for tests, built in code, that need no network."""

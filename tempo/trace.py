@@ -1,0 +1,302 @@
+"""A trace: everything kept of one decoded prompt under one arm, read without a model.
+
+Tensors are looked up by name in a mapping: a dict for a run in memory, a lazy reader for a folder.
+`docs/trace-format.md` lists the names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int, Int64
+
+from tempo.errors import InputError, LevelError
+from tempo.rows import GroupMass, Weights, entropy_nats, group_of, group_onehot, mass_by_group, rows_from_qk
+from tempo.slots import COLUMNS, SlotTable
+from tempo.vocabulary import PROMPT_STEP, Head
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TraceHeader:
+    """What holds for a whole trace; the content of `trace.json`.
+
+    Attributes:
+        layers: Captured layers; the layer axis of every tensor.
+        heads: Captured query heads; the head axis of every tensor.
+        scaling: Factor on raw scores, for each captured layer.
+        window: Sliding window in positions for each captured layer, None where the layer is full.
+        softcap: Soft cap on scaled scores for each captured layer, None where there is none.
+        sinks: Learned sink score for each captured layer and head (gpt-oss), None without them.
+        tokens: Text of every token id that the trace mentions.
+        stopped: Why decoding ended: steps, eos, forced, context; `running` until it did.
+    """
+
+    prompt_id: str
+    arm: str
+    prompt: str
+    level: str
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    scaling: tuple[float, ...]
+    window: tuple[int | None, ...]
+    softcap: tuple[float | None, ...]
+    sinks: tuple[tuple[float, ...], ...] | None
+    model: Mapping[str, Any]
+    policy: Mapping[str, Any]
+    run: Mapping[str, Any] = field(default_factory=dict)
+    tokens: Mapping[int, str] = field(default_factory=dict)
+    text: str = ""
+    stopped: str = "running"
+    last_step: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """The next-token distribution after a step, best token first.
+
+    Attributes:
+        token: Ids of the tokens kept (256, or all where the trace was made with full readouts).
+        log_probability: Their natural-log probabilities.
+        tail_mass: Probability of all other tokens together.
+        entropy_nats: Entropy of the whole distribution, tail included.
+    """
+
+    token: Int64[np.ndarray, " top"]
+    log_probability: Float32[np.ndarray, " top"]
+    tail_mass: float
+    entropy_nats: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A token that passed the selection and was left out, with the reason."""
+
+    token: int
+    probability: float
+    reason: str
+
+
+DROP_REASONS = ("max_width", "eos")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One decoded prompt under one arm."""
+
+    header: TraceHeader
+    tensors: Mapping[str, np.ndarray] = field(repr=False)
+
+    def tensor(self, step: int, name: str) -> np.ndarray:
+        """A stored tensor of one step.
+
+        Raises:
+            InputError: The trace has no such step.
+            LevelError: The level of the trace does not hold this tensor.
+        """
+        if not 0 <= step <= self.header.last_step:
+            raise InputError(f"expected a step from 0 to {self.header.last_step}, got {step}")
+        key = tensor_name(step, name)
+        if key not in self.tensors:
+            raise LevelError(
+                f"expected a trace that holds {name!r}, got level {self.level!r}; capture again at another level"
+            )
+        return self.tensors[key]
+
+    @property
+    def level(self) -> str:
+        """What was kept of each row: weights, qk or reduced."""
+        return self.header.level
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers on the layer axis."""
+        return self.header.layers
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Query heads on the head axis."""
+        return self.header.heads
+
+    @property
+    def n_steps(self) -> int:
+        """Number of sets chosen and fed."""
+        return max(self.header.last_step, 0)
+
+    @cached_property
+    def slots(self) -> SlotTable:
+        """The slot table, one row for each entry of the KV cache."""
+        steps = range(self.header.last_step + 1)
+        pieces = {name: [self.tensor(step, f"slots/{name}") for step in steps] for name in COLUMNS}
+        return SlotTable(**{name: np.concatenate(rows) for name, rows in pieces.items()})
+
+    @cached_property
+    def _ends(self) -> Int64[np.ndarray, " step"]:
+        return np.searchsorted(self.slots.step, np.arange(self.n_steps + 1), side="right")
+
+    def n_slots(self, step: int) -> int:
+        """Slots written up to and including a step: the slot axis of its rows."""
+        return int(self._ends[step])
+
+    def members(self, step: int) -> Int64[np.ndarray, " query"]:
+        """Slot numbers written by a step: the query axis of its rows."""
+        return self.slots.members(step)
+
+    def attention(self, step: int) -> Weights:
+        """What every query of a step pays to every slot written so far; 0 where it may not see.
+
+        Step 0 is the prompt square; step k >= 1 has the members of set k in rank order.
+
+        Raises:
+            LevelError: The trace was reduced to group masses.
+        """
+        if self.level == "qk":
+            return self._rows(step)[0]
+        return self.tensor(step, "weights")
+
+    def logsumexp(self, step: int) -> Float32[np.ndarray, "layer head query"]:
+        """Log of the normaliser of every row: scaling, soft cap, bias and learned sink included."""
+        return self.tensor(step, "logsumexp")
+
+    def visible(self, step: int) -> Bool[np.ndarray, "layer query slot"]:
+        """Whether each query of a step may see each slot, in each captured layer."""
+        n = self.n_slots(step)
+        unpacked = {
+            window: np.unpackbits(self.tensor(step, visible_name(window)), axis=-1, count=n).astype(bool)
+            for window in dict.fromkeys(self.header.window)
+        }
+        return np.stack([unpacked[window] for window in self.header.window])
+
+    def bias(self, step: int) -> Float32[np.ndarray, "layer query slot"] | None:
+        """Finite score bias added by the policy; None where it added none."""
+        if tensor_name(step, bias_name(self.header.window[0])) not in self.tensors:
+            return None
+        return np.stack([self.tensor(step, bias_name(window)) for window in self.header.window])
+
+    def readout(self, step: int) -> Readout:
+        """The distribution after a step; it chose the set of the next step."""
+        return Readout(
+            token=self.tensor(step, "readout/token"),
+            log_probability=self.tensor(step, "readout/log_probability"),
+            tail_mass=float(self.tensor(step, "readout/tail_mass")[0]),
+            entropy_nats=float(self.tensor(step, "readout/entropy_nats")[0]),
+        )
+
+    def margins(self, step: int) -> tuple[float, float]:
+        """How far the choice of a set was from another: top-2 log-probability gap, gap to tau.
+
+        NaN where there was nothing to choose by (the prompt; a rule without a threshold).
+        """
+        top2, tau = self.tensor(step, "margins")
+        return float(top2), float(tau)
+
+    def dropped(self, step: int) -> tuple[Dropped, ...]:
+        """Tokens that passed the selection of this step and were left out."""
+        columns = (self.tensor(step, f"dropped/{name}") for name in ("token", "probability", "reason"))
+        return tuple(
+            Dropped(int(token), float(probability), DROP_REASONS[reason])
+            for token, probability, reason in zip(*columns, strict=True)
+        )
+
+    def group_mass(self, step: int) -> GroupMass:
+        """Mass of every row on each of the groups of `tempo.vocabulary.GROUPS`, at any level."""
+        if self.level == "reduced":
+            return self.tensor(step, "group_mass")
+        return mass_by_group(self.attention(step), group_of(self._table_at(step), self.members(step)))
+
+    def group_count(self, step: int) -> Int[np.ndarray, "layer query group"]:
+        """Number of visible slots of each group, for chance values and means per slot."""
+        onehot = group_onehot(group_of(self._table_at(step), self.members(step)))
+        return np.einsum("lqs,qsg->lqg", self.visible(step).astype(np.int64), onehot.astype(np.int64))
+
+    def entropy_nats(self, step: int) -> Float32[np.ndarray, "layer head query"]:
+        """Entropy of every row, at any level."""
+        if self.level == "reduced":
+            return self.tensor(step, "entropy_nats")
+        return entropy_nats(self.attention(step))
+
+    def max_weight(self, step: int) -> Float32[np.ndarray, "layer head query"]:
+        """Largest weight of every row, at any level."""
+        return self.tensor(step, "max_weight") if self.level == "reduced" else self.attention(step).max(-1)
+
+    def queries(self, step: int) -> Float32[np.ndarray, "layer head query channel"]:
+        """Queries after RoPE (level qk)."""
+        return self.tensor(step, "q")
+
+    def keys(self, step: int) -> Float32[np.ndarray, "layer kv_head slot channel"]:
+        """Keys after RoPE of every slot written up to a step (level qk)."""
+        return np.concatenate([self.tensor(earlier, "k") for earlier in range(step + 1)], axis=2)
+
+    def token_text(self, slot: int) -> str:
+        """The text that one slot's token adds."""
+        return self.header.tokens[int(self.slots.token[slot])]
+
+    def text(self) -> str:
+        """Prompt and top-ranked member of every set, decoded together."""
+        return self.header.text
+
+    def lattice(self) -> str:
+        """Prompt and sets in one line: ``The cat sat on the [couch|mat] .``"""
+        sets = (self.members(step) for step in range(1, self.n_steps + 1))
+        return self.header.prompt + "".join(_set_text([self.token_text(slot) for slot in slots]) for slots in sets)
+
+    def head(self, layer: int, head: int) -> Head:
+        """Name of the head at one place of the layer and head axes."""
+        return Head(self.layers[layer], self.heads[head])
+
+    def _table_at(self, step: int) -> SlotTable:
+        return self.slots.upto(self.n_slots(step))
+
+    def _rows(self, step: int) -> tuple[Weights, Float32[np.ndarray, "layer head query"]]:
+        q, k, visible, bias = self.queries(step), self.keys(step), self.visible(step), self.bias(step)
+        sinks = None if self.header.sinks is None else np.asarray(self.header.sinks, np.float32)
+        kv_of = np.asarray(self.heads) // self.header.model["queries_per_kv_head"]
+        rows = [
+            rows_from_qk(
+                q[layer],
+                k[layer][kv_of],
+                scaling=self.header.scaling[layer],
+                visible=visible[layer],
+                bias=None if bias is None else bias[layer],
+                softcap=self.header.softcap[layer],
+                sinks=None if sinks is None else sinks[layer],
+            )
+            for layer in range(len(self.layers))
+        ]
+        return np.stack([weights for weights, _ in rows]), np.stack([lse for _, lse in rows])
+
+    def __repr__(self) -> str:
+        shape = f"{len(self.layers)} layers x {len(self.heads)} heads, {len(self.slots)} slots"
+        return f"Trace({self.header.prompt_id}/{self.header.arm}, {self.n_steps} steps, {shape}, {self.level})\n{self.lattice()}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"
+
+
+def tensor_name(step: int, name: str) -> str:
+    """Key of a step's tensor in the mapping and in the shards."""
+    return f"step/{step:05d}/{name}"
+
+
+def visible_name(window: int | None) -> str:
+    """Name of the packed visibility of layers with this sliding window."""
+    return "visible/full" if window is None else f"visible/window_{window}"
+
+
+def bias_name(window: int | None) -> str:
+    """Name of the score bias in layers with this sliding window."""
+    return "bias/full" if window is None else f"bias/window_{window}"
+
+
+def _set_text(texts: list[str]) -> str:
+    if len(texts) == 1:
+        return texts[0]
+    space = " " if all(text.startswith(" ") for text in texts) else ""
+    return f"{space}[{'|'.join(text[len(space) :] for text in texts)}]"
+
+
+assert PROMPT_STEP == 0

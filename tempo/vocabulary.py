@@ -1,0 +1,56 @@
+"""Words and numbers that every room uses with one meaning.
+
+A *slot* is one entry of the KV cache, numbered in the order written. A *position* is the number
+that RoPE sees, a float. A *step* is one forward pass; step 0 reads the prompt.
+"""
+
+import re
+from typing import NamedTuple
+
+from tempo.errors import InputError
+
+PROMPT_STEP = 0
+NEVER_DIED = -1
+SINK_SLOT = 0
+
+LEVELS = ("weights", "qk", "reduced")
+TOP_READOUT = 256
+RECENT_WINDOW = 8.0
+"""A slot at most this many positions behind the query counts as recent."""
+
+GROUPS = (
+    "sink",
+    "recent_prompt",
+    "other_prompt",
+    "earlier_sets",
+    "earlier_singletons",
+    "siblings",
+    "self",
+)
+"""Disjoint groups of slots, seen from one query; every visible slot is in exactly one."""
+
+
+class Head(NamedTuple):
+    """One query head, both numbers from 0; prints as ``L3H5``."""
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.head}"
+
+
+_HEAD = re.compile(r"\s*(?:L(\d+)H(\d+)|A?(\d+)\.(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE)
+
+
+def parse_head(text: str) -> Head:
+    """Read ``L3H5``, ``3.5``, ``A3.5`` or ``(3, 5)``.
+
+    Raises:
+        InputError: The text has none of these forms.
+    """
+    match = _HEAD.fullmatch(text)
+    if match is None:
+        raise InputError(f"expected a head such as L3H5, 3.5 or (3, 5), got {text!r}")
+    layer, head = (int(number) for number in match.groups() if number is not None)
+    return Head(layer, head)

@@ -1,0 +1,104 @@
+"""A short way to decode in tests, and models that are built once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import torch
+from tempo.capture import Capture
+from tempo.engine import Decoding, Plan, Session, StepOutcome, decode
+from tempo.loading import load_model
+from tempo.model import LanguageModel
+from tempo.policies import Policy
+from tempo.slots import SlotTable
+from tempo.testing.tiny import tiny_model
+
+@dataclass
+class Decoded:
+    """One decoded sequence with every outcome of its steps."""
+
+    decoding: Decoding
+    outcomes: list[StepOutcome] = field(default_factory=list)
+
+    @property
+    def table(self) -> SlotTable:
+        return self.decoding.table
+
+    @property
+    def n_prompt(self) -> int:
+        return self.table.n_prompt
+
+    def logits(self, step: int) -> np.ndarray:
+        return self.outcomes[step].logits.float().numpy()
+
+    def weights(self, step: int) -> np.ndarray:
+        return self.outcomes[step].tensors["weights"]
+
+    def safe_steps(self, gap: float = 1e-3) -> int:
+        """Steps before the first choice that rounding could turn."""
+        for step, outcome in enumerate(self.outcomes[1:], 1):
+            top2, tau = outcome.tensors["margins"]
+            if top2 < gap or tau < 1e-5:
+                return step - 1
+        return len(self.outcomes) - 1
+
+
+@cache
+def model_of(family: str, dtype: str = "float32") -> LanguageModel:
+    return tiny_model(family, dtype=dtype)
+
+
+@cache
+def real_model(dtype: str = "float32") -> LanguageModel:
+    return load_model("smollm2-135m", dtype=dtype)
+
+
+def random_prompt(model: LanguageModel, length: int, seed: int = 0) -> tuple[int, ...]:
+    """Token ids of a prompt, none of them special."""
+    return tuple(np.random.default_rng(seed).integers(10, model.vocab_size - 10, length).tolist())
+
+
+def whole(model: LanguageModel, level: str = "weights") -> Capture:
+    return Capture(level, tuple(range(model.n_layers)), tuple(range(model.n_heads)))
+
+
+def run_plans(
+    model: LanguageModel, plans: Sequence[Plan], *, capture: Capture | None = None
+) -> list[Decoded]:
+    """Decode plans together and keep every outcome; full readouts."""
+    outcomes: list[list[StepOutcome]] = [[] for _ in plans]
+    session = Session(
+        model, capture or whole(model), None, lambda outcome: outcomes[outcome.number].append(outcome)
+    )
+    decodings = decode(session, plans)
+    return [Decoded(*pair) for pair in zip(decodings, outcomes, strict=True)]
+
+
+def run_one(
+    model: LanguageModel,
+    policy: Policy,
+    *,
+    prompt: Sequence[int] | None = None,
+    steps: int = 6,
+    capture: Capture | None = None,
+) -> Decoded:
+    """Decode one prompt (11 random tokens unless given), end of sequence ignored."""
+    ids = tuple(prompt) if prompt is not None else random_prompt(model, 11)
+    plan = Plan("p0000", "arm", ids, policy, steps, "ignore")
+    return run_plans(model, [plan], capture=capture)[0]
+
+
+def plain_forward(model: LanguageModel, ids: Sequence[int], attention: bool = False):
+    """Hugging Face's own causal forward of a token sequence, eager."""
+    before = model.hf.config._attn_implementation
+    model.hf.set_attn_implementation("eager")
+    try:
+        with torch.inference_mode():
+            return model.hf(torch.tensor([list(ids)]), output_attentions=attention, output_hidden_states=True)
+    finally:
+        model.hf.set_attn_implementation(before)
+
+
+def assert_same_logits(actual: np.ndarray, expected: np.ndarray | torch.Tensor, *, atol: float = 1e-4) -> None:
+    np.testing.assert_allclose(actual, expected, atol=atol, rtol=0)
