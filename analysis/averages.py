@@ -44,7 +44,7 @@ class RowAverage:
 
 
 def average_rows(
-    steps: Sequence[Float[np.ndarray, "layer head query"]], *, n_layers: int, n_heads: int
+    steps: Sequence[Float[np.ndarray, "layer head _"]], *, n_layers: int, n_heads: int
 ) -> RowAverage:
     """Collect the values of every row of each step; NaN is a row without a value."""
     total = np.zeros((len(steps), n_layers, n_heads))
@@ -71,7 +71,7 @@ def mean_over_prompts(values: Float[np.ndarray, "prompt *cell"]) -> Float64[np.n
 
 
 def aligned_steps(
-    rows: Sequence[Float64[np.ndarray, " step"]],
+    rows: Sequence[Float64[np.ndarray, " _"]],
 ) -> Float64[np.ndarray, "prompt step"]:
     """Per-step values of several prompts in one table; NaN after a prompt's last step."""
     table = np.full((len(rows), max((len(row) for row in rows), default=0)), np.nan)

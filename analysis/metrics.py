@@ -99,7 +99,7 @@ def ratio_metrics(arm: str, ratios: Sequence[AttentionRatio], *, no_null: str) -
 def missing_ratio_metrics(arm: str, reason: str) -> list[Metric]:
     """The same rows where no prompt has a parallel set to look at."""
     nothing = estimate_with_interval(np.full(0, np.nan))
-    names = [name for sink in ("with", "without") for name in _ratio_names(sink)]
+    names = [name for sink in ("without", "with") for name in _ratio_names(sink)]
     return [Metric(name, arm, "ratio", nothing, NONE, NONE, reason) for name in names]
 
 

@@ -68,7 +68,7 @@ class ObservedTrace:
     heads: tuple[int, ...]
     steps: tuple[Observation, ...]
 
-    def average(self, values: Sequence[Float[np.ndarray, "layer head query"]]) -> RowAverage:
+    def average(self, values: Sequence[Float[np.ndarray, "layer head _"]]) -> RowAverage:
         """Collect one value for each row (NaN for none), given step by step."""
         return average_rows(values, n_layers=len(self.layers), n_heads=len(self.heads))
 

@@ -217,11 +217,15 @@ def attention_ratio(
     )
 
 
-Split = tuple[Float64[np.ndarray, "layer head query part"], Int64[np.ndarray, "layer query part"]]
-"""Mass and number of visible slots in earlier sets, other earlier slots and slot 0."""
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """Mass and number of visible slots in earlier sets, other earlier slots and slot 0."""
+
+    mass: Float64[np.ndarray, "layer head query part"]
+    count: Int64[np.ndarray, "layer query part"]
 
 
-def _split_own(rows: Observation) -> Split:
+def _split_own(rows: Observation) -> _Split:
     """By the groups that every level stores."""
     parts = (
         [GROUP["earlier_sets"]],
@@ -229,10 +233,10 @@ def _split_own(rows: Observation) -> Split:
         [GROUP["sink"]],
     )
     mass = np.stack([rows.mass[..., part].sum(-1) for part in parts], -1)
-    return mass, np.stack([rows.count[..., part].sum(-1) for part in parts], -1)
+    return _Split(mass, np.stack([rows.count[..., part].sum(-1) for part in parts], -1))
 
 
-def _split_labelled(rows: Observation, labels: Labels) -> Split:
+def _split_labelled(rows: Observation, labels: Labels) -> _Split:
     """By labels on steps, for a run whose sets all have width 1."""
     step_of = rows.table.step
     sink = np.arange(len(rows.table)) == SINK_SLOT
@@ -240,16 +244,16 @@ def _split_labelled(rows: Observation, labels: Labels) -> Split:
     labelled = labels[step_of]
     parts = np.stack([earlier & labelled, earlier & ~labelled, sink], -1)
     chosen = np.broadcast_to(parts, (len(rows.queries), *parts.shape))
-    return mass_on(rows.rows(), chosen), count_on(rows.visible, chosen)
+    return _Split(mass_on(rows.rows(), chosen), count_on(rows.visible, chosen))
 
 
-def _log_ratio(observed: ObservedTrace, split: Sequence[Split], *, others: list[int]) -> LogRatio:
+def _log_ratio(observed: ObservedTrace, split: Sequence[_Split], *, others: list[int]) -> LogRatio:
     per_set, per_other = [], []
-    for mass, count in split:
-        n_sets, n_others = count[..., _SETS], count[..., others].sum(-1)
+    for step in split:
+        n_sets, n_others = step.count[..., _SETS], step.count[..., others].sum(-1)
         both = ((n_sets > 0) & (n_others > 0))[:, None]
-        set_weight = mass[..., _SETS] / np.maximum(n_sets, 1)[:, None]
-        other_weight = mass[..., others].sum(-1) / np.maximum(n_others, 1)[:, None]
+        set_weight = step.mass[..., _SETS] / np.maximum(n_sets, 1)[:, None]
+        other_weight = step.mass[..., others].sum(-1) / np.maximum(n_others, 1)[:, None]
         per_set.append(np.where(both, set_weight, np.nan))
         per_other.append(np.where(both, other_weight, np.nan))
     top, bottom = observed.average(per_set), observed.average(per_other)

@@ -35,8 +35,8 @@ REPORT_FILE = "report.md"
 FIGURES = "figures"
 _TEMPLATE = Path(__file__).with_name("report.md.j2")
 _NAMES = {
-    "attention_ratio_without_sink": "attention per set slot over attention per other slot, without slot 0",
-    "attention_ratio_with_sink": "the same with slot 0 among the other slots",
+    "attention_ratio_without_sink": "weight per set slot over weight per other slot but slot 0",
+    "attention_ratio_with_sink": "weight per set slot over weight per other slot, slot 0 included",
     "normalised_entropy_without_sink": "normalised entropy of attention without slot 0",
     "sink_mass": "attention on slot 0",
     "sibling_mass": "attention on siblings",

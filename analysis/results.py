@@ -30,7 +30,7 @@ from tempo.errors import InputError, NoParallelSetsError
 from tempo.manifest import Run
 
 FORMAT = 1
-SINKS: tuple[Sink, Sink] = ("with", "without")
+SINKS: tuple[Sink, Sink] = ("without", "with")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +131,10 @@ def analyze(run: Run) -> Results:
     """
     arms = arms_of(run)
     columns = _measure(run, arms)
+    axes = _axes(columns)
     seed = int(run.settings.get("seed", SEED))
     by_arm = {
-        arm: _combine(column, _axes(columns), is_null=arm == arms.greedy, seed=seed)
+        arm: _combine(column, axes, is_null=arm == arms.greedy, seed=seed)
         for arm, column in columns.items()
     }
     pairs, refused_pairs = _divergences(run, arms)

@@ -156,7 +156,7 @@ def curve(
 
 def equivalent(log_ratio: Interval, margin: float = MARGIN) -> bool:
     """Whether the whole interval lies strictly within +-margin; False without an interval."""
-    return -margin < log_ratio.low and log_ratio.high < margin
+    return bool(-margin < log_ratio.low and log_ratio.high < margin)
 
 
 def p_values(values: Float[np.ndarray, "prompt *series"]) -> Float64[np.ndarray, "*series"]:

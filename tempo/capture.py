@@ -102,8 +102,11 @@ def _rows(layer: int, call: LayerCall, *, forward: Forward, sight: Sight) -> _Ro
     if call.sinks is not None:
         column = sink_column(call.sinks.float(), n_kv, call.query.shape[2])
         scores = torch.cat([scores, column.expand(scores.shape[0], -1, -1, 1)], -1)
-    logsumexp = unfold(scores.logsumexp(-1, keepdim=True), n_heads)[..., 0]
-    weights = unfold(scores.softmax(-1), n_heads)
+    top = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(top).exp_()
+    total = weights.sum(-1, keepdim=True)
+    weights = unfold(weights.div_(total), n_heads)
+    logsumexp = unfold(total.log_().add_(top), n_heads)[..., 0]
     return _Rows(weights if call.sinks is None else weights[..., :-1], logsumexp)
 
 

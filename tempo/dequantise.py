@@ -4,25 +4,31 @@ import contextlib
 import io
 import struct
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from tempo.errors import ModelError
 
-# llama.cpp (src/llama-vocab.cpp) names the rule that cuts text into words before BPE.
-# transformers knows some of the names and takes every other one for the rule of GPT-2.
+# llama.cpp (src/llama-vocab.cpp) names the rule that cuts text into words before BPE. For these
+# two rules the tokenizer is built here: transformers takes both for the rule of GPT-2, and older
+# releases (5.5, 5.17) give such files the special tokens of another model.
 _GPT2_RULE = frozenset({"gpt-2", "granite-docling", "jais", "mpt", "olmo", "phi-2", "trillion"})
 _SINGLE_DIGITS = frozenset(
     {"codeshell", "command-r", "exaone", "minerva-7b", "refact", "smollm", "starcoder"}
 )
-
-_SAID = frozenset({"model", "pre", "tokens", "eos_token_id", "bos_token_id", "add_bos_token"})
+_CONTROL, _USER_DEFINED = 3, 4  # gguf.TokenType
+_SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 _GGUF_ERRORS = (
     OSError,
@@ -37,48 +43,24 @@ _GGUF_ERRORS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Declared:
-    """What the file says about its tokenizer.
-
-    Attributes:
-        kind: "gpt2" for byte-level BPE, "llama" for sentencepiece, ...
-        rule: Name of the rule that cuts text into words; None where there is none.
-        n_tokens: Size of the vocabulary.
-        eos: Id of the token that ends a sequence, if any.
-        bos: Id of the token that starts one, if any.
-        adds_bos: Whether it is put before every text; None if the file does not say.
-    """
-
-    kind: str
-    rule: str | None
-    n_tokens: int
-    eos: int | None
-    bos: int | None
-    adds_bos: bool | None
-
-
-def dense_model(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokenizer]:
+def dense_model(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read a GGUF file, unpack every weight once and build its tokenizer.
 
     Raises:
         ModelError: The file is damaged, or of an architecture or tokenizer not understood.
     """
-    declared = _declared(path)
-    _check_rule(declared, path)
+    said = _metadata(path)
     try:
         with _without_bars():
             hf = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=dtype, **_unpacking()
             )
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            tokenizer = _tokenizer(path, said)
     except _GGUF_ERRORS as error:
         raise ModelError(
             f"expected a GGUF file that transformers can unpack, got {path.name}: "
             f"{first_line(error)}; convert the original checkpoint instead"
         ) from error
-    _set_word_rule(tokenizer, declared.rule)
-    _check_special_tokens(tokenizer, declared, path)
     return hf, tokenizer
 
 
@@ -88,55 +70,76 @@ def first_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:240].rstrip(".")
 
 
-def _declared(path: Path) -> _Declared:
-    """Read what the file says; this also finds a file that ends too early."""
+def _metadata(path: Path) -> dict[str, Any]:
+    """What the file says about its tokenizer; finds a file that ends too early."""
     from gguf import GGUFReader
 
     try:
-        fields = GGUFReader(path).fields
-        said = {
-            key: field.contents()
-            for name, field in fields.items()
-            if (key := name.removeprefix("tokenizer.ggml.")) in _SAID
+        fields = GGUFReader(path).fields.items()
+        return {
+            name.removeprefix("tokenizer."): field.contents()
+            for name, field in fields
+            if name.startswith("tokenizer.")
         }
     except _GGUF_ERRORS as error:
         raise ModelError(
             f"expected a complete GGUF file, got {path.name} which cannot be read "
             f"({first_line(error)}); download it again"
         ) from error
-    return _Declared(
-        kind=said.get("model", ""),
-        rule=said.get("pre"),
-        n_tokens=len(said.get("tokens", ())),
-        eos=said.get("eos_token_id"),
-        bos=said.get("bos_token_id"),
-        adds_bos=said.get("add_bos_token"),
-    )
 
 
-def _check_rule(declared: _Declared, path: Path) -> None:
-    """Refuse a rule for words that would be read as another one."""
-    known = _GPT2_RULE | _SINGLE_DIGITS | _rules_of_transformers()
-    if declared.kind == "gpt2" and declared.rule is not None and declared.rule not in known:
+def _tokenizer(path: Path, said: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """Built here where transformers would get it wrong, refused where nobody would get it right."""
+    rule = said.get("ggml.pre")
+    if said.get("ggml.model") == "gpt2" and rule in _GPT2_RULE | _SINGLE_DIGITS:
+        return _byte_level_tokenizer(said)
+    if said.get("ggml.model") == "gpt2" and rule not in _rules_of_transformers():
         raise ModelError(
-            f"expected a known pre-tokenizer in {path.name}, got {declared.rule!r}, which would be "
-            "read as GPT-2's; load the original folder with its tokenizer.json"
+            f"expected a known pre-tokenizer in {path.name}, got {rule!r}, which would be read as "
+            "GPT-2's; load the original folder with its tokenizer.json"
         )
-
-
-def _check_special_tokens(tokenizer: Any, declared: _Declared, path: Path) -> None:
-    """Refuse a tokenizer with other special tokens than the file's, as older releases build."""
-    wanted = [declared.eos, declared.bos]
-    ids = [tokenizer.eos_token_id, tokenizer.bos_token_id]
-    is_same = all(want is None or want == got for want, got in zip(wanted, ids, strict=True))
-    if declared.kind == "gpt2" and declared.adds_bos is not None:
-        adds_bos = tokenizer("a")["input_ids"][:1] == [declared.bos]
-        is_same = is_same and adds_bos == declared.adds_bos
-    if not is_same or len(tokenizer) > declared.n_tokens:
+    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    got = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+    if any(said.get(f"ggml.{name}_token_id", number) != number for name, number in got.items()):
         raise ModelError(
             f"expected the special tokens that {path.name} declares, got others from "
             f"transformers {transformers.__version__}; upgrade transformers"
         )
+    return tokenizer
+
+
+def _byte_level_tokenizer(said: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """Byte-level BPE with the file's vocabulary, merges, word rule and special tokens."""
+    tokens: list[str] = said["ggml.tokens"]
+    pairs = [(first, second) for first, second in (each.split(" ") for each in said["ggml.merges"])]
+    vocab = {token: number for number, token in enumerate(tokens)}
+    backend: Any = Tokenizer(models.BPE(vocab=vocab, merges=pairs))
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    one_by_one = said["ggml.pre"] in _SINGLE_DIGITS
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, words]) if one_by_one else words
+    backend.decoder = decoders.ByteLevel()
+    kinds = list(zip(tokens, said.get("ggml.token_type", ()), strict=False))
+    backend.add_special_tokens([_whole(token) for token, kind in kinds if kind == _CONTROL])
+    backend.add_tokens([_whole(token) for token, kind in kinds if kind == _USER_DEFINED])
+    ids = {name: said.get(f"ggml.{theirs}_token_id") for name, theirs in _SPECIAL.items()}
+    special = {name: tokens[number] for name, number in ids.items() if number is not None}
+    if said.get("ggml.add_bos_token"):
+        bos = special["bos_token"]
+        backend.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"], special_tokens=[(bos, ids["bos_token"])]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        chat_template=said.get("chat_template"),
+        clean_up_tokenization_spaces=False,
+        **special,
+    )
+
+
+def _whole(token: str) -> AddedToken:
+    """A token that is found in the text before it is cut into words."""
+    return AddedToken(token, normalized=False)
 
 
 def _rules_of_transformers() -> set[str]:
@@ -145,17 +148,6 @@ def _rules_of_transformers() -> set[str]:
     except ImportError:  # older releases know none
         return set()
     return set(GGUF_PRE_TOKENIZER_SPLITS)
-
-
-def _set_word_rule(tokenizer: Tokenizer, rule: str | None) -> None:
-    """Give the tokenizer the digit rule that transformers leaves out."""
-    from tokenizers import pre_tokenizers
-
-    if rule in _SINGLE_DIGITS:
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        words = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend: Any = tokenizer.backend_tokenizer
-        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
 
 
 def _unpacking() -> dict[str, object]:

@@ -110,7 +110,7 @@ def decode(session: Session, plans: Sequence[Plan]) -> list[Decoding]:
             decodings = advance(session, decodings, cache=cache, step=step)
             if all(decoding.stopped for decoding in decodings):
                 break
-    return decodings
+    return [decoding if decoding.stopped else replace(decoding, stopped="steps") for decoding in decodings]
 
 
 def prefill(session: Session, plans: Sequence[Plan]) -> tuple[list[Decoding], SlotCache]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -9,6 +10,9 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from tempo.readout import Read
+
+
+_LOG_OF_NOTHING = -1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +59,14 @@ def combined(
     if rule.mean == "geometric":
         return (rows * share).sum(0).log_softmax(-1)
     used = share[:, 0] > 0
-    return (rows[used] + share[used].log()).logsumexp(0)
+    return reduce(torch.logaddexp, rows[used] + share[used].log())
 
 
 def distributions(log_probability: Float32[Tensor, "sequence vocab"], size: int | None) -> list[Distribution]:
     """Each row with its best `size` tokens (all where None), tail and entropy."""
     n_top = log_probability.shape[-1] if size is None else min(size, log_probability.shape[-1])
-    probability = log_probability.exp()
-    entropy = torch.special.entr(probability).sum(-1).cpu().numpy()
+    # -inf would give NaN; its share of the entropy is 0
+    entropy = -(log_probability.exp() * log_probability.clamp(min=_LOG_OF_NOTHING)).sum(-1).cpu().numpy()
     top, token = (t.cpu().numpy() for t in log_probability.topk(n_top, sorted=True))
     tail = 1 - np.exp(top.astype(np.float64)).sum(-1)
     tail = np.zeros_like(tail) if n_top == log_probability.shape[-1] else tail.clip(min=0)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float32
-from scipy.special import log_softmax, logsumexp, softmax
+from jaxtyping import Float32, Float64
 
 from tempo.errors import InputError
 
@@ -37,7 +36,8 @@ class Mixture(Read):
 
     def weights(self, log_probability: Member) -> Member:
         """Renormalised probabilities."""
-        return softmax(log_probability.astype(np.float64)).astype(np.float32)
+        logs = log_probability.astype(np.float64)
+        return np.exp(logs - _logsumexp(logs)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,5 +89,15 @@ def combine(
     """One log-distribution from those after each member."""
     share = weights.astype(np.float64)[:, None]
     if mean == "geometric":
-        return log_softmax((rows * share).sum(0)).astype(np.float32)
-    return logsumexp(rows, axis=0, b=share).astype(np.float32)
+        product = (rows * share).sum(0)
+        return (product - _logsumexp(product)).astype(np.float32)
+    with np.errstate(divide="ignore"):  # a member of no weight
+        return _logsumexp(rows + np.log(share)).astype(np.float32)
+
+
+def _logsumexp(logs: Float64[np.ndarray, "member *vocab"]) -> Float64[np.ndarray, "*vocab"]:
+    """Log of the sum of exponentials over the first axis; scipy's takes long to import."""
+    peak = logs.max(0)
+    peak = np.where(np.isfinite(peak), peak, 0.0)
+    with np.errstate(divide="ignore"):  # all of them impossible
+        return np.asarray(peak + np.log(np.exp(logs - peak).sum(0)))

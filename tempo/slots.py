@@ -33,8 +33,7 @@ class SlotTable:
     died_at_step: Int32[np.ndarray, " slot"]
 
     def __post_init__(self) -> None:
-        sizes = {field.name: len(getattr(self, field.name)) for field in fields(self)}
-        assert len(set(sizes.values())) == 1, f"columns of unequal length: {sizes}"
+        assert len({len(getattr(self, field.name)) for field in fields(self)}) == 1, "columns of unequal length"
         assert bool(np.all(np.diff(self.step) >= 0)), "steps must not decrease along the slots"
         assert bool(np.all(self.parent < np.arange(len(self)))), "a parent must come before its child"
 

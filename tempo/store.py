@@ -6,7 +6,7 @@ a killed run leaves a readable prefix. `docs/trace-format.md` is the one-page de
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from tempo.errors import CorruptTraceError, FormatVersionError, OutputError
 from tempo.trace import FORMAT, Trace, TraceHeader, tensor_name
@@ -108,55 +108,36 @@ class TraceKeeper:
 
 
 class ShardTensors(Mapping[str, np.ndarray]):
-    """The tensors of a trace folder, each read when it is asked for."""
+    """The tensors of a trace folder; shards are mapped at once, tensors read when asked for.
 
-    def __init__(self, folder: Path, shards: tuple[Shard, ...]) -> None:
-        self._folder = folder
-        self._shards = shards
-        self._open: dict[str, Any] = {}
-        self._names: dict[str, frozenset[str]] = {}
+    Raises:
+        CorruptTraceError: A shard is missing or damaged.
+    """
 
-    def _shard(self, name: str) -> str:
-        step = int(name.split("/")[1])
-        for shard in self._shards:
-            if shard.first <= step <= shard.last:
-                return shard.file
-        raise KeyError(name)
-
-    def _reader(self, file: str) -> Any:
-        if file not in self._open:
-            path = self._folder / file
-            try:
-                self._open[file] = safe_open(path, framework="numpy")
-            except (SafetensorError, OSError) as error:
-                raise CorruptTraceError(
-                    f"expected a whole shard at {path}, got {error}; decode again, or restore the file"
-                ) from error
-            self._names[file] = frozenset(self._open[file].keys())
-        return self._open[file]
+    def __init__(self, files: Iterable[Path]) -> None:
+        readers = [_reader(file) for file in files]
+        self._reader_of = {name: reader for reader in readers for name in reader.keys()}  # noqa: SIM118
 
     def __getitem__(self, name: str) -> np.ndarray:
-        file = self._shard(name)
-        reader = self._reader(file)
-        if name not in self._names[file]:
-            raise KeyError(name)
-        return reader.get_tensor(name)
-
-    def __contains__(self, name: object) -> bool:
-        try:
-            file = self._shard(str(name))
-        except KeyError:
-            return False
-        self._reader(file)
-        return name in self._names[file]
+        return self._reader_of[name].get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
-        for shard in self._shards:
-            self._reader(shard.file)
-            yield from sorted(self._names[shard.file])
+        return iter(self._reader_of)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._reader_of)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._reader_of
+
+
+def _reader(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise CorruptTraceError(
+            f"expected a whole shard at {file}, got {error}; decode again, or restore the file"
+        ) from error
 
 
 def read_trace(folder: Path) -> Trace:
@@ -180,7 +161,7 @@ def read_trace(folder: Path) -> Trace:
             f"expected shards for steps 0 to {header.last_step} in {folder}, got "
             f"{[(shard.first, shard.last) for shard in shards]}; decode again"
         )
-    return Trace(header, ShardTensors(folder, shards))
+    return Trace(header, ShardTensors(folder / shard.file for shard in shards))
 
 
 def header_document(header: TraceHeader) -> dict[str, Any]:
@@ -201,7 +182,7 @@ def header_from(document: Mapping[str, Any]) -> TraceHeader:
 def write_tensors(path: Path, tensors: Tensors) -> None:
     """Write a safetensors file that appears whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary)
+    temporary.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
     os.replace(temporary, path)
 
 

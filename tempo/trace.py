@@ -242,7 +242,7 @@ class Trace:
     def lattice(self) -> str:
         """Prompt and sets in one line: ``The cat sat on the [couch|mat] .``"""
         sets = (self.members(step) for step in range(1, self.n_steps + 1))
-        return self.header.prompt + "".join(_set_text([self.token_text(slot) for slot in slots]) for slots in sets)
+        return self.header.prompt + "".join(_set_text([self.token_text(int(slot)) for slot in slots]) for slots in sets)
 
     def head(self, layer: int, head: int) -> Head:
         """Name of the head at one place of the layer and head axes."""

@@ -44,7 +44,7 @@ def interleaved(weight, n_heads):
     return weight.view(n_heads, 2, -1, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
 
 
-def write(model, path, *, rule="smollm", kind="gpt2"):
+def write(model, path, *, rule="smollm", adds_bos=False):
     """A llama GGUF in float32, with a byte-level tokenizer that knows the token "12"."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(model.n_layers)
@@ -56,14 +56,15 @@ def write(model, path, *, rule="smollm", kind="gpt2"):
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(VOCAB_SIZE)
-    writer.add_tokenizer_model(kind)
+    writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(rule)
     writer.add_token_list(TOKENS + [f"<{number}>" for number in range(VOCAB_SIZE - len(TOKENS))])
     writer.add_token_types([3] + [1] * (VOCAB_SIZE - 1))
     writer.add_token_merges(["1 2", "Ġ 1"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(adds_bos)
+    writer.add_chat_template("{{ messages[0]['content'] }}!")
     for name, weight in model.hf.state_dict().items():
         writer.add_tensor(translated(name), stored(name, weight, model))
     writer.write_header_to_file()
@@ -129,12 +130,34 @@ def test_a_word_rule_that_transformers_would_ignore_is_refused(llama, tmp_path):
     assert message.endswith("load the original folder with its tokenizer.json")
 
 
-@pytest.mark.parametrize("change", [{"eos_token": "12"}, {"bos_token": "12"}])
-def test_special_tokens_other_than_the_files_are_refused(file, monkeypatch, change):
+def test_the_files_special_tokens_stay_whole_and_named(file):
+    tokenizer = load_model(file).tokenizer
+    assert tokenizer("a<end>")["input_ids"] == [TOKENS.index("a"), 0]
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 0)
+
+
+def test_a_bos_token_is_added_where_the_file_says_so(llama, file, tmp_path):
+    added = load_model(write(llama, tmp_path / "other.gguf", adds_bos=True))
+    assert added.encode("a") == [0, *load_model(file).encode("a")]
+
+
+def test_the_chat_template_comes_from_the_file(file):
+    model = load_model(file)
+    assert model.decode(model.encode("hi", chat=True)) == "hi!"
+
+
+def test_special_tokens_other_than_the_files_are_refused(llama, tmp_path, monkeypatch):
+    path = write(llama, tmp_path / "other.gguf", rule="qwen2")
     read = dequantise.AutoTokenizer.from_pretrained
-    altered = lambda *args, **options: read(*args, **options, **change)  # noqa: E731
-    monkeypatch.setattr(dequantise.AutoTokenizer, "from_pretrained", altered)
-    assert refused(file).endswith("upgrade transformers")
+
+    def misread(*args, **options):
+        tokenizer = read(*args, **options)
+        tokenizer.eos_token = "12"
+        return tokenizer
+
+    monkeypatch.setattr(dequantise, "_rules_of_transformers", lambda: {"qwen2"})
+    monkeypatch.setattr(dequantise.AutoTokenizer, "from_pretrained", misread)
+    assert refused(path).endswith("upgrade transformers")
 
 
 def test_an_architecture_that_transformers_does_not_know_is_refused(file, tmp_path):

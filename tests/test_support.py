@@ -17,7 +17,7 @@ REASONS = {
     "stablelm": "attention-function registry",
     "t5": "encoder-decoder",
     "mamba": "(linear_attention|mamba) layers",
-    "recurrent_gemma": "linear_attention layers|attention-function registry",
+    "recurrent_gemma": "linear_attention layers|attention-function registry|recurrent state",
     "lfm2": "conv layers",
     "llama4_text": "chunked_attention layers cut the context at fixed positions",
 }

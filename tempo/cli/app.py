@@ -1,28 +1,21 @@
 """The commands under one roof."""
 
 import sys
-from importlib.metadata import version
 from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
-from tempo.cli.comparing import compare
-from tempo.cli.diagnosing import doctor
-from tempo.cli.endings import Commands
-from tempo.cli.generating import generate
-from tempo.cli.measuring import analyze, report
-from tempo.cli.naming import list_models, print_path, pull
+from tempo.cli.roof import COMMANDS, Commands
 from tempo.cli.screen import show
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-models = typer.Typer(no_args_is_help=True, help="Models with a short name: list, fetch, find.")
 
 
 def main() -> None:
-    """Run the command line; unprintable characters are escaped where the encoding lacks them."""
+    """Run the command line; what an encoding lacks is escaped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -31,6 +24,8 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         show(f"tempo {version('tempo-decoding')}")
         raise typer.Exit()
 
@@ -47,12 +42,5 @@ def tempo(
     """The instrument for parallel decoding: decode, record, measure."""
 
 
-app.command()(generate)
-app.command()(compare)
-app.command()(analyze)
-app.command()(report)
-app.command()(doctor)
-app.add_typer(models, name="models")
-models.command("list")(list_models)
-models.command("pull")(pull)
-models.command("path")(print_path)
+for _name, _place in COMMANDS.items():
+    app.command(_name, help=_place.summary)(lambda: None)

@@ -1,17 +1,8 @@
 """`tempo compare`."""
 
-from tempo.cli.options import (
-    EVERYTHING,
-    DryRun,
-    Force,
-    Json,
-    OptionalPrompts,
-    Out,
-    Suite,
-    given,
-    takes_options,
-)
-from tempo.cli.screen import busy, say_complete
+from tempo.cli.arguments import DryRun, Force, Json, OptionalPrompts, Out, Suite
+from tempo.cli.options import EVERYTHING, given, takes_options
+from tempo.cli.screen import busy
 from tempo.config import COMPARE_DEFAULTS, Options
 from tempo.errors import InputError
 from tempo.manifest import Prompt
@@ -22,18 +13,22 @@ _OPTIONS = tuple(name for name in EVERYTHING if name != "policy")
 
 @takes_options(*_OPTIONS, config=True, defaults=COMPARE_DEFAULTS)
 def compare(
-    options: Options,
     prompts: OptionalPrompts = None,
+    *,
     suite: Suite = None,
+    options: Options,
     out: Out = None,
     force: Force = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Decode every prompt under every arm, and measure what parallel tokens do."""
+    """Decode every prompt under every arm, and measure what parallel tokens do.
+
+    For example: tempo compare --suite demo --arms isolated,visible,greedy --out runs/demo
+    """
     chosen = _prompts(prompts or [], suite)
     with busy(f"loading {options.model}"):
-        from tempo.cli.execution import decode_counting, say_level, show_plan
+        from tempo.cli.execution import decode_counting, say_complete, say_level, show_plan
         from tempo.request import layout
         from tempo.run import compare_request
 

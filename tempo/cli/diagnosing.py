@@ -2,7 +2,8 @@
 
 import typer
 
-from tempo.cli.options import MODEL, Json, given, takes_options
+from tempo.cli.arguments import Json
+from tempo.cli.options import MODEL, given, takes_options
 from tempo.cli.screen import busy, show, show_json
 from tempo.config import Options
 
@@ -10,7 +11,7 @@ FOUND_A_FAULT = 1
 
 
 @takes_options(*MODEL)
-def doctor(options: Options, as_json: Json = False) -> None:
+def doctor(*, options: Options, as_json: Json = False) -> None:
     """Check that a model does what the instrument assumes."""
     with busy(f"examining {options.model}"):
         from tempo.cli.documents import diagnosed

@@ -28,7 +28,7 @@ def planned(command: str, model: str, memory: MemoryPlan) -> Document:
     return _headed(command, model=model, plan=asdict(memory))
 
 
-def models(listed: Sequence[NamedModel]) -> Document:
+def named(listed: Sequence[NamedModel]) -> Document:
     """The named models."""
     return _headed("models list", models=[asdict(model) for model in listed])
 

@@ -3,6 +3,8 @@
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from rich.text import Text
+
 from tempo.budget import human
 from tempo.cli.documents import planned
 from tempo.cli.interrupts import interruptible
@@ -29,6 +31,15 @@ def say_level(request: Request, layout: Layout) -> None:
         expected = human(layout.memory.trace_bytes)
         reason = f"about {expected} of traces, budget {request.options.budget}"
         say(f"capture: {layout.capture.level} ({reason})", style="dim")
+
+
+def say_complete(run: Run, *, as_json: bool) -> None:
+    """That nothing was decoded: on stdout, unless a document goes there."""
+    line = f"already complete: {run.folder}"
+    if as_json:
+        say(line)
+    else:
+        show(Text(line))
 
 
 def decode_growing(request: Request, layout: Layout, *, out: Path | None, force: bool) -> Run:

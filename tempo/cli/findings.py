@@ -1,6 +1,5 @@
 """Asks the analysis about a run, keeps the answers beside it and shows them."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,8 +21,8 @@ from tempo.cli.tables import plain_table
 from tempo.manifest import Run
 from tempo.store import disk_errors
 
-HEADLINES = ("attention_ratio_", "readout_")
-"""Beginnings of the names of the metrics that `compare` shows."""
+HEADLINES = ("attention_ratio_without_sink", "attention_ratio_with_sink", "readout_js")
+"""The metrics that `compare` shows; `analyze` shows all."""
 
 _NOTHING = "–"
 
@@ -68,7 +67,7 @@ def keep_results(results: Results, folder: Path) -> Path:
     temporary = path.with_name(path.name + ".tmp")
     with disk_errors(folder):
         temporary.write_text(results.json(), encoding="utf-8")
-        os.replace(temporary, path)
+        temporary.replace(path)
     return path
 
 
@@ -97,25 +96,37 @@ def show_paths(paths: Sequence[Path]) -> None:
 
 def headlines(metrics: Sequence[Metric]) -> list[Metric]:
     """The metrics that answer the question of a comparison."""
-    return [metric for metric in metrics if metric.name.startswith(HEADLINES)]
+    return [metric for metric in metrics if metric.name in HEADLINES]
 
 
 def metrics_table(metrics: Sequence[Metric]) -> Table:
-    """Every number beside its interval, its chance value, its null and its verdict."""
+    """By arm, every number beside its interval, its chance value and its null; below, the verdict."""
     numbers = ("estimate", "95 % interval", "chance", "null", "n")
-    table = plain_table("metric", "arm", *numbers, "verdict", numbers=numbers)
-    for metric in metrics:
-        table.add_row(
-            Text(metric.name.replace("_", " ")),
-            Text(metric.arm),
-            _number(metric.interval.estimate),
-            _limits(metric.interval.low, metric.interval.high),
-            _number(metric.chance),
-            _number(metric.null),
-            str(metric.interval.n),
-            Text(metric.verdict),
-        )
+    table = plain_table("", *numbers, numbers=numbers)
+    for arm in dict.fromkeys(metric.arm for metric in metrics):
+        table.add_row(Text(arm, style="bold"))
+        for metric in metrics:
+            if metric.arm == arm:
+                table.add_row(_name_and_verdict(metric), *_numbers(metric))
     return table
+
+
+def _name_and_verdict(metric: Metric) -> Table:
+    lines = Table.grid(padding=(0, 0, 0, 2))
+    lines.add_row(Text(metric.name.replace("_", " ")))
+    lines.add_row(Text(metric.verdict, style="dim"))
+    return lines
+
+
+def _numbers(metric: Metric) -> tuple[str, ...]:
+    found = metric.interval
+    return (
+        _number(found.estimate),
+        _limits(found.low, found.high),
+        _number(metric.chance),
+        _number(metric.null),
+        str(found.n),
+    )
 
 
 def _is_reported(folder: Path) -> bool:

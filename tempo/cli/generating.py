@@ -2,10 +2,12 @@
 
 from collections import Counter
 
+from rich.table import Table
 from rich.text import Text
 
-from tempo.cli.options import EVERYTHING, DryRun, Force, Json, Out, Prompts, given, takes_options
-from tempo.cli.screen import busy, say, say_complete, show, show_json
+from tempo.cli.arguments import DryRun, Force, Json, Out, Prompts
+from tempo.cli.options import EVERYTHING, given, takes_options
+from tempo.cli.screen import busy, is_terminal, say, show, show_json
 from tempo.config import Options
 from tempo.manifest import Run
 
@@ -15,15 +17,19 @@ _OPTIONS = tuple(name for name in EVERYTHING if name not in ("arms", "seed"))
 @takes_options(*_OPTIONS, config=True)
 def generate(
     prompts: Prompts,
+    *,
     options: Options,
     out: Out = None,
     force: Force = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Decode prompts in parallel sets and show them; --out keeps the traces."""
+    """Decode prompts in parallel sets and show them; --out keeps the traces.
+
+    For example: tempo generate "The cat sat on the" --threshold 0.05 --out runs/cat
+    """
     with busy(f"loading {options.model}"):
-        from tempo.cli.execution import decode_growing, say_level, show_plan
+        from tempo.cli.execution import decode_growing, say_complete, say_level, show_plan
         from tempo.request import layout
         from tempo.run import generate_request
 
@@ -46,12 +52,18 @@ def generate(
 
 
 def _show_lattices(run: Run) -> None:
-    """Every sequence on a line of stdout."""
+    """Every sequence on stdout: wrapped in a terminal, on one line elsewhere."""
     from tempo.cli.lattice import lattice_of
 
-    for trace in run:
-        label = "" if len(run) == 1 else f"{trace.header.prompt_id}  "
-        show(Text(label, style="dim") + lattice_of(trace).text())
+    labelled = [(Text(trace.header.prompt_id, "dim"), lattice_of(trace).text()) for trace in run]
+    rows = labelled if len(run) > 1 else [(text,) for _, text in labelled]
+    if is_terminal():
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for row in rows:
+            table.add_row(*row)
+        show(table)
+    else:
+        show(*(Text("  ").join(row) for row in rows))
 
 
 def _summary(run: Run) -> str:

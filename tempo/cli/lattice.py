@@ -18,7 +18,7 @@ BANDS = (
     (0.8, "#5fa32c"),
     (1.0, "bold #d89b1d"),
 )
-"""Upper limit of a probability and its colour: viridis, without the ends that vanish on black or white."""
+"""Upper limit of a probability and its colour: viridis, but nothing too dark or too bright."""
 
 _SYNTAX = "dim"
 
@@ -48,7 +48,7 @@ def lattice_of(trace: Trace) -> Lattice:
 
 def legend() -> Text:
     """What the colours mean."""
-    line = Text("probability", style=_SYNTAX)
+    line = Text.assemble(("probability", _SYNTAX))
     for limit, style in BANDS:
         line.append("  ").append("■", style=style).append(f" to {limit:g}", style=_SYNTAX)
     return line
@@ -79,4 +79,4 @@ def _tail(line: Text, columns: int) -> Text:
     while start and width + Text(line.plain[start - 1]).cell_len <= columns:
         start -= 1
         width += Text(line.plain[start]).cell_len
-    return Text("…", style=_SYNTAX).append_text(line[start:])
+    return Text.assemble(("…", _SYNTAX), line[start:])

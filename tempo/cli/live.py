@@ -46,7 +46,8 @@ class GrowingLattices:
             labels = [f"{prompt_id}  " for (prompt_id, _), _ in latest]
             room = console.width - max(map(len, labels))
             texts = [lattice.text(columns=room) for _, lattice in latest]
-            lines = [Text(label, "dim") + text for label, text in zip(labels, texts, strict=True)]
+            pairs = zip(labels, texts, strict=True)
+            lines = [Text.assemble((label, "dim"), text) for label, text in pairs]
         return Group(*lines, legend())
 
 

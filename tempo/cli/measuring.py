@@ -1,12 +1,13 @@
 """`tempo analyze` and `tempo report`, for what a run left behind."""
 
-from tempo.cli.options import STATISTICS, Json, RunFolder, given, takes_options
+from tempo.cli.arguments import Json, RunFolder
+from tempo.cli.options import STATISTICS, given, takes_options
 from tempo.cli.screen import show_json
 from tempo.config import Options
 
 
 @takes_options(*STATISTICS)
-def analyze(run: RunFolder, options: Options, as_json: Json = False) -> None:
+def analyze(run: RunFolder, *, options: Options, as_json: Json = False) -> None:
     """Measure a run: write results.json and show every number."""
     from tempo.cli.findings import ask, keep_results, opened, show_findings
 
@@ -17,7 +18,7 @@ def analyze(run: RunFolder, options: Options, as_json: Json = False) -> None:
 
 
 @takes_options(*STATISTICS)
-def report(run: RunFolder, options: Options, as_json: Json = False) -> None:
+def report(run: RunFolder, *, options: Options, as_json: Json = False) -> None:
     """Measure a run: write results.json, report.md and figures/."""
     from tempo.cli.documents import reported
     from tempo.cli.findings import ask, keep_report, opened, show_paths

@@ -1,24 +1,31 @@
 """`tempo models list`, `pull` and `path`."""
 
+import typer
 from rich.text import Text
 
-from tempo.cli.options import Json, ModelName
+from tempo.cli.arguments import Json, ModelName
 from tempo.cli.screen import notes, say, show, show_json
 from tempo.registry import listing, path
 from tempo.registry import pull as pull_model
 
+models = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Models with a short name: list, fetch, find."
+)
 
+
+@models.command("list")
 def list_models(as_json: Json = False) -> None:
     """The named models, and which are installed."""
-    from tempo.cli.documents import models
+    from tempo.cli.documents import named
     from tempo.cli.tables import models_table
 
     if as_json:
-        show_json(models(listing()))
+        show_json(named(listing()))
     else:
         show(models_table(listing()))
 
 
+@models.command("pull")
 def pull(name: ModelName) -> None:
     """Fetch a model, check it, unpack it; print its folder."""
     console = notes()
@@ -30,6 +37,7 @@ def pull(name: ModelName) -> None:
     show(Text(str(folder)))
 
 
+@models.command("path")
 def print_path(name: ModelName) -> None:
     """Print the folder of an installed model, which `from_pretrained` can load."""
     show(Text(str(path(name))))

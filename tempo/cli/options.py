@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from tempo.cli.arguments import FLAG, Config
 from tempo.config import Options, make_options, read_config
 from tempo.errors import InputError
-from tempo.suites import BUNDLED
 
 Command = Callable[..., None]
 
@@ -31,55 +31,6 @@ STATISTICS = PANELS["Statistics"]
 EVERYTHING = tuple(name for names in PANELS.values() for name in names)
 
 _METAVARS = MappingProxyType({float: "NUMBER", int: "INTEGER", tuple: "NAME,NAME..."})
-
-Prompts = Annotated[
-    list[str], typer.Argument(metavar="PROMPT...", help="Text to go on from.", show_default=False)
-]
-OptionalPrompts = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[PROMPT...]", help="Text to go on from; or --suite.", show_default=False
-    ),
-]
-Suite = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|FILE.jsonl",
-        help=f"Prompts of a suite: {', '.join(BUNDLED)}, or rows {{id, category, text}}.",
-    ),
-]
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Folder that --out named.", show_default=False)
-]
-ModelName = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME", help="A name that `tempo models list` shows.", show_default=False
-    ),
-]
-Out = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Keep the run here.", rich_help_panel="Output")
-]
-Force = Annotated[
-    bool, typer.Option("--force", help="Replace the run that lies there.", rich_help_panel="Output")
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Show what it would take, and do nothing.", rich_help_panel="Output"
-    ),
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel="Output")
-]
-_Config = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="TOML with any of the options above, _ for -; the command line wins.",
-        rich_help_panel="Output",
-    ),
-]
 
 
 def takes_options(
@@ -104,14 +55,7 @@ def takes_options(
             typed = {name: value for name, value in chosen.items() if _is_given(context, name)}
             command(**values, options=_options(typed, read, names))
 
-        own = [
-            each
-            for each in inspect.signature(command).parameters.values()
-            if each.name != "options"
-        ]
-        made = [_parameter(name, defaults) for name in names]
-        made += [_keyword("config", _Config, None)] if config else []
-        run.__signature__ = inspect.Signature([_CONTEXT, *own, *made])  # pyright: ignore[reportAttributeAccessIssue]
+        run.__signature__ = _signature(command, names, config=config, defaults=defaults)  # pyright: ignore[reportAttributeAccessIssue]
         return run
 
     return decorate
@@ -120,6 +64,17 @@ def takes_options(
 def given(options: Options) -> dict[str, Any]:
     """What the user set, apart from the model: keyword arguments of `tempo.generate` and others."""
     return options.model_dump(exclude_unset=True, exclude={"model"})
+
+
+def _signature(
+    command: Command, names: tuple[str, ...], *, config: bool, defaults: Mapping[str, Any]
+) -> inspect.Signature:
+    """The command's own parameters, with the made ones in place of `options`."""
+    own = list(inspect.signature(command).parameters.values())
+    place = [each.name for each in own].index("options")
+    made = [_parameter(name, defaults) for name in names]
+    made += [_keyword("config", Config, None)] if config else []
+    return inspect.Signature([_CONTEXT, *own[:place], *made, *own[place + 1 :]])
 
 
 def _options(typed: Mapping[str, Any], config: Path | None, names: tuple[str, ...]) -> Options:
@@ -145,14 +100,17 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _parameter(name: str, defaults: Mapping[str, Any]) -> inspect.Parameter:
-    """A field as a parameter that typer understands; all but flags are text for `Options` to read."""
+    """A field as a parameter for typer; all but flags are text that `Options` reads."""
     field = Options.model_fields[name]
     default = defaults.get(name, field.default)
     flag = f"--{name.replace('_', '-')}"
     panel = next(panel for panel, names in PANELS.items() if name in names)
     if _kind(name) is bool:
         option = typer.Option(
-            f"{flag}/--no-{flag[2:]}", help=field.description, rich_help_panel=panel
+            f"{flag}/--no-{flag[2:]}",
+            help=field.description,
+            metavar=FLAG,
+            rich_help_panel=panel,
         )
         return _keyword(name, Annotated[bool, option], default)
     text = ",".join(default) if isinstance(default, tuple) else default

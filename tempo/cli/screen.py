@@ -10,7 +10,6 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from tempo.cli.glyphs import visible
-from tempo.manifest import Run
 
 _PIPE_COLUMNS = 200
 
@@ -26,6 +25,11 @@ def notes() -> Console:
     return _console(stderr=True)
 
 
+def is_terminal() -> bool:
+    """Whether somebody looks at stdout."""
+    return results().is_terminal
+
+
 def say(line: str, *, style: str = "") -> None:
     """One line on stderr."""
     notes().print(Text(visible(line), style=style), soft_wrap=True)
@@ -36,15 +40,6 @@ def show(*renderables: RenderableType) -> None:
     console = results()
     for renderable in renderables:
         console.print(renderable, soft_wrap=isinstance(renderable, Text))
-
-
-def say_complete(run: Run, *, as_json: bool) -> None:
-    """That nothing was decoded: the result itself, unless a document is."""
-    line = f"already complete: {run.folder}"
-    if as_json:
-        say(line)
-    else:
-        show(Text(line))
 
 
 def show_json(document: Mapping[str, Any]) -> None:

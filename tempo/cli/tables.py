@@ -14,25 +14,27 @@ GOOD, BAD, FAINT = "#5fa32c", "bold #d0463b", "dim"
 _STATUS_STYLES = {"pass": GOOD, "fail": BAD, "not applicable": FAINT}
 
 
-def plain_table(*headings: str, numbers: Sequence[str] = ()) -> Table:
-    """A table of text without lines between the cells; the columns named in `numbers` are flush right."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+def plain_table(*headings: str, numbers: Sequence[str] = (), show_header: bool = True) -> Table:
+    """A table without lines between its cells; the columns named in `numbers` are flush right."""
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, show_header=show_header
+    )
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in numbers else "left")
+        is_number = heading in numbers
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number)
     return table
 
 
 def plan_table(memory: MemoryPlan) -> Table:
     """What a run would take."""
-    table = plain_table("memory plan", "")
-    sizes = ", ".join(str(size) for size in memory.batch_sizes)
+    table = plain_table("", "", show_header=False)
     rows = {
         "level": memory.level,
         "traces": str(memory.n_traces),
-        "batches": f"{len(memory.batch_sizes)} of {sizes}",
-        "KV cache of the largest batch": human(memory.kv_bytes),
+        "batches": f"{len(memory.batch_sizes)}, the largest of {max(memory.batch_sizes)}",
+        "KV cache of a batch, at most": human(memory.kv_bytes),
         "memory beside the model, at most": human(memory.peak_bytes),
-        f"traces, {PLANNING_WIDTH:g} members a set": human(memory.trace_bytes),
+        f"traces, with {PLANNING_WIDTH:g} members a set": human(memory.trace_bytes),
         "traces, at most": human(memory.trace_bytes_at_most),
     }
     for name, value in rows.items():

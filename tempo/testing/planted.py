@@ -156,7 +156,7 @@ def stored_readout(distribution: Float64[np.ndarray, " token"], top: int = TOP_R
         token=order.astype(np.int64),
         log_probability=np.log(distribution[order]).astype(np.float32),
         tail_mass=float(np.delete(distribution, order).sum()),
-        entropy_nats=float(entropy_nats(distribution)),
+        entropy_nats=float(entropy_nats(distribution[None])[0]),
     )
 
 

@@ -1,0 +1,76 @@
+"""Where the commands live, how they are found, and how they end."""
+
+import os
+import sys
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from tempo.cli.screen import say
+from tempo.errors import Interrupted, TempoError
+
+READER_GONE = 1
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+class Home(NamedTuple):
+    """The module of a command, and the line that `tempo --help` has for it."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = MappingProxyType(
+    {
+        "generate": Home("generating", "Decode prompts in parallel sets and show them."),
+        "compare": Home("comparing", "Decode prompts under several policies and measure."),
+        "analyze": Home("measuring", "Measure a run: every number, and results.json."),
+        "report": Home("measuring", "Measure a run: results.json, report.md and figures."),
+        "doctor": Home("diagnosing", "Check that a model does what the instrument assumes."),
+        "models": Home("naming", "List, fetch and find the models with a short name."),
+    }
+)
+
+
+class Commands(TyperGroup):
+    """Commands that are imported once they are called, and whose errors take one line."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """Find the command that was called; help lists the others without importing them."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, found and _imported(str(name)), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; what stopped it becomes an exit code."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except Interrupted as stop:
+            _end(str(stop), INTERRUPTED)
+        except KeyboardInterrupt:
+            _end("stopped", INTERRUPTED)
+        except TempoError as error:
+            _end(str(error), USER_ERROR)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(READER_GONE) from None
+        return result
+
+
+def _imported(name: str) -> Any:
+    """A command with its options: a function, or an application of its own."""
+    command = getattr(import_module(f"tempo.cli.{COMMANDS[name].module}"), name)
+    if isinstance(command, typer.Typer):
+        return typer.main.get_command(command)
+    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    one.command(name)(command)
+    return typer.main.get_command(one)
+
+
+def _end(line: str, code: int) -> NoReturn:
+    say(f"tempo: {line}")
+    raise typer.Exit(code) from None

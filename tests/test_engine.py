@@ -1,0 +1,135 @@
+"""What decoding leaves behind, and how it ends."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from tempo import policies
+from tempo.attention import NAME
+from tempo.engine import PREFILL_ROWS, Plan, Session, decode
+from tempo.errors import NumericalError
+from tempo.policies import Policy
+from tempo.selection import Forced, TopK
+from tempo.testing.tiny import tiny_model
+from tests.decoding import assert_same_logits, model_of, plain_forward, random_prompt, run_one, run_plans
+
+
+def plan_for(model, *, steps: int = 4, policy=None, eos: str = "ignore", length: int = 9) -> Plan:
+    return Plan("p0000", "arm", random_prompt(model, length), policy or policies.visible(0.08), steps, eos)
+
+
+def test_the_models_own_attention_comes_back() -> None:
+    model = model_of("llama")
+    before = model.hf.config._attn_implementation
+    decode(Session(model), [plan_for(model)])
+    assert model.hf.config._attn_implementation == before != NAME
+
+
+def test_the_models_own_attention_comes_back_after_an_exception() -> None:
+    model = model_of("llama")
+    before = model.hf.config._attn_implementation
+
+    def fail(_: object) -> None:
+        raise RuntimeError("mid-run")
+
+    with pytest.raises(RuntimeError, match="mid-run"):
+        decode(Session(model, on_step=fail), [plan_for(model)])
+    assert model.hf.config._attn_implementation == before
+
+
+def test_two_models_that_share_one_config_both_stay_usable() -> None:
+    one = tiny_model("llama")
+    other = tiny_model("llama", seed=1)
+    other.hf.config = one.hf.config
+    for module in other.hf.modules():
+        if hasattr(module, "config"):
+            module.config = one.hf.config
+    ids = torch.tensor([list(random_prompt(one, 9))])
+    with torch.inference_mode():
+        before = other.hf(ids).logits
+        decode(Session(one), [plan_for(one)])
+        assert torch.equal(other.hf(ids).logits, before)
+    assert run_one(other, policies.greedy(), steps=2).table.n_steps == 2
+
+
+def test_weights_and_buffers_are_left_as_they_were() -> None:
+    model = tiny_model("llama")
+    before = copy.deepcopy(model.hf.state_dict())
+    buffers = {name: value.clone() for name, value in model.hf.named_buffers()}
+    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.hf.modules())
+    decode(Session(model), [plan_for(model)])
+    assert all(torch.equal(value, before[name]) for name, value in model.hf.state_dict().items())
+    assert all(torch.equal(value, buffers[name]) for name, value in model.hf.named_buffers())
+    after = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.hf.modules())
+    assert after == hooks
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3", "gpt_oss"])
+def test_a_prompt_longer_than_a_chunk_is_read_whole(family: str) -> None:
+    n = PREFILL_ROWS + 70
+    model = tiny_model(family, max_position_embeddings=2 * n)
+    long, short = random_prompt(model, n), random_prompt(model, 5, seed=1)
+    plans = [Plan(f"p{i}", "a", ids, policies.greedy(), 2, "ignore") for i, ids in enumerate((short, long, short[:3]))]
+    decoded = run_plans(model, plans)[1]
+    plain = plain_forward(model, decoded.table.token.tolist(), attention=True)
+    assert_same_logits(decoded.logits(0)[-1], plain.logits[0, n - 1])
+    assert_same_logits(decoded.logits(2)[-1], plain.logits[0, -1])
+    np.testing.assert_allclose(decoded.weights(0), torch.cat(plain.attentions)[..., :n, :n], atol=1e-5)
+
+
+def test_an_end_of_sequence_on_top_is_fed_and_ends_the_sequence() -> None:
+    model = tiny_model("llama")
+    free = run_one(model, policies.greedy(), steps=3)
+    end = int(free.table.token[free.table.members(2)[0]])
+    model.hf.generation_config.eos_token_id = end
+    plan = Plan("p0", "arm", free.decoding.plan.token_ids, policies.isolated(0.01), 6)
+    stopped = run_plans(model, [Plan("p0", "arm", plan.token_ids, policies.greedy(), 6)])[0]
+    assert stopped.decoding.stopped == "eos"
+    assert stopped.table.token[-1] == end
+    assert stopped.table.n_steps <= 2
+    ignoring = run_plans(model, [Plan("p0", "arm", plan.token_ids, policies.greedy(), 6, "ignore")])[0]
+    assert ignoring.decoding.stopped == "steps"
+    assert end not in ignoring.table.token[9:]
+
+
+def test_forced_sets_end_the_sequence_when_they_are_used_up() -> None:
+    model = model_of("llama")
+    decoded = run_one(model, Policy(Forced(((20, 30), (40,)))), steps=6)
+    assert decoded.decoding.stopped == "forced"
+    assert decoded.table.token[11:].tolist() == [20, 30, 40]
+
+
+def test_a_sequence_stops_before_the_context_runs_over() -> None:
+    model = tiny_model("llama", max_position_embeddings=16)
+    decoded = run_one(model, policies.unique(0.01, max_width=4), prompt=random_prompt(model, 9), steps=6)
+    assert decoded.decoding.stopped == "context"
+    assert decoded.table.position.max() < 16
+
+
+def test_a_stopped_sequence_does_not_hold_up_or_change_the_others() -> None:
+    model = model_of("llama")
+    short = Plan("p0", "a", random_prompt(model, 9), Policy(TopK(3)), 2, "ignore")
+    long = Plan("p1", "a", random_prompt(model, 4, 1), Policy(TopK(2)), 6, "ignore")
+    together = run_plans(model, [short, long])
+    alone = run_plans(model, [long])[0]
+    assert [d.table.n_steps for d in together] == [2, 6]
+    assert together[1].table.token.tolist() == alone.table.token.tolist()
+    assert_same_logits(together[1].logits(6), alone.logits(6))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_broken_logits_name_the_prompt(bad: float) -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.hf.lm_head.weight[17] = bad
+    with pytest.raises(NumericalError, match="prompt p0000"):
+        decode(Session(model), [plan_for(model)])
+
+
+def test_the_last_readout_is_recorded_and_not_acted_on() -> None:
+    decoded = run_one(model_of("llama"), policies.greedy(), steps=4)
+    assert decoded.table.n_steps == 4
+    best = [int(outcome.decoding.readout.token[0]) for outcome in decoded.outcomes]
+    assert decoded.table.token[11:].tolist() == best[:4]

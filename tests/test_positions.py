@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from tempo.errors import InputError
+from tempo.positions import Offset, Shared, Unique, parse_place
+
+
+def test_shared_members_sit_together_and_the_next_set_one_further() -> None:
+    assert Shared().positions(5, 3).tolist() == [5, 5, 5]
+    assert Shared().next_base(5, 3) == 6
+
+
+def test_offset_members_are_delta_apart_and_the_next_set_one_past_the_base() -> None:
+    np.testing.assert_allclose(Offset(0.25).positions(5, 3), [5, 5.25, 5.5])
+    assert Offset(0.25).next_base(5, 3) == 6
+
+
+def test_unique_positions_are_never_shared() -> None:
+    assert Unique().positions(5, 3).tolist() == [5, 6, 7]
+    assert Unique().next_base(5, 3) == 8
+
+
+def test_an_offset_that_float32_rounds_away_is_refused() -> None:
+    Offset(0.001).check(100.0, "float32")
+    with pytest.raises(InputError, match="at least 0.00012"):
+        Offset(1e-4).check(100.0, "float32")
+    with pytest.raises(InputError, match="at least"):
+        Offset(0).check(1.0, "float32")
+    with pytest.raises(InputError, match="at least"):
+        Offset(float("nan")).check(1.0, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_fraction_in_half_precision_is_refused_and_a_whole_number_is_not(dtype: str) -> None:
+    Offset(2).check(100.0, dtype)
+    with pytest.raises(InputError, match="whole position offset"):
+        Offset(0.5).check(100.0, dtype)
+
+
+def test_places_are_read_by_name() -> None:
+    assert parse_place("shared") == Shared()
+    assert parse_place("unique") == Unique()
+    assert parse_place("offset:-0.5") == Offset(-0.5)
+    for text in ("offset", "offset:x", "near"):
+        with pytest.raises(InputError, match="expected"):
+            parse_place(text)
