@@ -7,6 +7,8 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -100,7 +102,7 @@ def headlines(metrics: Sequence[Metric]) -> list[Metric]:
 
 
 def metrics_table(metrics: Sequence[Metric]) -> Table:
-    """By arm, every number beside its interval, its chance value and its null; below, the verdict."""
+    """By arm, every number beside its interval, chance value and null, and below it the verdict."""
     numbers = ("estimate", "95 % interval", "chance", "null", "n")
     table = plain_table("", *numbers, numbers=numbers)
     for arm in dict.fromkeys(metric.arm for metric in metrics):
@@ -111,11 +113,9 @@ def metrics_table(metrics: Sequence[Metric]) -> Table:
     return table
 
 
-def _name_and_verdict(metric: Metric) -> Table:
-    lines = Table.grid(padding=(0, 0, 0, 2))
-    lines.add_row(Text(metric.name.replace("_", " ")))
-    lines.add_row(Text(metric.verdict, style="dim"))
-    return lines
+def _name_and_verdict(metric: Metric) -> Group:
+    verdict = Padding(Text(metric.verdict, style="dim"), (0, 0, 0, 2))
+    return Group(Text(metric.name.replace("_", " ")), verdict)
 
 
 def _numbers(metric: Metric) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Asks: one folder for each question, with its prediction, its options and its result."""
