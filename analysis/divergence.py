@@ -10,7 +10,8 @@ from scipy.special import rel_entr
 from analysis.averages import aligned_steps, mean_over_prompts
 from analysis.statistics import SEED, Curve, curve
 from tempo.errors import InputError
-from tempo.trace import Readout, Trace
+from tempo.format import Readout
+from tempo.trace import Trace
 
 TOP = 10
 MEASURES = ("kl_forward", "kl_backward", "js", "top_overlap", "cosine", "shared_mass")

@@ -64,7 +64,7 @@ def entropy_figure(funnels: Mapping[str, EntropyFunnel], null: str | None) -> Fi
             axes.set(title=title, xlabel="layer", ylim=(0, 1.06))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         panels[0].set_ylabel("entropy / ln(visible slots)")
-        _draw_legend(figure, panels, n_columns=4)
+        _draw_legend(figure, panels, n_columns=5)
     return figure
 
 

@@ -59,10 +59,10 @@ def kind_rows(results: Results) -> list[tuple[str, int, list[int]]]:
 
 
 def head_rows(results: Results) -> Iterator[Row]:
-    """For each arm the heads whose ratio is furthest from the null, or from 1 without a null."""
+    """For each arm the heads that differ most surely from their null, by q, then by distance."""
     for arm, found in results.by_arm.items():
         if "without" in found.ratio and found.heads:
-            yield from _furthest_heads(arm, found.ratio["without"], found.heads)
+            yield from _surest_heads(arm, found.ratio["without"], found.heads)
 
 
 def head_sentences(results: Results) -> list[str]:
@@ -110,14 +110,13 @@ def _at(curve: Curve, step: int) -> Row:
     return {name: getattr(curve, name)[place[0]].item() for name in names}
 
 
-def _furthest_heads(arm: str, ratio: AttentionRatio, heads: HeadTable) -> Iterator[Row]:
+def _surest_heads(arm: str, ratio: AttentionRatio, heads: HeadTable) -> Iterator[Row]:
     reference = ratio.log_null_by_head if ratio.null.n else np.zeros_like(ratio.log_ratio_by_head)
     distance = np.abs(ratio.log_ratio_by_head - reference)
-    order = np.argsort(-np.where(np.isnan(distance), -1.0, distance), axis=None, kind="stable")
+    order = np.lexsort((-distance.ravel(), ratio.q_value_by_head.ravel()))  # NaN comes last
+    known = order[~np.isnan(distance.ravel()[order])]
     names = heads.names()
-    for layer, head in zip(*np.unravel_index(order[:MOST_HEADS], distance.shape), strict=True):
-        if np.isnan(distance[layer, head]):
-            continue
+    for layer, head in zip(*np.unravel_index(known[:MOST_HEADS], distance.shape), strict=True):
         kind = heads.kind[layer, head]
         entropy = "normalised_entropy_without_sink"
         yield {

@@ -9,8 +9,9 @@ from jaxtyping import Int64
 
 from analysis.averages import aligned_steps
 from analysis.statistics import SEED, Curve, curve
+from tempo.format import DROP_REASONS
 from tempo.slots import SlotTable
-from tempo.trace import DROP_REASONS, Trace
+from tempo.trace import Trace
 from tempo.vocabulary import PROMPT_STEP
 
 GRAM = 3

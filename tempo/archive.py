@@ -54,7 +54,9 @@ class Manifest:
 
         Left out are `command` and `versions`, which say how it was made, and not what.
         """
-        decisive = {key: value for key, value in self.settings.items() if key not in ("command", "versions")}
+        decisive = {
+            key: value for key, value in self.settings.items() if key not in ("command", "versions")
+        }
         prompts = [(p.id, p.category, p.text) for p in self.prompts]
         content = json.dumps([prompts, self.policies, self.batches, decisive], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
@@ -118,7 +120,9 @@ def open_trace(path: str | Path) -> Trace:
     choices = [trace_folder(folder, *pair) for pair in run.traces]
     if len(choices) != 1:
         listed = ", ".join(str(choice) for choice in choices[:12])
-        raise InputError(f"expected a run of one trace at {folder}, got {len(choices)}; open one of {listed}")
+        raise InputError(
+            f"expected a run of one trace at {folder}, got {len(choices)}; open one of {listed}"
+        )
     return read_trace(choices[0])
 
 
@@ -135,7 +139,9 @@ def open_run(path: str | Path) -> Run:
         prompts=tuple(Prompt(**prompt) for prompt in document["prompts"]),
         arms=tuple(document["policies"]),
         policies=document["policies"],
-        traces=_LazyTraces(folder, [pair for pair in pairs if (trace_folder(folder, *pair) / HEADER_FILE).exists()]),
+        traces=_LazyTraces(
+            folder, [pair for pair in pairs if (trace_folder(folder, *pair) / HEADER_FILE).exists()]
+        ),
         settings=document["settings"],
         folder=folder,
     )

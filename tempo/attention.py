@@ -5,14 +5,14 @@ sequence's slot buffers. The output path is fixed per model and never depends on
 SDPA with a zero-key column for a learned sink; explicit where scores are soft-capped.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from tempo.cache import SlotCache
 from tempo.packing import Packing, Query
@@ -66,10 +66,16 @@ def tempo_attention(
     **_: object,
 ) -> tuple[Float[Tensor, "1 row head channel"], None]:
     """Append this layer's keys and values, then attend each sequence to its own slots."""
-    assert attention_mask is None and dropout == 0.0, "the engine makes its own mask and runs in eval mode"
-    packing, layer = tempo_forward.packing, int(module.layer_idx)
+    assert attention_mask is None and dropout == 0.0, (
+        "the engine makes its own mask and runs in eval mode"
+    )
+    packing, layer = tempo_forward.packing, cast(int, module.layer_idx)
     tempo_forward.cache.write(
-        layer, key[0].transpose(0, 1), value[0].transpose(0, 1), sequence=packing.sequence, slot=packing.slot
+        layer,
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        sequence=packing.sequence,
+        slot=packing.slot,
     )
     queries = packing.unpack(query[0].transpose(0, 1))
     keys, values = tempo_forward.cache.read(layer, packing.sequences, packing.n_slots)
@@ -94,8 +100,12 @@ def attend(
         weights = explicit_scores(queries, keys, call).add_(bias).softmax(-1).to(values.dtype)
         return unfold(weights @ values, call.query.shape[1])
     if call.sinks is not None:
-        keys, values, bias = with_sink_column(keys, values, bias, sinks=call.sinks, n_queries=call.query.shape[2])
-    out = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=call.scaling)
+        keys, values, bias = with_sink_column(
+            keys, values, bias, sinks=call.sinks, n_queries=call.query.shape[2]
+        )
+    out = nn.functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=bias, scale=call.scaling
+    )
     return unfold(out, call.query.shape[1])
 
 
@@ -124,7 +134,9 @@ def with_sink_column(
     return nn.functional.pad(keys, (0, 0, 0, 1)), nn.functional.pad(values, (0, 0, 0, 1)), wide
 
 
-def sink_column(sinks: Float[Tensor, " head"], n_kv: int, n_queries: int) -> Float[Tensor, "1 kv_head row 1"]:
+def sink_column(
+    sinks: Float[Tensor, " head"], n_kv: int, n_queries: int
+) -> Float[Tensor, "1 kv_head row 1"]:
     """Learned sink scores in the folded row order."""
     return sinks.view(n_kv, -1, 1).expand(-1, -1, n_queries).reshape(1, n_kv, -1, 1)
 
@@ -151,14 +163,3 @@ def _no_mask(*_: object, **__: object) -> None:
 
 AttentionInterface.register(NAME, tempo_attention)
 AttentionMaskInterface.register(NAME, _no_mask)
-
-
-@contextmanager
-def installed(model: PreTrainedModel) -> Iterator[None]:
-    """Run the model on the engine's attention; whatever was set before comes back."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)

@@ -10,14 +10,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
 from tempo import policies
 from tempo.capture import NOTHING, Capture
-from tempo.engine import Plan, Session, StepOutcome, decode
+from tempo.decoding import Plan, Session, StepOutcome
+from tempo.engine import decode
 from tempo.loading import load_model
-from tempo.model import LanguageModel
+from tempo.model import LanguageModel, attention_as
 from tempo.suites import load_suite
 
 STEPS = 32
@@ -37,14 +39,17 @@ class Speed:
     def __str__(self) -> str:
         ratios = [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
         return (
-            f"{self.name}: {statistics.median(self.ours):.1f} against {statistics.median(self.theirs):.1f} "
+            f"{self.name}: {statistics.median(self.ours):.1f} against "
+            f"{statistics.median(self.theirs):.1f} "
             f"sequences x steps per second, median ratio {statistics.median(ratios):.2f} "
             f"({min(ratios):.2f} to {max(ratios):.2f}); {self.slots_per_step:.2f} slots per step"
         )
 
 
-def against_generate(model: LanguageModel, *, n_prompts: int, steps: int, repetitions: int) -> Speed:
-    """tempo with capture on two arms, against eager `generate` with attentions."""
+def against_generate(
+    model: LanguageModel, *, n_prompts: int, steps: int, repetitions: int
+) -> Speed:
+    """Tempo with capture on two arms, against eager `generate` with attentions."""
     texts = [prompt.text for prompt in load_suite("standard")[:: 120 // n_prompts][:n_prompts]]
     prompts = [tuple(model.encode(text)) for text in texts]
     arms = {"isolated": policies.isolated(0.1), "visible": policies.visible(0.1)}
@@ -61,7 +66,12 @@ def against_generate(model: LanguageModel, *, n_prompts: int, steps: int, repeti
         if repetition:  # the first one warms up
             theirs.append(n_prompts * steps / their_s)
             ours.append(len(plans) * steps / our_s)
-    return Speed(f"{len(plans)} sequences, {model.dtype}", tuple(theirs), tuple(ours), statistics.mean(widths))
+    return Speed(
+        f"{len(plans)} sequences, {model.dtype}",
+        tuple(theirs),
+        tuple(ours),
+        statistics.mean(widths),
+    )
 
 
 def capture_cost(model: LanguageModel, *, steps: int, repetitions: int) -> tuple[float, ...]:
@@ -90,11 +100,10 @@ def _decode(model: LanguageModel, plans: list[Plan], widths: list[int]) -> None:
 
 
 def _generate(model: LanguageModel, prompts: list[tuple[int, ...]], steps: int) -> None:
-    before = model.hf.config._attn_implementation
-    model.hf.set_attn_implementation("eager")
-    try:
+    end = model.eos_ids[0] if model.eos_ids else 0
+    with attention_as(model.hf, "eager"):
         for ids in prompts:
-            model.hf.generate(
+            cast(Any, model.hf).generate(
                 torch.tensor([ids], device=model.device),
                 attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device),
                 max_new_tokens=steps,
@@ -102,10 +111,8 @@ def _generate(model: LanguageModel, prompts: list[tuple[int, ...]], steps: int) 
                 do_sample=False,
                 return_dict_in_generate=True,
                 output_attentions=True,
-                pad_token_id=model.eos_ids[0] if model.eos_ids else 0,
+                pad_token_id=end,
             )
-    finally:
-        model.hf.set_attn_implementation(before)
 
 
 def _elapsed_s(call: Callable[[], object]) -> float:
@@ -121,7 +128,10 @@ def main() -> None:
         model = load_model("smollm2-135m", dtype=dtype)
         out(f"{against_generate(model, n_prompts=PROMPTS, steps=STEPS, repetitions=REPETITIONS)}\n")
         costs = capture_cost(model, steps=STEPS, repetitions=REPETITIONS)
-        out(f"1 sequence, {dtype}: capture costs {100 * (statistics.median(costs) - 1):+.1f} % (median)\n")
+        out(
+            f"1 sequence, {dtype}: capture costs {100 * (statistics.median(costs) - 1):+.1f} % "
+            "(median)\n"
+        )
 
 
 if __name__ == "__main__":

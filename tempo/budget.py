@@ -84,12 +84,15 @@ def largest_width(rule: Select) -> int:
             return max(len(members) for members in sets)
         case Greedy():
             return 1
-    raise AssertionError(f"no largest width known for {rule}")
+        case _:
+            raise AssertionError(f"no largest width known for {rule}")
 
 
 def kv_bytes(shape: Shape, demand: Demand) -> int:
     """Keys and values of one sequence."""
-    return 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * shape.item_bytes * demand.n_slots
+    return (
+        2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * shape.item_bytes * demand.n_slots
+    )
 
 
 def step_bytes(shape: Shape, *, level: str, n_queries: float | int, n_slots: float | int) -> float:
@@ -107,26 +110,38 @@ def trace_bytes(shape: Shape, demand: Demand, *, level: str, width: float | int)
     """What one trace takes if every set has this width."""
     total = step_bytes(shape, level=level, n_queries=demand.n_prompt, n_slots=demand.n_prompt)
     for step in range(1, demand.steps + 1):
-        total += step_bytes(shape, level=level, n_queries=width, n_slots=demand.n_prompt + step * width)
+        total += step_bytes(
+            shape, level=level, n_queries=width, n_slots=demand.n_prompt + step * width
+        )
     return int(total)
 
 
 def working_bytes(shape: Shape, demand: Demand, *, level: str) -> int:
-    """Memory of one sequence in a batch: cache, one step's rows and logits, and the unwritten shard."""
+    """Memory of one sequence in a batch: cache, one step's rows and logits, unwritten shard."""
     width = demand.max_width
     prompt = step_bytes(shape, level=level, n_queries=demand.n_prompt, n_slots=demand.n_prompt)
     step = step_bytes(shape, level=level, n_queries=width, n_slots=demand.n_slots)
     logits = width * shape.vocab_size * _FLOAT * _LOGIT_COPIES
-    return int(kv_bytes(shape, demand) + max(prompt, step) + min(prompt + SHARD_STEPS * step, SHARD_BYTES) + logits)
+    return int(
+        kv_bytes(shape, demand)
+        + max(prompt, step)
+        + min(prompt + SHARD_STEPS * step, SHARD_BYTES)
+        + logits
+    )
 
 
 def choose_level(shape: Shape, demands: Sequence[Demand], *, budget_bytes: int) -> str:
     """`weights` if the traces are expected to stay within the budget, else `reduced`."""
-    expected = sum(trace_bytes(shape, d, level="weights", width=min(PLANNING_WIDTH, d.max_width)) for d in demands)
+    expected = sum(
+        trace_bytes(shape, d, level="weights", width=min(PLANNING_WIDTH, d.max_width))
+        for d in demands
+    )
     return "weights" if expected <= budget_bytes else "reduced"
 
 
-def batches(shape: Shape, demands: Sequence[Demand], *, level: str, budget_bytes: int) -> tuple[tuple[int, ...], ...]:
+def batches(
+    shape: Shape, demands: Sequence[Demand], *, level: str, budget_bytes: int
+) -> tuple[tuple[int, ...], ...]:
     """Numbers of the sequences that decode together, in order, each batch within the budget.
 
     Raises:
@@ -138,8 +153,10 @@ def batches(shape: Shape, demands: Sequence[Demand], *, level: str, budget_bytes
         needed = working_bytes(shape, demand, level=level)
         if needed > budget_bytes:
             raise InputError(
-                f"expected a budget of at least {human(needed)} for a prompt of {demand.n_prompt} tokens at level "
-                f"{level}, got {human(budget_bytes)}; raise --budget, or use --capture reduced or fewer --layers"
+                f"expected a budget of at least {human(needed)} for a prompt of "
+                f"{demand.n_prompt} tokens at level "
+                f"{level}, got {human(budget_bytes)}; raise --budget, or use --capture reduced "
+                "or fewer --layers"
             )
         if made[-1] and (used + needed > budget_bytes or len(made[-1]) == MAX_BATCH):
             made.append([])
@@ -149,19 +166,25 @@ def batches(shape: Shape, demands: Sequence[Demand], *, level: str, budget_bytes
     return tuple(tuple(batch) for batch in made)
 
 
-def memory_plan(shape: Shape, demands: Sequence[Demand], *, level: str, budget_bytes: int) -> MemoryPlan:
+def memory_plan(
+    shape: Shape, demands: Sequence[Demand], *, level: str, budget_bytes: int
+) -> MemoryPlan:
     """The plan of a run; nothing is allocated."""
     groups = batches(shape, demands, level=level, budget_bytes=budget_bytes)
 
     def total(width: float | int) -> int:
-        return sum(trace_bytes(shape, d, level=level, width=min(width, d.max_width)) for d in demands)
+        return sum(
+            trace_bytes(shape, d, level=level, width=min(width, d.max_width)) for d in demands
+        )
 
     return MemoryPlan(
         level=level,
         n_traces=len(demands),
         batch_sizes=tuple(len(group) for group in groups),
         kv_bytes=max(sum(kv_bytes(shape, demands[n]) for n in group) for group in groups),
-        peak_bytes=max(sum(working_bytes(shape, demands[n], level=level) for n in group) for group in groups),
+        peak_bytes=max(
+            sum(working_bytes(shape, demands[n], level=level) for n in group) for group in groups
+        ),
         trace_bytes=total(PLANNING_WIDTH),
         trace_bytes_at_most=total(float("inf")),
     )

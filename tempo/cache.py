@@ -46,18 +46,26 @@ class SlotCache:
         for buffers, rows in ((self._keys, key), (self._values, value)):
             if layer not in buffers:
                 n_heads, n_channels = rows.shape[1:]
-                buffers[layer] = rows.new_zeros(self.n_sequences, n_heads, self.capacity, n_channels)
+                buffers[layer] = rows.new_zeros(
+                    self.n_sequences, n_heads, self.capacity, n_channels
+                )
             device = rows.device
             buffers[layer][sequence.to(device), :, slot.to(device)] = rows
 
     def read(self, layer: int, sequences: slice, n_slots: int) -> tuple[Buffer, Buffer]:
         """Views of the first `n_slots` keys and values of some sequences."""
-        return self._keys[layer][sequences, :, :n_slots], self._values[layer][sequences, :, :n_slots]
+        return self._keys[layer][sequences, :, :n_slots], self._values[layer][
+            sequences, :, :n_slots
+        ]
 
     def take(self, sequences: Sequence[int]) -> "SlotCache":
         """A cache of copies of some sequences, in this order."""
         taken = SlotCache(n_sequences=len(sequences), capacity=self.capacity)
         index = torch.tensor(sequences)
-        taken._keys = {layer: buffer[index.to(buffer.device)] for layer, buffer in self._keys.items()}
-        taken._values = {layer: buffer[index.to(buffer.device)] for layer, buffer in self._values.items()}
+        taken._keys = {
+            layer: buffer[index.to(buffer.device)] for layer, buffer in self._keys.items()
+        }
+        taken._values = {
+            layer: buffer[index.to(buffer.device)] for layer, buffer in self._values.items()
+        }
         return taken

@@ -12,10 +12,18 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from tempo.attention import Forward, LayerCall, explicit_scores, fold, fold_mask, sink_column, unfold
+from tempo.attention import (
+    Forward,
+    LayerCall,
+    explicit_scores,
+    fold,
+    fold_mask,
+    sink_column,
+    unfold,
+)
+from tempo.format import bias_name, visible_name
 from tempo.rows import group_of, group_onehot
 from tempo.sight import Sight
-from tempo.trace import bias_name, visible_name
 
 Tensors = dict[str, np.ndarray]
 
@@ -51,9 +59,14 @@ def captured(forward: Forward, sight: Sight, capture: Capture) -> list[Tensors]:
     if capture.level is None:
         return [{} for _ in sight.views]
     calls = [(layer, forward.calls[layer]) for layer in capture.layers]
-    per_layer = [_layer_tensors(layer, call, forward=forward, sight=sight, capture=capture) for layer, call in calls]
+    per_layer = [
+        _layer_tensors(layer, call, forward=forward, sight=sight, capture=capture)
+        for layer, call in calls
+    ]
     windows = dict.fromkeys(call.window for _, call in calls)
-    stacked = [_stack([tensors[number] for tensors in per_layer]) for number in range(len(sight.views))]
+    stacked = [
+        _stack([tensors[number] for tensors in per_layer]) for number in range(len(sight.views))
+    ]
     return [tensors | _seen(sight, number, windows) for number, tensors in enumerate(stacked)]
 
 
@@ -61,7 +74,9 @@ def layer_facts(forward: Forward, capture: Capture) -> dict[str, object]:
     """Scaling, window, soft cap and learned sinks of each kept layer, as the model passed them."""
     calls = [forward.calls[layer] for layer in capture.layers]
     heads = list(capture.heads)
-    sinks = tuple(tuple(call.sinks[heads].float().tolist()) for call in calls if call.sinks is not None)
+    sinks = tuple(
+        tuple(call.sinks[heads].float().tolist()) for call in calls if call.sinks is not None
+    )
     return {
         "scaling": tuple(call.scaling for call in calls),
         "window": tuple(call.window for call in calls),
@@ -110,7 +125,9 @@ def _rows(layer: int, call: LayerCall, *, forward: Forward, sight: Sight) -> _Ro
     return _Rows(weights if call.sinks is None else weights[..., :-1], logsumexp)
 
 
-def _reduced(weights: Float32[Tensor, "head query slot"], sight: Sight, number: int) -> dict[str, Tensor]:
+def _reduced(
+    weights: Float32[Tensor, "head query slot"], sight: Sight, number: int
+) -> dict[str, Tensor]:
     view = sight.views[number]
     onehot = torch.from_numpy(group_onehot(group_of(view.table, view.queries))).to(weights.device)
     return {
@@ -125,7 +142,10 @@ def _stack(layers: Sequence[Mapping[str, np.ndarray]]) -> Tensors:
 
 
 def _seen(sight: Sight, number: int, windows: Mapping[int | None, None]) -> Tensors:
-    seen = {visible_name(window): np.packbits(sight.visible(window)[number], axis=-1) for window in windows}
+    seen = {
+        visible_name(window): np.packbits(sight.visible(window)[number], axis=-1)
+        for window in windows
+    }
     if sight.views[number].policy.bias:
         seen |= {bias_name(window): sight.bias(window)[number] for window in windows}
     return seen
@@ -144,6 +164,8 @@ def join_chunks(chunks: Sequence[Tensors]) -> Tensors:
         axis = 0 if name.startswith(("visible/", "bias/")) else 2
         if name == "weights" or axis == 0:
             longest = max(piece.shape[-1] for piece in pieces)
-            pieces = [np.pad(p, [(0, 0)] * (p.ndim - 1) + [(0, longest - p.shape[-1])]) for p in pieces]
+            pieces = [
+                np.pad(p, [(0, 0)] * (p.ndim - 1) + [(0, longest - p.shape[-1])]) for p in pieces
+            ]
         joined[name] = np.concatenate(pieces, axis)
     return joined

@@ -24,23 +24,39 @@ class Options(BaseModel):
 
     model: str = Field("smollm2-135m", description="Preset, hub id, folder or .gguf file.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights and arithmetic.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Weights and arithmetic."
+    )
     device: str = Field("cpu", description="Torch device.")
     device_map: str | None = Field(None, description="How accelerate spreads the model, e.g. auto.")
     policy: str = Field("isolated", description=f"One of {', '.join(PRESETS)}.")
     arms: tuple[str, ...] = Field((), description="Policies to compare.")
-    threshold: float = Field(0.1, gt=0, le=1, description="Tokens with at least this probability enter the set.")
+    threshold: float = Field(
+        0.1, gt=0, le=1, description="Tokens with at least this probability enter the set."
+    )
     max_width: int = Field(8, ge=1, description="Largest set.")
     steps: int = Field(10, ge=1, description="Sets to choose and feed.")
     readout: str = Field("mixture", description=f"One of {', '.join(READOUTS)}.")
-    positions: str | None = Field(None, description="shared, unique or offset:NUMBER; the policy's own if not given.")
+    positions: str | None = Field(
+        None, description="shared, unique or offset:NUMBER; the policy's own if not given."
+    )
     eos: Literal["stop", "ignore"] = Field("stop", description="What an end of sequence does.")
     chat: bool = Field(False, description="Apply the tokenizer's chat template.")
-    capture: Literal["auto", "weights", "qk", "reduced"] = Field("weights", description="What to keep of every row.")
-    layers: str | None = Field(None, description="Layers to capture, e.g. 0,3,10-14; all if not given.")
-    heads: str | None = Field(None, description="Query heads to capture, e.g. 0-3; all if not given.")
-    readouts: Literal["top", "full"] = Field("top", description="Keep the 256 best tokens of each readout, or all.")
-    budget: str = Field("2GB", description="Memory of a batch, and storage below which auto keeps weights.")
+    capture: Literal["auto", "weights", "qk", "reduced"] = Field(
+        "weights", description="What to keep of every row."
+    )
+    layers: str | None = Field(
+        None, description="Layers to capture, e.g. 0,3,10-14; all if not given."
+    )
+    heads: str | None = Field(
+        None, description="Query heads to capture, e.g. 0-3; all if not given."
+    )
+    readouts: Literal["top", "full"] = Field(
+        "top", description="Keep the 256 best tokens of each readout, or all."
+    )
+    budget: str = Field(
+        "2GB", description="Memory of a batch, and storage below which auto keeps weights."
+    )
     seed: int = Field(0, ge=0, description="Seed of the bootstrap behind the intervals.")
 
     @field_validator("policy")
@@ -62,7 +78,9 @@ class Options(BaseModel):
     @field_validator("readout", "positions", "budget")
     @classmethod
     def _readable(cls, text: str | None, info: Any) -> str | None:
-        parse = {"readout": parse_readout, "positions": parse_place, "budget": parse_bytes}[info.field_name]
+        parse = {"readout": parse_readout, "positions": parse_place, "budget": parse_bytes}[
+            info.field_name
+        ]
         try:
             return text if text is None else (parse(text), text)[1]
         except InputError as error:
@@ -73,7 +91,8 @@ class Options(BaseModel):
         names = self.arms or (self.policy,)
         if self.positions is not None and "unique" in names:
             raise ValueError(
-                "expected positions with policies other than unique, which is a choice of positions itself, "
+                "expected positions with policies other than unique, which is a choice of "
+                "positions itself, "
                 f"got positions {self.positions!r} with unique; leave one of them out"
             )
         return self
@@ -82,7 +101,9 @@ class Options(BaseModel):
         """The policy of an arm under these options."""
         chosen = preset(name, threshold=self.threshold, max_width=self.max_width)
         place = chosen.place if self.positions is None else parse_place(self.positions)
-        return Policy(chosen.select, place, chosen.see, chosen.bias, parse_readout(self.readout), chosen.prune)
+        return Policy(
+            chosen.select, place, chosen.see, chosen.bias, parse_readout(self.readout), chosen.prune
+        )
 
 
 COMPARE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
@@ -121,9 +142,13 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"expected a config file at {path}, got nothing there; check --config") from None
+        raise InputError(
+            f"expected a config file at {path}, got nothing there; check --config"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise InputError(f"expected TOML in {path}, got {error}; write lines such as steps = 10") from None
+        raise InputError(
+            f"expected TOML in {path}, got {error}; write lines such as steps = 10"
+        ) from None
 
 
 def parse_bytes(text: str) -> int:

@@ -4,7 +4,7 @@ The phases of a step, in order: select, place, see, forward, prune, read. Step 0
 every later step feeds one parallel set for each sequence that goes on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,90 +12,22 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from tempo.attention import Forward, installed
+from tempo.attention import NAME, Forward
 from tempo.cache import SlotCache
-from tempo.capture import NOTHING, Capture, Tensors, captured, join_chunks, layer_facts
+from tempo.capture import Tensors, captured, join_chunks, layer_facts
+from tempo.decoding import Decoding, Plan, Session, StepOutcome
 from tempo.errors import NumericalError
-from tempo.model import LanguageModel
+from tempo.model import LanguageModel, attention_as
 from tempo.packing import packed
-from tempo.policies import Policy, greedy
-from tempo.reading import Distribution, combined, distributions, invalid_rows, log_probabilities
+from tempo.policies import greedy
+from tempo.reading import combined, distributions, invalid_rows, log_probabilities
+from tempo.record import step_tensors
 from tempo.selection import Choice, choose
 from tempo.sight import Sight, View
 from tempo.slots import SlotTable, prompt_table
-from tempo.record import step_tensors
-from tempo.vocabulary import TOP_READOUT
 
 PREFILL_ROWS = 512
 """Rows of one prompt forward; bounds its memory, not its result."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One prompt under one arm, before it is decoded.
-
-    Attributes:
-        eos: "stop" ends at an end-of-sequence token that ranks first; "ignore" never selects one.
-    """
-
-    prompt_id: str
-    arm: str
-    token_ids: tuple[int, ...]
-    policy: Policy
-    steps: int
-    eos: str = "stop"
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """One sequence in the middle of being decoded.
-
-    Attributes:
-        table: Slots written so far.
-        base: Position base of the next set.
-        readout: The distribution that chooses the next set.
-        stopped: Why it ended: steps, eos, forced or context; empty while it goes on.
-    """
-
-    plan: Plan
-    table: SlotTable
-    base: int
-    readout: Distribution
-    stopped: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
-    """What one step of one sequence leaves.
-
-    Attributes:
-        number: Place of the sequence among the plans.
-        logits: Raw logits of the step's rows; of the prompt, those of its last slot only.
-        tensors: Everything for the trace.
-        facts: Scaling, window, soft cap and sinks of the captured layers.
-    """
-
-    number: int
-    step: int
-    decoding: Decoding
-    logits: Float[Tensor, "query vocab"]
-    tensors: Tensors
-    facts: dict[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What stays the same from step to step.
-
-    Attributes:
-        readout_size: Tokens of each readout to keep; all where None.
-        on_step: Called for every (step, sequence) as soon as it is whole.
-    """
-
-    model: LanguageModel
-    capture: Capture = NOTHING
-    readout_size: int | None = TOP_READOUT
-    on_step: Callable[[StepOutcome], None] = lambda _: None
 
 
 def decode(session: Session, plans: Sequence[Plan]) -> list[Decoding]:
@@ -104,13 +36,16 @@ def decode(session: Session, plans: Sequence[Plan]) -> list[Decoding]:
     Raises:
         NumericalError: The model gave NaN or infinite logits.
     """
-    with torch.inference_mode(), installed(session.model.hf):
+    with torch.inference_mode(), attention_as(session.model.hf, NAME):
         decodings, cache = prefill(session, plans)
         for step in range(1, max(plan.steps for plan in plans) + 1):
             decodings = advance(session, decodings, cache=cache, step=step)
             if all(decoding.stopped for decoding in decodings):
                 break
-    return [decoding if decoding.stopped else replace(decoding, stopped="steps") for decoding in decodings]
+    return [
+        decoding if decoding.stopped else replace(decoding, stopped="steps")
+        for decoding in decodings
+    ]
 
 
 def prefill(session: Session, plans: Sequence[Plan]) -> tuple[list[Decoding], SlotCache]:
@@ -134,30 +69,42 @@ def prefill(session: Session, plans: Sequence[Plan]) -> tuple[list[Decoding], Sl
     for number, (plan, leader) in enumerate(zip(plans, leaders, strict=True)):
         decoding = Decoding(plan, tables[leader], len(plan.token_ids), readouts[leader])
         tensors = joined[leader] | step_tensors(decoding.table, 0, readouts[leader])
-        session.on_step(StepOutcome(number, 0, decoding, logits[leader], tensors, chunks[leader][0].facts))
+        session.on_step(
+            StepOutcome(number, 0, decoding, logits[leader], tensors, chunks[leader][0].facts)
+        )
         decodings.append(decoding)
     return decodings, cache.take(leaders)
 
 
-def advance(session: Session, decodings: Sequence[Decoding], *, cache: SlotCache, step: int) -> list[Decoding]:
+def advance(
+    session: Session, decodings: Sequence[Decoding], *, cache: SlotCache, step: int
+) -> list[Decoding]:
     """One step for every sequence that goes on."""
     placed = [_place(session.model, decoding, step) for decoding in decodings]
     if not any(choice for _, choice in placed):
         return [decoding for decoding, _ in placed]
     views = [
-        View(decoding.table, decoding.table.members(step) if choice else np.empty(0, np.int64), decoding.plan.policy)
+        View(
+            decoding.table,
+            decoding.table.members(step) if choice else np.empty(0, np.int64),
+            decoding.plan.policy,
+        )
         for decoding, choice in placed
     ]
     ran = forward(session, cache, views, first=0)
     after = _read(session, placed, [piece.logits for piece in ran])
-    for number, (before, (decoding, choice), piece) in enumerate(zip(decodings, placed, ran, strict=True)):
+    for number, (before, (decoding, choice), piece) in enumerate(
+        zip(decodings, placed, ran, strict=True)
+    ):
         if choice:
             excluded = session.model.eos_ids if decoding.plan.eos == "ignore" else ()
             margins = (before.readout.top2_margin(excluded), choice.tau_margin)
             tensors = piece.tensors | step_tensors(
                 decoding.table, step, after[number].readout, dropped=choice.dropped, margins=margins
             )
-            session.on_step(StepOutcome(number, step, after[number], piece.logits, tensors, piece.facts))
+            session.on_step(
+                StepOutcome(number, step, after[number], piece.logits, tensors, piece.facts)
+            )
     return after
 
 
@@ -168,7 +115,11 @@ def _place(model: LanguageModel, decoding: Decoding, step: int) -> tuple[Decodin
     if reason or plan.policy.select.exhausted(step):
         return replace(decoding, stopped=reason or "forced"), None
     choice = choose(
-        plan.policy.select, decoding.readout.log_probability, step, eos_ids=model.eos_ids, eos=plan.eos
+        plan.policy.select,
+        decoding.readout.log_probability,
+        step,
+        eos_ids=model.eos_ids,
+        eos=plan.eos,
     )
     width = len(choice.token)
     position = plan.policy.place.positions(decoding.base, width)
@@ -180,7 +131,9 @@ def _place(model: LanguageModel, decoding: Decoding, step: int) -> tuple[Decodin
         probability=np.exp(choice.log_probability),
         weight=plan.policy.read.weights(choice.log_probability),
     )
-    return replace(decoding, table=table, base=plan.policy.place.next_base(decoding.base, width)), choice
+    return replace(
+        decoding, table=table, base=plan.policy.place.next_base(decoding.base, width)
+    ), choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +146,12 @@ class Ran:
 
 
 def forward(
-    session: Session, cache: SlotCache, views: Sequence[View], *, first: int, last_row_only: bool = False
+    session: Session,
+    cache: SlotCache,
+    views: Sequence[View],
+    *,
+    first: int,
+    last_row_only: bool = False,
 ) -> list[Ran]:
     """Run the rows of some neighbouring sequences, packed as one sequence of rows.
 
@@ -203,24 +161,40 @@ def forward(
     """
     hf, device = session.model.hf, session.model.device
     cache.reserve(max(len(view.table) for view in views))
-    packing = packed([view.queries for view in views], [len(view.table) for view in views], first=first, device=device)
+    packing = packed(
+        [view.queries for view in views],
+        [len(view.table) for view in views],
+        first=first,
+        device=device,
+    )
     sight = Sight(views, session.model.hf.dtype, device)
     state = Forward(packing, cache, sight.mask, frozenset(session.capture.layers))
     rows = [(view.table.token[view.queries], view.table.position[view.queries]) for view in views]
-    token, position = (torch.from_numpy(np.concatenate(column))[None].to(device) for column in zip(*rows, strict=True))
+    token, position = (
+        torch.from_numpy(np.concatenate(column))[None].to(device)
+        for column in zip(*rows, strict=True)
+    )
     ends = np.cumsum([len(view.queries) for view in views])
     kept = torch.from_numpy(ends - 1 if last_row_only else np.arange(ends[-1])).to(device)
     logits = hf(
-        input_ids=token, position_ids=position, use_cache=False, logits_to_keep=kept, tempo_forward=state
+        input_ids=token,
+        position_ids=position,
+        use_cache=False,
+        logits_to_keep=kept,
+        tempo_forward=state,
     ).logits[0]
     counts = [1] * len(views) if last_row_only else [len(view.queries) for view in views]
     tensors = captured(state, sight, session.capture)
     facts = layer_facts(state, session.capture)
-    return [Ran(rows, piece, facts) for rows, piece in zip(logits.split(counts), tensors, strict=True)]
+    return [
+        Ran(rows, piece, facts) for rows, piece in zip(logits.split(counts), tensors, strict=True)
+    ]
 
 
 def _read(
-    session: Session, placed: Sequence[tuple[Decoding, Choice | None]], logits: Sequence[Float[Tensor, "_ vocab"]]
+    session: Session,
+    placed: Sequence[tuple[Decoding, Choice | None]],
+    logits: Sequence[Float[Tensor, "_ vocab"]],
 ) -> list[Decoding]:
     """The next distribution of every sequence that fed a set."""
     fed = [number for number, (_, choice) in enumerate(placed) if choice]
@@ -230,7 +204,9 @@ def _read(
     merged = torch.stack([_merge(placed[number][0], split[number]) for number in fed])
     readouts = dict(zip(fed, distributions(merged, session.readout_size), strict=True))
     return [
-        replace(decoding, readout=readouts[number], stopped="eos" if choice.ends else "") if choice else decoding
+        replace(decoding, readout=readouts[number], stopped="eos" if choice.ends else "")
+        if choice
+        else decoding
         for number, (decoding, choice) in enumerate(placed)
     ]
 
@@ -240,12 +216,15 @@ def _merge(decoding: Decoding, rows: Float32[Tensor, "member vocab"]) -> Float32
     return combined(rows, weights, decoding.plan.policy.read)
 
 
-def _checked(logits: Float[Tensor, "row vocab"], prompt_ids: Sequence[str]) -> Float32[Tensor, "row vocab"]:
+def _checked(
+    logits: Float[Tensor, "row vocab"], prompt_ids: Sequence[str]
+) -> Float32[Tensor, "row vocab"]:
     log_probability = log_probabilities(logits)
     invalid = invalid_rows(log_probability)
     if invalid.any():
         raise NumericalError(
-            f"expected finite logits, got NaN or infinity for prompt {prompt_ids[int(invalid.nonzero()[0])]}; "
+            "expected finite logits, got NaN or infinity for prompt "
+            f"{prompt_ids[int(invalid.nonzero()[0])]}; "
             "check the weights, or load the model with --dtype float32"
         )
     return log_probability

@@ -2,7 +2,7 @@
 
 
 class TempoError(Exception):
-    """Something the caller can fix; the message says what was expected, what was got, what to do."""
+    """Something the caller can fix; the message says what was expected, got, and what to do."""
 
 
 class InputError(TempoError):

@@ -51,7 +51,8 @@ class Run:
         if (prompt_id, chosen) not in self.traces:
             ids = ", ".join(prompt.id for prompt in self.prompts[:8])
             raise InputError(
-                f"expected a prompt of {ids}{', ...' if len(self.prompts) > 8 else ''} and an arm of "
+                f"expected a prompt of {ids}{', ...' if len(self.prompts) > 8 else ''} and an "
+                "arm of "
                 f"{', '.join(self.arms)}; got {prompt_id!r}, {arm!r}"
             )
         return self.traces[prompt_id, str(chosen)]
@@ -72,7 +73,9 @@ class Run:
         return list(self.traces.values())[number]
 
     def __repr__(self) -> str:
-        rows = "\n".join(f"{trace.header.prompt_id} {trace.header.arm:>10}  {trace.lattice()}" for trace in self)
+        rows = "\n".join(
+            f"{trace.header.prompt_id} {trace.header.arm:>10}  {trace.lattice()}" for trace in self
+        )
         return f"Run({len(self.prompts)} prompts x {len(self.arms)} arms)\n{rows}"
 
     def _repr_html_(self) -> str:

@@ -1,6 +1,7 @@
 """A loaded language model and the facts about it that decoding needs."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,3 +172,14 @@ class LanguageModel:
                 f"expected a tokenizer, got none for {self.name}; give token ids instead of text"
             )
         return self.tokenizer
+
+
+@contextmanager
+def attention_as(hf: PreTrainedModel, name: str) -> Generator[None]:
+    """Run a model on another attention function; whatever was set before comes back."""
+    before = hf.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
+    hf.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        hf.set_attn_implementation(before or "eager")

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from tempo.model import LanguageModel
+from tempo.model import LanguageModel, attention_as
 from tempo.policies import Policy
 from tempo.readout import combine
 from tempo.slots import SlotTable
@@ -55,7 +55,11 @@ class OracleRun:
 
 
 def run_oracle(
-    model: LanguageModel, table: SlotTable, policy: Policy, *, order: Int[np.ndarray, " slot"] | None = None
+    model: LanguageModel,
+    table: SlotTable,
+    policy: Policy,
+    *,
+    order: Int[np.ndarray, " slot"] | None = None,
 ) -> OracleRun:
     """One eager forward over all slots of a table.
 
@@ -70,18 +74,13 @@ def run_oracle(
         for kind, window in windows.items()
     }
     mask = masks if len(masks) > 1 else next(iter(masks.values()))
-    before = model.hf.config._attn_implementation
-    model.hf.set_attn_implementation("eager")
-    try:
-        with torch.inference_mode():
-            out = _eager(model.hf, token=table.token[fed], position=table.position[fed], mask=mask)
-    finally:
-        model.hf.set_attn_implementation(before)
-    assert len(out.attentions) == model.n_layers
+    with torch.inference_mode(), attention_as(model.hf, "eager"):
+        out = _eager(model.hf, token=table.token[fed], position=table.position[fed], mask=mask)
+    assert len(out["attentions"]) == model.n_layers
     return OracleRun(
-        logits=out.logits[0].float().numpy(),
-        attention=torch.cat(out.attentions).float().numpy(),
-        hidden=torch.cat(out.hidden_states).float().numpy(),
+        logits=out["logits"][0].float().numpy(),
+        attention=torch.cat(out["attentions"]).float().numpy(),
+        hidden=torch.cat(out["hidden_states"]).float().numpy(),
     )
 
 
@@ -106,7 +105,12 @@ def _mask(table: SlotTable, policy: Policy, window: int | None) -> Float[Tensor,
     n = len(table)
     seen = [[_visible(table, policy.see, window, q, k) for k in range(n)] for q in range(n)]
     rows = [
-        [sum(_score(bias, table, seen[q], q, k) for bias in policy.bias) if seen[q][k] else -math.inf for k in range(n)]
+        [
+            sum(_score(bias, table, seen[q], q, k) for bias in policy.bias)
+            if seen[q][k]
+            else -math.inf
+            for k in range(n)
+        ]
         for q in range(n)
     ]
     return torch.tensor(rows)
@@ -141,7 +145,8 @@ def _related(see: Relation, table: SlotTable, q: int, k: int) -> bool:
             return _related(left, table, q, k) or _related(right, table, q, k)
         case Not(relation):
             return not _related(relation, table, q, k)
-    raise AssertionError(f"no definition of {see}")
+        case _:
+            raise AssertionError(f"no definition of {see}")
 
 
 def _score(bias: Bias, table: SlotTable, seen: list[bool], q: int, k: int) -> float:
@@ -153,8 +158,11 @@ def _score(bias: Bias, table: SlotTable, seen: list[bool], q: int, k: int) -> fl
         case Boost(beta, reaches_own):
             return beta if len(members) >= 2 and (reaches_own or not own_set) else 0.0
         case LogWeight(reaches_own):
-            share = float(table.probability[k]) / sum(float(table.probability[slot]) for slot in members)
+            share = float(table.probability[k]) / sum(
+                float(table.probability[slot]) for slot in members
+            )
             return math.log(share) if reaches_own or not own_set else 0.0
         case MassNeutral():
             return -math.log(sum(seen[slot] for slot in members))
-    raise AssertionError(f"no definition of {bias}")
+        case _:
+            raise AssertionError(f"no definition of {bias}")

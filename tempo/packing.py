@@ -43,7 +43,11 @@ class Packing:
 
 
 def packed(
-    queries: Sequence[Int[np.ndarray, " _"]], n_slots: Sequence[int], *, first: int, device: torch.device
+    queries: Sequence[Int[np.ndarray, " _"]],
+    n_slots: Sequence[int],
+    *,
+    first: int,
+    device: torch.device,
 ) -> Packing:
     """The packing of some neighbouring sequences.
 

@@ -58,12 +58,14 @@ class Offset(Place):
         finest = MIN_DELTA_ULPS * float(np.spacing(np.float32(largest_position)))
         if not finest <= abs(self.delta) < np.inf:
             raise InputError(
-                f"expected a position offset of at least {finest:.2g} ({MIN_DELTA_ULPS} float32 steps at position "
+                f"expected a position offset of at least {finest:.2g} ({MIN_DELTA_ULPS} float32 "
+                "steps at position "
                 f"{largest_position:g}), got {self.delta:g}; use a larger --positions offset"
             )
         if dtype != "float32" and self.delta != round(self.delta):
             raise InputError(
-                f"expected a whole position offset in {dtype}, which cannot tell fractions apart, got {self.delta:g}; "
+                f"expected a whole position offset in {dtype}, which cannot tell fractions "
+                f"apart, got {self.delta:g}; "
                 "use --dtype float32"
             )
 
@@ -92,7 +94,9 @@ def parse_place(text: str) -> Place:
         try:
             return Offset(float(delta))
         except ValueError:
-            raise InputError(f"expected offset:NUMBER, got {text!r}; for example offset:0.01") from None
+            raise InputError(
+                f"expected offset:NUMBER, got {text!r}; for example offset:0.01"
+            ) from None
     places = {"shared": Shared(), "unique": Unique()}
     if text not in places:
         raise InputError(f"expected positions shared, unique or offset:NUMBER, got {text!r}")

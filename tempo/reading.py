@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tempo.readout import Read
 
-
 _LOG_OF_NOTHING = -1e4
 
 
@@ -34,7 +33,7 @@ class Distribution:
     entropy_nats: float
 
     def top2_margin(self, excluded: Sequence[int] = ()) -> float:
-        """Gap between the two best log-probabilities, some tokens left out; NaN if fewer than two are kept."""
+        """Gap between the two best log-probabilities left; NaN if fewer than two are kept."""
         left = self.top_log_probability[~np.isin(self.token, np.asarray(excluded, np.int64))]
         return float(left[0] - left[1]) if len(left) >= 2 else float("nan")
 
@@ -62,17 +61,23 @@ def combined(
     return reduce(torch.logaddexp, rows[used] + share[used].log())
 
 
-def distributions(log_probability: Float32[Tensor, "sequence vocab"], size: int | None) -> list[Distribution]:
+def distributions(
+    log_probability: Float32[Tensor, "sequence vocab"], size: int | None
+) -> list[Distribution]:
     """Each row with its best `size` tokens (all where None), tail and entropy."""
     n_top = log_probability.shape[-1] if size is None else min(size, log_probability.shape[-1])
     # -inf would give NaN; its share of the entropy is 0
-    entropy = -(log_probability.exp() * log_probability.clamp(min=_LOG_OF_NOTHING)).sum(-1).cpu().numpy()
+    entropy = (
+        -(log_probability.exp() * log_probability.clamp(min=_LOG_OF_NOTHING)).sum(-1).cpu().numpy()
+    )
     top, token = (t.cpu().numpy() for t in log_probability.topk(n_top, sorted=True))
     tail = 1 - np.exp(top.astype(np.float64)).sum(-1)
     tail = np.zeros_like(tail) if n_top == log_probability.shape[-1] else tail.clip(min=0)
     whole = log_probability.cpu().numpy()
     return [
-        _distribution(whole[row], token[row], top[row], tail=float(tail[row]), entropy=float(entropy[row]))
+        _distribution(
+            whole[row], token[row], top[row], tail=float(tail[row]), entropy=float(entropy[row])
+        )
         for row in range(len(whole))
     ]
 

@@ -32,7 +32,7 @@ class Read(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Mixture(Read):
-    """Average of the members' distributions, weighted by their probabilities renormalised in the set."""
+    """Average of the members' distributions, weighted by their renormalised probabilities."""
 
     def weights(self, log_probability: Member) -> Member:
         """Renormalised probabilities."""
@@ -69,7 +69,12 @@ class Last(Read):
         return (np.arange(len(log_probability)) == len(log_probability) - 1).astype(np.float32)
 
 
-READOUTS: dict[str, Read] = {"mixture": Mixture(), "product": Product(), "top": Top(), "last": Last()}
+READOUTS: dict[str, Read] = {
+    "mixture": Mixture(),
+    "product": Product(),
+    "top": Top(),
+    "last": Last(),
+}
 
 
 def parse_readout(text: str) -> Read:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from tempo.capture import Tensors
+from tempo.format import DROP_REASONS, Dropped
 from tempo.reading import Distribution
 from tempo.slots import COLUMNS, SlotTable
-from tempo.trace import DROP_REASONS, Dropped
 
 NO_MARGINS = (float("nan"), float("nan"))
 
@@ -36,5 +36,7 @@ def step_tensors(
         "margins": np.asarray(margins, np.float64),
         "dropped/token": np.asarray([item.token for item in dropped], np.int64),
         "dropped/probability": np.asarray([item.probability for item in dropped], np.float32),
-        "dropped/reason": np.asarray([DROP_REASONS.index(item.reason) for item in dropped], np.int8),
+        "dropped/reason": np.asarray(
+            [DROP_REASONS.index(item.reason) for item in dropped], np.int8
+        ),
     }

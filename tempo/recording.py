@@ -7,11 +7,11 @@ from importlib.metadata import version
 from typing import Any
 
 from tempo.capture import Capture
+from tempo.decoding import Plan, StepOutcome
 from tempo.describe import describe
-from tempo.engine import Plan, StepOutcome
+from tempo.format import TraceHeader
 from tempo.model import LanguageModel
 from tempo.store import TraceKeeper, TraceWriter
-from tempo.trace import TraceHeader
 
 
 @dataclass(slots=True)
@@ -29,7 +29,8 @@ class Recorder:
         mentioned = [*members.tolist(), *outcome.tensors["dropped/token"].tolist()]
         header = self.writer.header
         changed = {
-            "tokens": dict(header.tokens) | {token: text_of(self.model, token) for token in mentioned},
+            "tokens": dict(header.tokens)
+            | {token: text_of(self.model, token) for token in mentioned},
             "text": self._text(),
         }
         if outcome.step == 0:

@@ -3,16 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tempo.budget import Demand, MemoryPlan, Shape, batches, choose_level, largest_width, memory_plan
+from tempo.budget import (
+    Demand,
+    MemoryPlan,
+    Shape,
+    batches,
+    choose_level,
+    largest_width,
+    memory_plan,
+)
 from tempo.capture import Capture
 from tempo.config import Options, parse_bytes, parse_numbers
-from tempo.engine import Plan
+from tempo.decoding import Plan
 from tempo.errors import InputError
 from tempo.manifest import Prompt
 from tempo.model import LanguageModel
 from tempo.policies import PRESETS, Policy
 from tempo.selection import Forced
-from tempo.suites import numbered
 from tempo.support import check_rope
 from tempo.trace import Trace
 
@@ -46,7 +53,10 @@ class Request:
     def replay_plan(self, pair: Pair, reference: Trace) -> Plan:
         """The plan of a sequence fed with the sets of a finished trace."""
         policy = self.replays[pair[1]][1]
-        sets = tuple(tuple(reference.slots.token[reference.members(s)].tolist()) for s in range(1, reference.n_steps + 1))
+        sets = tuple(
+            tuple(reference.slots.token[reference.members(s)].tolist())
+            for s in range(1, reference.n_steps + 1)
+        )
         return self._plan(pair, replace(policy, select=Forced(sets)))
 
     def replay_pairs(self) -> tuple[Pair, ...]:
@@ -56,11 +66,15 @@ class Request:
     def demand(self, pair: Pair) -> Demand:
         """Slots that a sequence may need."""
         arm = self.replays[pair[1]][0] if pair[1] in self.replays else pair[1]
-        return Demand(len(self.token_ids[pair[0]]), self.options.steps, largest_width(self.arms[arm].select))
+        return Demand(
+            len(self.token_ids[pair[0]]), self.options.steps, largest_width(self.arms[arm].select)
+        )
 
     def _plan(self, pair: Pair, policy: Policy) -> Plan:
         prompt_id, arm = pair
-        return Plan(prompt_id, arm, self.token_ids[prompt_id], policy, self.options.steps, self.options.eos)
+        return Plan(
+            prompt_id, arm, self.token_ids[prompt_id], policy, self.options.steps, self.options.eos
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +107,10 @@ def make_request(
         InputError: An empty prompt, one beyond the context, or a policy the dtype cannot express.
         ModelError: The RoPE type has no single set of frequencies for this length.
     """
-    ids = {prompt.id: tuple(token_ids.get(prompt.id) or _encode(model, prompt, chat=options.chat)) for prompt in prompts}
+    ids = {
+        prompt.id: tuple(token_ids.get(prompt.id) or _encode(model, prompt, chat=options.chat))
+        for prompt in prompts
+    }
     for prompt in prompts:
         _check_prompt(model, prompt, ids[prompt.id], options.steps)
     request = Request(
@@ -136,7 +153,13 @@ def layout(request: Request) -> Layout:
         level = choose_level(shape, demands, budget_bytes=budget_bytes)
 
     def grouped(pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], ...]:
-        groups = batches(shape, [request.demand(p) for p in pairs], level=level, budget_bytes=budget_bytes) if pairs else ()
+        groups = (
+            batches(
+                shape, [request.demand(p) for p in pairs], level=level, budget_bytes=budget_bytes
+            )
+            if pairs
+            else ()
+        )
         return tuple(tuple(pairs[number] for number in group) for group in groups)
 
     return Layout(
@@ -147,13 +170,17 @@ def layout(request: Request) -> Layout:
     )
 
 
-def prompts_from(given: PromptInput | Sequence[PromptInput]) -> tuple[tuple[Prompt, ...], dict[str, tuple[int, ...]]]:
+def prompts_from(
+    given: PromptInput | Sequence[PromptInput],
+) -> tuple[tuple[Prompt, ...], dict[str, tuple[int, ...]]]:
     """Prompts with ids, and the token ids of those that came as ids.
 
     Raises:
         InputError: Nothing, or something that is neither text nor token ids.
     """
-    single = isinstance(given, str | Prompt) or (len(given) > 0 and all(isinstance(item, int) for item in given))
+    single = isinstance(given, str | Prompt) or (
+        len(given) > 0 and all(isinstance(item, int) for item in given)
+    )
     items: Sequence[PromptInput] = [given] if single else list(given)  # type: ignore[list-item]
     if not items:
         raise InputError("expected at least one prompt, got none")
@@ -172,9 +199,13 @@ def prompts_from(given: PromptInput | Sequence[PromptInput]) -> tuple[tuple[Prom
 
 
 def arm_name(policy: Policy, taken: Sequence[str]) -> str:
-    """Name of an arm for a policy: that of the preset with the same rules but the selection, else custom."""
+    """Name of the preset with the same rules but the selection, else custom."""
     for name, make in PRESETS.items():
-        if replace(make(), select=policy.select) == policy and name != "greedy" and name not in taken:
+        if (
+            replace(make(), select=policy.select) == policy
+            and name != "greedy"
+            and name not in taken
+        ):
             return name
     number = sum(name.startswith("custom") for name in taken)
     return f"custom{number or ''}"
@@ -186,11 +217,18 @@ def _encode(model: LanguageModel, prompt: Prompt, *, chat: bool) -> list[int]:
 
 def _check_prompt(model: LanguageModel, prompt: Prompt, ids: Sequence[int], steps: int) -> None:
     if not ids:
-        raise InputError(f"expected a prompt of at least one token, got an empty one ({prompt.id}); give some text")
+        raise InputError(
+            f"expected a prompt of at least one token, got an empty one ({prompt.id}); give some "
+            "text"
+        )
     if min(ids) < 0 or max(ids) >= model.vocab_size:
-        raise InputError(f"expected token ids from 0 to {model.vocab_size - 1}, got {min(ids)} to {max(ids)} ({prompt.id})")
+        raise InputError(
+            f"expected token ids from 0 to {model.vocab_size - 1}, got {min(ids)} to {max(ids)} "
+            f"({prompt.id})"
+        )
     if len(ids) + steps > model.max_positions:
         raise InputError(
-            f"expected a prompt and {steps} steps within the context of {model.max_positions}, got a prompt of "
+            f"expected a prompt and {steps} steps within the context of {model.max_positions}, "
+            "got a prompt of "
             f"{len(ids)} tokens ({prompt.id}); shorten it or lower --steps"
         )

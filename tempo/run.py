@@ -1,27 +1,26 @@
 """Decodes prompts under policies and keeps the traces: `generate`, `compare`, `plan`."""
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tempo.archive import Manifest, claim, is_whole, open_run, trace_folder, write_manifest
 from tempo.config import COMPARE_DEFAULTS, Options, make_options
-from tempo.describe import describe
-from tempo.engine import Plan, Session, StepOutcome, decode
 from tempo.errors import InputError
+from tempo.execution import Watch, execute
 from tempo.loading import Source, load_model
 from tempo.manifest import Prompt, Run
 from tempo.model import LanguageModel
 from tempo.policies import Policy
-from tempo.recording import Recorder, first_header, model_facts, text_of, versions
-from tempo.request import Layout, Pair, PromptInput, Request, arm_name, layout, make_request, prompts_from
-from tempo.store import TraceKeeper, TraceWriter
-from tempo.trace import Trace
-from tempo.vocabulary import TOP_READOUT
+from tempo.request import (
+    Pair,
+    PromptInput,
+    Request,
+    arm_name,
+    layout,
+    make_request,
+    prompts_from,
+)
 
-Watch = Callable[[StepOutcome], None]
 DEFAULT_ARMS: tuple[str, ...] = COMPARE_DEFAULTS["arms"]
 REPLAYS = {"visible@isolated": ("isolated", "visible")}
 """Arms that `compare` adds: the second policy on the sets of the first, where both are compared."""
@@ -92,7 +91,9 @@ def generate_request(
     **options: Any,
 ) -> Request:
     """What `generate` would decode, checked."""
-    loaded, chosen = _model_and_options(model, {"policy": policy if isinstance(policy, str) else "custom"} | options)
+    loaded, chosen = _model_and_options(
+        model, {"policy": policy if isinstance(policy, str) else "custom"} | options
+    )
     items = _pairs(prompts, policy)
     texts, ids = prompts_from([item for item, _ in items])
     arms: dict[str, Policy] = {}
@@ -127,114 +128,49 @@ def compare_request(
     return make_request(loaded, chosen, texts, token_ids=ids, arms=policies, replays=replays)
 
 
-def execute(
-    request: Request, planned: Layout, *, out: str | Path | None = None, force: bool = False, watch: Watch | None = None
-) -> Run:
-    """Decode a request, or go on with one that was interrupted in the same folder."""
-    folder = None if out is None else Path(out)
-    manifest = _manifest(request, planned)
-    if folder is not None and claim(folder, manifest, force=force):
-        return replace(open_run(folder), already_complete=True)
-    kept: dict[Pair, Trace] = {}
-    for batch in planned.free:
-        kept |= _decode_batch(request, planned, {pair: request.plan(pair) for pair in batch}, folder=folder, watch=watch)
-    for batch in planned.replayed:
-        references = {pair: _reference(request, pair, kept, folder) for pair in batch}
-        plans = {pair: request.replay_plan(pair, trace) for pair, trace in references.items() if trace.n_steps}
-        kept |= _decode_batch(request, planned, plans, folder=folder, watch=watch)
-    if folder is None:
-        return Run(request.prompts, tuple(manifest.policies), manifest.policies, kept, manifest.settings)
-    write_manifest(folder, replace(manifest, complete=True))
-    return open_run(folder)
-
-
-def _decode_batch(
-    request: Request, planned: Layout, plans: Mapping[Pair, Plan], *, folder: Path | None, watch: Watch | None
-) -> dict[Pair, Trace]:
-    """Decode one batch; on disk, a batch that is whole already is left as it is."""
-    if not plans or (folder is not None and all(is_whole(trace_folder(folder, *pair)) for pair in plans)):
-        return {}
-    recorders = [_recorder(request, planned, plan, folder) for plan in plans.values()]
-
-    def take(outcome: StepOutcome) -> None:
-        recorders[outcome.number].take(outcome)
-        if watch is not None:
-            watch(outcome)
-
-    size = None if request.options.readouts == "full" else TOP_READOUT
-    session = Session(request.model, planned.capture, size, take)
-    try:
-        decodings = decode(session, list(plans.values()))
-    finally:
-        for recorder in recorders:
-            recorder.writer.flush()
-    for recorder, decoding in zip(recorders, decodings, strict=True):
-        recorder.writer.close(decoding.stopped)
-    keepers = {pair: recorder.writer for pair, recorder in zip(plans, recorders, strict=True)}
-    return {pair: keeper.trace() for pair, keeper in keepers.items() if isinstance(keeper, TraceKeeper)}
-
-
-def _recorder(request: Request, planned: Layout, plan: Plan, folder: Path | None) -> Recorder:
-    prompt = next(prompt for prompt in request.prompts if prompt.id == plan.prompt_id)
-    text = prompt.text or "".join(text_of(request.model, token) for token in plan.token_ids)
-    header = first_header(request.model, plan, planned.capture, prompt=text, run=_made_by(request))
-    if folder is None:
-        return Recorder(request.model, TraceKeeper(header))
-    return Recorder(request.model, TraceWriter(trace_folder(folder, plan.prompt_id, plan.arm), header))
-
-
-def _reference(request: Request, pair: Pair, kept: Mapping[Pair, Trace], folder: Path | None) -> Trace:
-    source = (pair[0], request.replays[pair[1]][0])
-    return kept[source] if folder is None else open_run(folder).traces[source]
-
-
-def _manifest(request: Request, planned: Layout) -> Manifest:
-    policies = {name: describe(policy) for name, policy in request.arms.items()}
-    for name, (reference, policy) in request.replays.items():
-        policies[name] = describe(policy) | {"select": {"rule": "Forced", "sets_of": reference}}
-    settings = request.options.model_dump(mode="json") | {
-        "level": planned.capture.level,
-        "token_ids": {name: list(ids) for name, ids in request.token_ids.items()},
-        "replays": {name: reference for name, (reference, _) in request.replays.items()},
-    }
-    batches = (*planned.free, *planned.replayed)
-    return Manifest(request.prompts, policies, batches, settings | _made_by(request))
-
-
-def _made_by(request: Request) -> dict[str, Any]:
-    return {
-        "model_facts": model_facts(request.model),
-        "versions": versions(),
-        "command": " ".join(["tempo", *sys.argv[1:]]) if Path(sys.argv[0]).name == "tempo" else "python",
-        "steps": request.options.steps,
-        "seed": request.options.seed,
-    }
-
-
 def _model_and_options(model: Source, values: Mapping[str, Any]) -> tuple[LanguageModel, Options]:
     if isinstance(model, str | Path):
         options = make_options({"model": str(model)} | dict(values))
         device = None if options.device_map else options.device
         loaded = load_model(
-            model, dtype=options.dtype, device=device, device_map=options.device_map, revision=options.revision
+            model,
+            dtype=options.dtype,
+            device=device,
+            device_map=options.device_map,
+            revision=options.revision,
         )
         return loaded, options
     loaded = load_model(model)
-    facts = {"model": loaded.name, "revision": loaded.revision, "dtype": loaded.dtype, "device": str(loaded.device)}
-    asked = {name: value for name, value in values.items() if name in facts and value != facts[name]}
+    facts = {
+        "model": loaded.name,
+        "revision": loaded.revision,
+        "dtype": loaded.dtype,
+        "device": str(loaded.device),
+    }
+    asked = {
+        name: value for name, value in values.items() if name in facts and value != facts[name]
+    }
     if asked:
-        raise InputError(f"expected {', '.join(asked)} as the loaded model has it, got {asked}; load it so instead")
+        raise InputError(
+            f"expected {', '.join(asked)} as the loaded model has it, got {asked}; load it so "
+            "instead"
+        )
     return loaded, make_options(facts | dict(values))
 
 
 def _pairs(prompts: Any, policy: Policy | str) -> list[tuple[PromptInput, Policy | str]]:
-    if isinstance(prompts, str | Prompt) or (prompts and all(isinstance(item, int) for item in prompts)):
+    if isinstance(prompts, str | Prompt) or (
+        prompts and all(isinstance(item, int) for item in prompts)
+    ):
         return [(prompts, policy)]
     paired = [
-        isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Policy | str) for item in prompts
+        isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Policy | str)
+        for item in prompts
     ]
     if any(paired) and not all(paired):
-        raise InputError("expected prompts only or (prompt, policy) pairs only, got both; give a policy to each")
+        raise InputError(
+            "expected prompts only or (prompt, policy) pairs only, got both; give a policy to each"
+        )
     return list(prompts) if any(paired) else [(item, policy) for item in prompts]
 
 
@@ -245,6 +181,9 @@ def _named(
         return wanted, options.policy_of(wanted)
     clash = [name for name in _POLICY_OPTIONS if name in given]
     if clash:
-        raise InputError(f"expected {', '.join(clash)} inside the Policy object, got it as an option too; leave one out")
+        raise InputError(
+            f"expected {', '.join(clash)} inside the Policy object, got it as an option too; "
+            "leave one out"
+        )
     known = [name for name, policy in arms.items() if policy == wanted]
     return (known[0] if known else arm_name(wanted, list(arms))), wanted

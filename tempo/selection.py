@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from tempo.errors import InputError
-from tempo.trace import Dropped
+from tempo.format import Dropped
 
 LogProbability = Float32[np.ndarray, " vocab"]
 _SLACK = 1e-3
@@ -62,21 +62,34 @@ class Threshold(Select):
 
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1:
-            raise InputError(f"expected a threshold above 0 and at most 1, got {self.tau}; for example 0.1")
+            raise InputError(
+                f"expected a threshold above 0 and at most 1, got {self.tau}; for example 0.1"
+            )
         _check_count("max_width", self.max_width)
 
     def select(self, log_probability: LogProbability, step: int) -> Choice:
         """Tokens at or above tau."""
         near = np.flatnonzero(log_probability >= np.log(self.tau) - _SLACK)
         passed = near[np.exp(log_probability[near]) >= np.float32(self.tau)]
-        token = _ordered(log_probability, passed if len(passed) else np.flatnonzero(log_probability == log_probability.max()))
-        kept, cut = token[: self.max_width if len(passed) else 1], token[self.max_width :] if len(passed) else token[:0]
-        dropped = tuple(Dropped(int(t), float(np.exp(log_probability[t])), "max_width") for t in cut)
+        token = _ordered(
+            log_probability,
+            passed if len(passed) else np.flatnonzero(log_probability == log_probability.max()),
+        )
+        kept, cut = (
+            token[: self.max_width if len(passed) else 1],
+            token[self.max_width :] if len(passed) else token[:0],
+        )
+        dropped = tuple(
+            Dropped(int(t), float(np.exp(log_probability[t])), "max_width") for t in cut
+        )
         return Choice(kept, log_probability[kept], dropped, self._margin(log_probability))
 
     def _margin(self, log_probability: LogProbability) -> float:
         passes = log_probability >= np.log(self.tau)
-        nearest = [log_probability[passes].min(initial=np.inf), log_probability[~passes].max(initial=-np.inf)]
+        nearest = [
+            log_probability[passes].min(initial=np.inf),
+            log_probability[~passes].max(initial=-np.inf),
+        ]
         return float(np.abs(np.exp(np.asarray(nearest, np.float64)) - self.tau).min())
 
 
@@ -115,13 +128,18 @@ class Forced(Select):
 
     def __post_init__(self) -> None:
         if not self.sets or not all(self.sets):
-            raise InputError("expected at least one forced set and no empty one; give token ids for every step")
+            raise InputError(
+                "expected at least one forced set and no empty one; give token ids for every step"
+            )
 
     def select(self, log_probability: LogProbability, step: int) -> Choice:
         """The given set, with the probabilities that the model gives it."""
         token = np.asarray(self.sets[step - 1], np.int64)
         if token.min() < 0 or token.max() >= len(log_probability):
-            raise InputError(f"expected forced token ids from 0 to {len(log_probability) - 1}, got {token.tolist()}")
+            raise InputError(
+                f"expected forced token ids from 0 to {len(log_probability) - 1}, got "
+                f"{token.tolist()}"
+            )
         return Choice(token, log_probability[token])
 
     @property
@@ -173,7 +191,9 @@ def _left_out(choice: Choice, out: np.ndarray) -> tuple[Dropped, ...]:
     return tuple(Dropped(int(token), float(np.exp(logp)), "eos") for token, logp in pairs)
 
 
-def _ordered(log_probability: LogProbability, token: Int64[np.ndarray, " member"]) -> Int64[np.ndarray, " member"]:
+def _ordered(
+    log_probability: LogProbability, token: Int64[np.ndarray, " member"]
+) -> Int64[np.ndarray, " member"]:
     return token[np.lexsort((token, -log_probability[token]))]
 
 

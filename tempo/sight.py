@@ -59,7 +59,7 @@ class Sight:
         return self._visible[window]
 
     def bias(self, window: int | None) -> list[Scores]:
-        """For each sequence, the scores added, rounded to the model's dtype as the model gets them."""
+        """For each sequence, the scores added, rounded as the model gets them."""
         if window not in self._bias:
             pairs = zip(self.views, self.visible(window), strict=True)
             exact = [view.bias(visible) for view, visible in pairs]

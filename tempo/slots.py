@@ -33,9 +33,13 @@ class SlotTable:
     died_at_step: Int32[np.ndarray, " slot"]
 
     def __post_init__(self) -> None:
-        assert len({len(getattr(self, field.name)) for field in fields(self)}) == 1, "columns of unequal length"
+        assert len({len(getattr(self, field.name)) for field in fields(self)}) == 1, (
+            "columns of unequal length"
+        )
         assert bool(np.all(np.diff(self.step) >= 0)), "steps must not decrease along the slots"
-        assert bool(np.all(self.parent < np.arange(len(self)))), "a parent must come before its child"
+        assert bool(np.all(self.parent < np.arange(len(self)))), (
+            "a parent must come before its child"
+        )
 
     def __len__(self) -> int:
         return len(self.token)
@@ -67,7 +71,9 @@ class SlotTable:
 
     def upto(self, n_slots: int) -> "SlotTable":
         """The table as it was after its first `n_slots` rows."""
-        return SlotTable(**{field.name: getattr(self, field.name)[:n_slots] for field in fields(self)})
+        return SlotTable(
+            **{field.name: getattr(self, field.name)[:n_slots] for field in fields(self)}
+        )
 
     def with_set(
         self,
@@ -91,7 +97,9 @@ class SlotTable:
             "weight": weight,
             "died_at_step": np.full(n, NEVER_DIED, np.int32),
         }
-        return SlotTable(**{name: np.concatenate([getattr(self, name), rows]) for name, rows in added.items()})
+        return SlotTable(
+            **{name: np.concatenate([getattr(self, name), rows]) for name, rows in added.items()}
+        )
 
 
 def prompt_table(token_ids: list[int]) -> SlotTable:

@@ -5,8 +5,7 @@ a killed run leaves a readable prefix. `docs/trace-format.md` is the one-page de
 """
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from tempo.errors import CorruptTraceError, FormatVersionError, OutputError
-from tempo.trace import FORMAT, Trace, TraceHeader, tensor_name
+from tempo.format import FORMAT, TraceHeader, tensor_name
+from tempo.trace import Trace
 
 HEADER_FILE = "trace.json"
 KIND = "tempo-trace"
@@ -62,7 +62,9 @@ class TraceWriter:
         """
         if not self._pending:
             return
-        shard = Shard(f"shard-{len(self.shards):05d}.safetensors", self._first, self.header.last_step)
+        shard = Shard(
+            f"shard-{len(self.shards):05d}.safetensors", self._first, self.header.last_step
+        )
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_tensors(self.folder / shard.file, self._pending)
@@ -78,7 +80,9 @@ class TraceWriter:
 
     def _write_header(self) -> None:
         document = {"format": FORMAT, "kind": KIND} | header_document(self.header)
-        document["shards"] = [{"file": s.file, "first": s.first, "last": s.last} for s in self.shards]
+        document["shards"] = [
+            {"file": s.file, "first": s.first, "last": s.last} for s in self.shards
+        ]
         with disk_errors(self.folder):
             write_json(self.folder / HEADER_FILE, document)
 
@@ -153,7 +157,8 @@ def read_trace(folder: Path) -> Trace:
         header = header_from(document)
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptTraceError(
-            f"expected a whole header in {folder / HEADER_FILE}, got a problem with {error}; decode again"
+            f"expected a whole header in {folder / HEADER_FILE}, got a problem with {error}; "
+            "decode again"
         ) from error
     follows = [shard.first for shard in shards] == [0, *(shard.last + 1 for shard in shards[:-1])]
     if not shards or not follows or shards[-1].last != header.last_step:
@@ -172,25 +177,31 @@ def header_document(header: TraceHeader) -> dict[str, Any]:
 
 def header_from(document: Mapping[str, Any]) -> TraceHeader:
     """The header in a JSON document."""
-    values = {item.name: document[item.name] for item in fields(TraceHeader)}
-    lists = {name: tuple(values[name]) for name in ("layers", "heads", "scaling", "window", "softcap")}
-    tokens = {int(token): text for token, text in values["tokens"].items()}
-    sinks = None if values["sinks"] is None else tuple(tuple(row) for row in values["sinks"])
-    return TraceHeader(**(values | lists | {"tokens": tokens, "sinks": sinks}))
+    values: dict[str, Any] = {item.name: document[item.name] for item in fields(TraceHeader)}
+    for name in ("layers", "heads", "scaling", "window", "softcap"):
+        values[name] = tuple(values[name])
+    if values["sinks"] is not None:
+        values["sinks"] = tuple(tuple(row) for row in values["sinks"])
+    values["tokens"] = {int(token): text for token, text in values["tokens"].items()}
+    return TraceHeader(**values)
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
     """Write a safetensors file that appears whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
-    os.replace(temporary, path)
+    temporary.write_bytes(
+        save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
+    )
+    temporary.replace(path)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON file that appears whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.write_text(
+        json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8"
+    )
+    temporary.replace(path)
 
 
 def read_json(path: Path, *, kind: str, format_number: int) -> dict[str, Any]:
@@ -198,11 +209,17 @@ def read_json(path: Path, *, kind: str, format_number: int) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CorruptTraceError(f"expected a {kind} at {path.parent}, got no {path.name}; give another folder") from None
+        raise CorruptTraceError(
+            f"expected a {kind} at {path.parent}, got no {path.name}; give another folder"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CorruptTraceError(f"expected JSON in {path}, got {error}; decode again, or restore the file") from None
+        raise CorruptTraceError(
+            f"expected JSON in {path}, got {error}; decode again, or restore the file"
+        ) from None
     if not isinstance(document, dict) or document.get("kind") != kind:
-        raise CorruptTraceError(f"expected a {kind} in {path}, got another document; give another folder")
+        raise CorruptTraceError(
+            f"expected a {kind} in {path}, got another document; give another folder"
+        )
     if document.get("format") != format_number:
         raise FormatVersionError(
             f"expected format {format_number} in {path}, got {document.get('format')}; "
@@ -212,7 +229,7 @@ def read_json(path: Path, *, kind: str, format_number: int) -> dict[str, Any]:
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Generator[None]:
     """Turns an error of the disk into one line that says what to do."""
     try:
         yield

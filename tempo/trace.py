@@ -8,80 +8,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int64
 
 from tempo.errors import InputError, LevelError
-from tempo.rows import GroupMass, Weights, entropy_nats, group_of, group_onehot, mass_by_group, rows_from_qk
+from tempo.format import (
+    DROP_REASONS,
+    Dropped,
+    Readout,
+    TraceHeader,
+    bias_name,
+    tensor_name,
+    visible_name,
+)
+from tempo.rows import (
+    GroupMass,
+    Weights,
+    entropy_nats,
+    group_of,
+    group_onehot,
+    mass_by_group,
+    rows_from_qk,
+)
 from tempo.slots import COLUMNS, SlotTable
-from tempo.vocabulary import PROMPT_STEP, Head
-
-FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class TraceHeader:
-    """What holds for a whole trace; the content of `trace.json`.
-
-    Attributes:
-        layers: Captured layers; the layer axis of every tensor.
-        heads: Captured query heads; the head axis of every tensor.
-        scaling: Factor on raw scores, for each captured layer.
-        window: Sliding window in positions for each captured layer, None where the layer is full.
-        softcap: Soft cap on scaled scores for each captured layer, None where there is none.
-        sinks: Learned sink score for each captured layer and head (gpt-oss), None without them.
-        tokens: Text of every token id that the trace mentions.
-        stopped: Why decoding ended: steps, eos, forced, context; `running` until it did.
-    """
-
-    prompt_id: str
-    arm: str
-    prompt: str
-    level: str
-    layers: tuple[int, ...]
-    heads: tuple[int, ...]
-    scaling: tuple[float, ...]
-    window: tuple[int | None, ...]
-    softcap: tuple[float | None, ...]
-    sinks: tuple[tuple[float, ...], ...] | None
-    model: Mapping[str, Any]
-    policy: Mapping[str, Any]
-    run: Mapping[str, Any] = field(default_factory=dict)
-    tokens: Mapping[int, str] = field(default_factory=dict)
-    text: str = ""
-    stopped: str = "running"
-    last_step: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Readout:
-    """The next-token distribution after a step, best token first.
-
-    Attributes:
-        token: Ids of the tokens kept (256, or all where the trace was made with full readouts).
-        log_probability: Their natural-log probabilities.
-        tail_mass: Probability of all other tokens together.
-        entropy_nats: Entropy of the whole distribution, tail included.
-    """
-
-    token: Int64[np.ndarray, " top"]
-    log_probability: Float32[np.ndarray, " top"]
-    tail_mass: float
-    entropy_nats: float
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A token that passed the selection and was left out, with the reason."""
-
-    token: int
-    probability: float
-    reason: str
-
-
-DROP_REASONS = ("max_width", "eos")
+from tempo.vocabulary import Head
 
 
 @dataclass(frozen=True)
@@ -103,7 +54,8 @@ class Trace:
         key = tensor_name(step, name)
         if key not in self.tensors:
             raise LevelError(
-                f"expected a trace that holds {name!r}, got level {self.level!r}; capture again at another level"
+                f"expected a trace that holds {name!r}, got level {self.level!r}; capture again "
+                "at another level"
             )
         return self.tensors[key]
 
@@ -166,7 +118,9 @@ class Trace:
         """Whether each query of a step may see each slot, in each captured layer."""
         n = self.n_slots(step)
         unpacked = {
-            window: np.unpackbits(self.tensor(step, visible_name(window)), axis=-1, count=n).astype(bool)
+            window: np.unpackbits(self.tensor(step, visible_name(window)), axis=-1, count=n).astype(
+                bool
+            )
             for window in dict.fromkeys(self.header.window)
         }
         return np.stack([unpacked[window] for window in self.header.window])
@@ -196,7 +150,9 @@ class Trace:
 
     def dropped(self, step: int) -> tuple[Dropped, ...]:
         """Tokens that passed the selection of this step and were left out."""
-        columns = (self.tensor(step, f"dropped/{name}") for name in ("token", "probability", "reason"))
+        columns = (
+            self.tensor(step, f"dropped/{name}") for name in ("token", "probability", "reason")
+        )
         return tuple(
             Dropped(int(token), float(probability), DROP_REASONS[reason])
             for token, probability, reason in zip(*columns, strict=True)
@@ -206,12 +162,16 @@ class Trace:
         """Mass of every row on each of the groups of `tempo.vocabulary.GROUPS`, at any level."""
         if self.level == "reduced":
             return self.tensor(step, "group_mass")
-        return mass_by_group(self.attention(step), group_of(self._table_at(step), self.members(step)))
+        return mass_by_group(
+            self.attention(step), group_of(self._table_at(step), self.members(step))
+        )
 
     def group_count(self, step: int) -> Int[np.ndarray, "layer query group"]:
         """Number of visible slots of each group, for chance values and means per slot."""
         onehot = group_onehot(group_of(self._table_at(step), self.members(step)))
-        return np.einsum("lqs,qsg->lqg", self.visible(step).astype(np.int64), onehot.astype(np.int64))
+        return np.einsum(
+            "lqs,qsg->lqg", self.visible(step).astype(np.int64), onehot.astype(np.int64)
+        )
 
     def entropy_nats(self, step: int) -> Float32[np.ndarray, "layer head query"]:
         """Entropy of every row, at any level."""
@@ -221,7 +181,11 @@ class Trace:
 
     def max_weight(self, step: int) -> Float32[np.ndarray, "layer head query"]:
         """Largest weight of every row, at any level."""
-        return self.tensor(step, "max_weight") if self.level == "reduced" else self.attention(step).max(-1)
+        return (
+            self.tensor(step, "max_weight")
+            if self.level == "reduced"
+            else self.attention(step).max(-1)
+        )
 
     def queries(self, step: int) -> Float32[np.ndarray, "layer head query channel"]:
         """Queries after RoPE (level qk)."""
@@ -240,9 +204,11 @@ class Trace:
         return self.header.text
 
     def lattice(self) -> str:
-        """Prompt and sets in one line: ``The cat sat on the [couch|mat] .``"""
+        """Prompt and sets in one line: ``The cat sat on the [couch|mat]``."""
         sets = (self.members(step) for step in range(1, self.n_steps + 1))
-        return self.header.prompt + "".join(_set_text([self.token_text(int(slot)) for slot in slots]) for slots in sets)
+        return self.header.prompt + "".join(
+            _set_text([self.token_text(int(slot)) for slot in slots]) for slots in sets
+        )
 
     def head(self, layer: int, head: int) -> Head:
         """Name of the head at one place of the layer and head axes."""
@@ -252,7 +218,12 @@ class Trace:
         return self.slots.upto(self.n_slots(step))
 
     def _rows(self, step: int) -> tuple[Weights, Float32[np.ndarray, "layer head query"]]:
-        q, k, visible, bias = self.queries(step), self.keys(step), self.visible(step), self.bias(step)
+        q, k, visible, bias = (
+            self.queries(step),
+            self.keys(step),
+            self.visible(step),
+            self.bias(step),
+        )
         sinks = None if self.header.sinks is None else np.asarray(self.header.sinks, np.float32)
         kv_of = np.asarray(self.heads) // self.header.model["queries_per_kv_head"]
         rows = [
@@ -270,26 +241,12 @@ class Trace:
         return np.stack([weights for weights, _ in rows]), np.stack([lse for _, lse in rows])
 
     def __repr__(self) -> str:
+        name = f"{self.header.prompt_id}/{self.header.arm}"
         shape = f"{len(self.layers)} layers x {len(self.heads)} heads, {len(self.slots)} slots"
-        return f"Trace({self.header.prompt_id}/{self.header.arm}, {self.n_steps} steps, {shape}, {self.level})\n{self.lattice()}"
+        return f"Trace({name}, {self.n_steps} steps, {shape}, {self.level})\n{self.lattice()}"
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(repr(self))}</pre>"
-
-
-def tensor_name(step: int, name: str) -> str:
-    """Key of a step's tensor in the mapping and in the shards."""
-    return f"step/{step:05d}/{name}"
-
-
-def visible_name(window: int | None) -> str:
-    """Name of the packed visibility of layers with this sliding window."""
-    return "visible/full" if window is None else f"visible/window_{window}"
-
-
-def bias_name(window: int | None) -> str:
-    """Name of the score bias in layers with this sliding window."""
-    return "bias/full" if window is None else f"bias/window_{window}"
 
 
 def _set_text(texts: list[str]) -> str:
@@ -297,6 +254,3 @@ def _set_text(texts: list[str]) -> str:
         return texts[0]
     space = " " if all(text.startswith(" ") for text in texts) else ""
     return f"{space}[{'|'.join(text[len(space) :] for text in texts)}]"
-
-
-assert PROMPT_STEP == 0

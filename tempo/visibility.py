@@ -127,7 +127,9 @@ VISIBLE = BeforeStep() | SameStep()
 ORDERED = BeforeSlot() | Self()
 
 
-def visible_slots(see: Relation, table: SlotTable, queries: Queries, *, window: int | None = None) -> Sees:
+def visible_slots(
+    see: Relation, table: SlotTable, queries: Queries, *, window: int | None = None
+) -> Sees:
     """What each query sees under a policy's relation and a layer's own sliding window.
 
     Args:
@@ -137,7 +139,9 @@ def visible_slots(see: Relation, table: SlotTable, queries: Queries, *, window: 
     causal = np.arange(len(table))[None, :] <= queries[:, None]
     seen = np.where(prompt_row, causal, see.sees(table, queries))
     seen &= table.step[None, :] <= table.step[queries, None]
-    seen &= (table.died_at_step == NEVER_DIED)[None, :] | (table.step[queries, None] <= table.died_at_step[None, :])
+    seen &= (table.died_at_step == NEVER_DIED)[None, :] | (
+        table.step[queries, None] <= table.died_at_step[None, :]
+    )
     if window is not None:
         seen &= Window(window).sees(table, queries)
     assert bool(seen.any(-1).all()), "a query row sees no slot at all"
@@ -183,7 +187,9 @@ class LogWeight(Bias):
         probability = np.where(generated, table.probability, 1).astype(np.float64)
         total = np.bincount(table.step, probability)[table.step]
         share = np.where(generated, np.log(probability / total), 0)
-        return np.where(_acts_on(table, queries, self.own_set), share[None, :], 0).astype(np.float32)
+        return np.where(_acts_on(table, queries, self.own_set), share[None, :], 0).astype(
+            np.float32
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +209,9 @@ class MassNeutral(Bias):
         return -np.log(np.maximum(count, 1)).astype(np.float32)
 
 
-def total_bias(biases: tuple[Bias, ...], table: SlotTable, queries: Queries, visible: Sees) -> Scores:
+def total_bias(
+    biases: tuple[Bias, ...], table: SlotTable, queries: Queries, visible: Sees
+) -> Scores:
     """Sum of all biases, 0 where the slot is not seen."""
     total = np.zeros(visible.shape, np.float32)
     for bias in biases:
@@ -215,5 +223,3 @@ def _acts_on(table: SlotTable, queries: Queries, own_set: bool) -> Bool[np.ndarr
     later = table.step[queries, None] > table.step[None, :]
     generated = (table.step != PROMPT_STEP)[None, :]
     return (later | SameStep().sees(table, queries)) & generated if own_set else later & generated
-
-

@@ -40,7 +40,9 @@ class Head(NamedTuple):
         return f"L{self.layer}H{self.head}"
 
 
-_HEAD = re.compile(r"\s*(?:L(\d+)H(\d+)|A?(\d+)\.(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE)
+_HEAD = re.compile(
+    r"\s*(?:L(\d+)H(\d+)|A?(\d+)\.(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE
+)
 
 
 def parse_head(text: str) -> Head:

@@ -6,13 +6,16 @@ from functools import cache
 
 import numpy as np
 import torch
+
 from tempo.capture import Capture
-from tempo.engine import Decoding, Plan, Session, StepOutcome, decode
+from tempo.decoding import Decoding, Plan, Session, StepOutcome
+from tempo.engine import decode
 from tempo.loading import load_model
-from tempo.model import LanguageModel
+from tempo.model import LanguageModel, attention_as
 from tempo.policies import Policy
 from tempo.slots import SlotTable
 from tempo.testing.tiny import tiny_model
+
 
 @dataclass
 class Decoded:
@@ -69,7 +72,10 @@ def run_plans(
     """Decode plans together and keep every outcome; full readouts."""
     outcomes: list[list[StepOutcome]] = [[] for _ in plans]
     session = Session(
-        model, capture or whole(model), None, lambda outcome: outcomes[outcome.number].append(outcome)
+        model,
+        capture or whole(model),
+        None,
+        lambda outcome: outcomes[outcome.number].append(outcome),
     )
     decodings = decode(session, plans)
     return [Decoded(*pair) for pair in zip(decodings, outcomes, strict=True)]
@@ -91,14 +97,13 @@ def run_one(
 
 def plain_forward(model: LanguageModel, ids: Sequence[int], attention: bool = False):
     """Hugging Face's own causal forward of a token sequence, eager."""
-    before = model.hf.config._attn_implementation
-    model.hf.set_attn_implementation("eager")
-    try:
-        with torch.inference_mode():
-            return model.hf(torch.tensor([list(ids)]), output_attentions=attention, output_hidden_states=True)
-    finally:
-        model.hf.set_attn_implementation(before)
+    with torch.inference_mode(), attention_as(model.hf, "eager"):
+        return model.hf(
+            torch.tensor([list(ids)]), output_attentions=attention, output_hidden_states=True
+        )
 
 
-def assert_same_logits(actual: np.ndarray, expected: np.ndarray | torch.Tensor, *, atol: float = 1e-4) -> None:
+def assert_same_logits(
+    actual: np.ndarray, expected: np.ndarray | torch.Tensor, *, atol: float = 1e-4
+) -> None:
     np.testing.assert_allclose(actual, expected, atol=atol, rtol=0)

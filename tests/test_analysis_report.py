@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,6 +11,7 @@ from analysis.lattice import lattice_figure, token_glyphs
 from analysis.plots import divergence_figure, entropy_figure, head_figure, ratio_figure
 from analysis.report import report_text, write_report
 from analysis.results import analyze
+from analysis.tables import fact_rows, head_rows
 from tempo.errors import OutputError
 from tempo.manifest import Run
 from tempo.testing.planted import favour_sets, noisy, planted_run, planted_trace, uniform, with_sink
@@ -97,6 +99,25 @@ def test_at_most_twenty_lattices_are_written():
     text = report_text(run, analyze(run), {})
     assert "The first 20 of 23 prompts." in text
     assert text.count("\n**p00") == 20
+
+
+def test_what_was_run_is_said_as_it_was_recorded():
+    run = planted(1)
+    facts = {"name": "tiny|model", "fingerprint": "abc123", "dtype": "float32"}
+    made = {"model_facts": facts, "versions": {"torch": "9.9"}, "command": "tempo compare x"}
+    rows = fact_rows(replace(run, settings=dict(run.settings) | made | {"threshold": 0.25}))
+    assert (rows["model fingerprint"], rows["torch version"]) == ("abc123", "9.9")
+    assert (rows["command"], rows["threshold"], rows["prompts"]) == ("tempo compare x", "0.25", "1")
+
+
+def test_the_heads_that_differ_most_surely_come_first():
+    rows = list(head_rows(analyze(planted(12, n_layers=4, n_heads=5))))
+    by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in ("isolated", "visible")}
+    assert [len(found) for found in by_arm.values()] == [10, 10]
+    for found in by_arm.values():
+        q = [row["q"] for row in found]
+        assert q == sorted(q)
+        assert all(row["head"].startswith("L") for row in found)
 
 
 @pytest.mark.parametrize(

@@ -181,18 +181,20 @@ def test_a_killed_run_is_analysed_as_far_as_it_goes():
     traces = dict(run.traces)
     del traces["p0009", "isolated"], traces["p0008", "greedy"]
     cut = Run(run.prompts, run.arms, run.policies, traces, run.settings)
-    metric = row(analyze(cut), "attention_ratio_without_sink", "isolated")
-    over = row(analyze(cut), "attention_ratio_without_sink_over_null", "isolated")
+    found = analyze(cut)
+    metric = row(found, "attention_ratio_without_sink", "isolated")
+    over = row(found, "attention_ratio_without_sink_over_null", "isolated")
     assert (metric["n"], over["n"]) == (9, 8)
-    assert row(analyze(cut), "sink_mass", "greedy")["n"] == 9
+    assert row(found, "sink_mass", "greedy")["n"] == 9
 
 
 def test_the_seed_of_the_run_decides_the_bootstrap():
-    run = planted_run({"isolated": ISOLATED}, n_prompts=32, settings={"seed": 5})
-    same = planted_run({"isolated": ISOLATED}, n_prompts=32, settings={"seed": 5})
-    other = planted_run({"isolated": ISOLATED}, n_prompts=32, settings={"seed": 6})
-    lows = [row(analyze(each), "sink_mass", "isolated")["low"] for each in (run, same, other)]
-    assert lows[0] == lows[1] != lows[2]
+    plan = ISOLATED | {"widths": (2, 1), "n_layers": 1, "n_heads": 1}
+    runs = [
+        planted_run({"isolated": plan}, n_prompts=30, settings={"seed": seed}) for seed in (5, 6)
+    ]
+    lows = [row(analyze(run), "sink_mass", "isolated")["low"] for run in runs]
+    assert lows[0] != lows[1]
 
 
 def test_a_run_without_traces_is_refused():

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 import tempo
-from tempo.budget import MAX_BATCH, Demand, Shape, batches, choose_level, human, kv_bytes, trace_bytes
+from tempo.budget import (
+    MAX_BATCH,
+    Demand,
+    Shape,
+    batches,
+    choose_level,
+    human,
+    kv_bytes,
+    trace_bytes,
+)
 from tempo.config import parse_bytes, parse_numbers, read_config
 from tempo.errors import InputError
 from tempo.policies import Policy
@@ -23,7 +32,13 @@ def test_the_plan_of_a_trace_is_close_to_its_files(tmp_path: Path, level: str) -
     model = model_of("llama")
     policy = Policy(TopK(3))
     run = tempo.generate(
-        model, random_prompt(model, 150), policy=policy, steps=30, capture=level, eos="ignore", out=tmp_path / "run"
+        model,
+        random_prompt(model, 150),
+        policy=policy,
+        steps=30,
+        capture=level,
+        eos="ignore",
+        out=tmp_path / "run",
     )
     assert run[0].slots.width[-1] == 3
     shape = Shape(2, 4, 2, 16, model.vocab_size, 4, 2, 4)

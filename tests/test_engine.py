@@ -8,16 +8,26 @@ import torch
 
 from tempo import policies
 from tempo.attention import NAME
-from tempo.engine import PREFILL_ROWS, Plan, Session, decode
+from tempo.decoding import Plan, Session
+from tempo.engine import PREFILL_ROWS, decode
 from tempo.errors import NumericalError
 from tempo.policies import Policy
 from tempo.selection import Forced, TopK
 from tempo.testing.tiny import tiny_model
-from tests.decoding import assert_same_logits, model_of, plain_forward, random_prompt, run_one, run_plans
+from tests.decoding import (
+    assert_same_logits,
+    model_of,
+    plain_forward,
+    random_prompt,
+    run_one,
+    run_plans,
+)
 
 
 def plan_for(model, *, steps: int = 4, policy=None, eos: str = "ignore", length: int = 9) -> Plan:
-    return Plan("p0000", "arm", random_prompt(model, length), policy or policies.visible(0.08), steps, eos)
+    return Plan(
+        "p0000", "arm", random_prompt(model, length), policy or policies.visible(0.08), steps, eos
+    )
 
 
 def test_the_models_own_attention_comes_back() -> None:
@@ -58,11 +68,15 @@ def test_weights_and_buffers_are_left_as_they_were() -> None:
     model = tiny_model("llama")
     before = copy.deepcopy(model.hf.state_dict())
     buffers = {name: value.clone() for name, value in model.hf.named_buffers()}
-    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.hf.modules())
+    hooks = sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.hf.modules()
+    )
     decode(Session(model), [plan_for(model)])
     assert all(torch.equal(value, before[name]) for name, value in model.hf.state_dict().items())
     assert all(torch.equal(value, buffers[name]) for name, value in model.hf.named_buffers())
-    after = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.hf.modules())
+    after = sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.hf.modules()
+    )
     assert after == hooks
 
 
@@ -71,12 +85,17 @@ def test_a_prompt_longer_than_a_chunk_is_read_whole(family: str) -> None:
     n = PREFILL_ROWS + 70
     model = tiny_model(family, max_position_embeddings=2 * n)
     long, short = random_prompt(model, n), random_prompt(model, 5, seed=1)
-    plans = [Plan(f"p{i}", "a", ids, policies.greedy(), 2, "ignore") for i, ids in enumerate((short, long, short[:3]))]
+    plans = [
+        Plan(f"p{i}", "a", ids, policies.greedy(), 2, "ignore")
+        for i, ids in enumerate((short, long, short[:3]))
+    ]
     decoded = run_plans(model, plans)[1]
     plain = plain_forward(model, decoded.table.token.tolist(), attention=True)
     assert_same_logits(decoded.logits(0)[-1], plain.logits[0, n - 1])
     assert_same_logits(decoded.logits(2)[-1], plain.logits[0, -1])
-    np.testing.assert_allclose(decoded.weights(0), torch.cat(plain.attentions)[..., :n, :n], atol=1e-5)
+    np.testing.assert_allclose(
+        decoded.weights(0), torch.cat(plain.attentions)[..., :n, :n], atol=1e-5
+    )
 
 
 def test_an_end_of_sequence_on_top_is_fed_and_ends_the_sequence() -> None:
@@ -89,7 +108,9 @@ def test_an_end_of_sequence_on_top_is_fed_and_ends_the_sequence() -> None:
     assert stopped.decoding.stopped == "eos"
     assert stopped.table.token[-1] == end
     assert stopped.table.n_steps <= 2
-    ignoring = run_plans(model, [Plan("p0", "arm", plan.token_ids, policies.greedy(), 6, "ignore")])[0]
+    ignoring = run_plans(
+        model, [Plan("p0", "arm", plan.token_ids, policies.greedy(), 6, "ignore")]
+    )[0]
     assert ignoring.decoding.stopped == "steps"
     assert end not in ignoring.table.token[9:]
 
@@ -103,7 +124,9 @@ def test_forced_sets_end_the_sequence_when_they_are_used_up() -> None:
 
 def test_a_sequence_stops_before_the_context_runs_over() -> None:
     model = tiny_model("llama", max_position_embeddings=16)
-    decoded = run_one(model, policies.unique(0.01, max_width=4), prompt=random_prompt(model, 9), steps=6)
+    decoded = run_one(
+        model, policies.unique(0.01, max_width=4), prompt=random_prompt(model, 9), steps=6
+    )
     assert decoded.decoding.stopped == "context"
     assert decoded.table.position.max() < 16
 

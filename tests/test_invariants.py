@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempo import policies
-from tempo.engine import Plan
+from tempo.decoding import Plan
 from tempo.oracle import run_oracle
 from tempo.policies import Policy
 from tempo.positions import Offset, Shared, Unique
@@ -117,7 +117,9 @@ def test_every_slot_is_cached_and_its_position_reaches_rope(family: str, policy:
     rotary = [module for name, module in model.hf.named_modules() if name.endswith("rotary_emb")]
     hooks = [
         module.register_forward_pre_hook(
-            lambda _, args, kwargs: seen.append(kwargs.get("position_ids", args[1] if len(args) > 1 else None)),
+            lambda _, args, kwargs: seen.append(
+                kwargs.get("position_ids", args[1] if len(args) > 1 else None)
+            ),
             with_kwargs=True,
         )
         for module in rotary
@@ -192,9 +194,13 @@ def test_the_first_isolated_set_equals_its_sequential_paths(family: str) -> None
     table = decoded.table
     members = table.members(1)
     prompt = list(decoded.decoding.plan.token_ids)
-    paths = [plain_forward(model, [*prompt, int(table.token[slot])]).logits[0, -1] for slot in members]
+    paths = [
+        plain_forward(model, [*prompt, int(table.token[slot])]).logits[0, -1] for slot in members
+    ]
     assert_same_logits(decoded.logits(1), torch.stack(paths))
-    chosen_from = plain_forward(model, prompt).logits[0, -1].double().softmax(-1)[table.token[members]]
+    chosen_from = (
+        plain_forward(model, prompt).logits[0, -1].double().softmax(-1)[table.token[members]]
+    )
     marginal = torch.einsum(
         "m,mv->v", chosen_from / chosen_from.sum(), torch.stack(paths).double().softmax(-1)
     )
@@ -262,7 +268,9 @@ def test_mass_neutral_copies_equal_one(family: str, copies: int) -> None:
 
 
 @pytest.mark.parametrize("shift", [1.0, 37.0, 100.0, 0.5])
-@pytest.mark.parametrize("family", ["llama", "llama_mha", "mistral", "gemma2", "gemma3", "gpt_neox"])
+@pytest.mark.parametrize(
+    "family", ["llama", "llama_mha", "mistral", "gemma2", "gemma3", "gpt_neox"]
+)
 def test_shifting_all_positions_changes_nothing(family: str, shift: float) -> None:
     model = model_of(family)
     table = run_one(model, POLICIES["visible"], steps=3).table
@@ -289,7 +297,9 @@ def test_rows_sum_to_one_and_vanish_where_nothing_is_seen(family: str, policy: s
             np.testing.assert_allclose(total, 1, atol=1e-5)
         for layer, window in enumerate(model.windows):
             name = "visible/full" if window is None else f"visible/window_{window}"
-            seen = np.unpackbits(outcome.tensors[name], axis=-1, count=weights.shape[-1]).astype(bool)
+            seen = np.unpackbits(outcome.tensors[name], axis=-1, count=weights.shape[-1]).astype(
+                bool
+            )
             assert (weights[layer][:, ~seen] == 0).all()
             assert (weights[layer][:, seen] > 0).all()
     assert len(windows) == (2 if family in ("gemma2", "gemma3", "gpt_oss") else 1)
@@ -304,7 +314,9 @@ def test_rows_sum_to_one_and_vanish_where_nothing_is_seen(family: str, policy: s
 def test_capture_does_not_perturb(family: str, dtype: str, level: str) -> None:
     model = model_of(family, dtype)
     on = run_one(model, policies.visible(TAU), capture=whole(model, level))
-    off = run_one(model, policies.visible(TAU), capture=replace(whole(model), level=None, layers=()))
+    off = run_one(
+        model, policies.visible(TAU), capture=replace(whole(model), level=None, layers=())
+    )
     assert on.table.token.tolist() == off.table.token.tolist()
     for step in range(len(on.outcomes)):
         assert torch.equal(on.outcomes[step].logits, off.outcomes[step].logits)
@@ -321,7 +333,14 @@ def test_engine_equals_oracle(family: str, policy: str) -> None:
 def test_a_batch_equals_one_by_one(family: str) -> None:
     model = model_of(family)
     plans = [
-        Plan(f"p{number}", name, random_prompt(model, 4 + 5 * number, number), policy, 4 + number, "ignore")
+        Plan(
+            f"p{number}",
+            name,
+            random_prompt(model, 4 + 5 * number, number),
+            policy,
+            4 + number,
+            "ignore",
+        )
         for number in range(3)
         for name, policy in POLICIES.items()
     ]
@@ -333,7 +352,9 @@ def test_a_batch_equals_one_by_one(family: str) -> None:
             members = alone.table.members(step)
             assert batched.table.token[members].tolist() == alone.table.token[members].tolist()
             assert_same_logits(batched.logits(step), alone.logits(step))
-            np.testing.assert_allclose(batched.weights(step), alone.weights(step), atol=1e-5, rtol=0)
+            np.testing.assert_allclose(
+                batched.weights(step), alone.weights(step), atol=1e-5, rtol=0
+            )
 
 
 # 12

@@ -22,7 +22,7 @@ def test_unique_positions_are_never_shared() -> None:
 
 def test_an_offset_that_float32_rounds_away_is_refused() -> None:
     Offset(0.001).check(100.0, "float32")
-    with pytest.raises(InputError, match="at least 0.00012"):
+    with pytest.raises(InputError, match=r"at least 0\.00012"):
         Offset(1e-4).check(100.0, "float32")
     with pytest.raises(InputError, match="at least"):
         Offset(0).check(1.0, "float32")

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempo.errors import InputError
-from tempo.readout import READOUTS, Last, Mixture, Product, Top, combine, parse_readout
 from tempo.reading import combined, distributions, invalid_rows, log_probabilities
+from tempo.readout import READOUTS, Last, Mixture, Product, Top, combine, parse_readout
 
 ROWS = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])).astype(np.float32)
 LOG_P = np.log(np.array([0.3, 0.1])).astype(np.float32)
@@ -15,7 +15,9 @@ LOG_P = np.log(np.array([0.3, 0.1])).astype(np.float32)
 def test_a_mixture_is_the_weighted_average_of_probabilities() -> None:
     weights = Mixture().weights(LOG_P)
     np.testing.assert_allclose(weights, [0.75, 0.25], rtol=1e-6)
-    np.testing.assert_allclose(np.exp(combine(ROWS, weights, mean="arithmetic")), [0.55, 0.225, 0.225], rtol=1e-5)
+    np.testing.assert_allclose(
+        np.exp(combine(ROWS, weights, mean="arithmetic")), [0.55, 0.225, 0.225], rtol=1e-5
+    )
 
 
 def test_a_product_is_the_weighted_geometric_mean_renormalised() -> None:
@@ -27,7 +29,9 @@ def test_a_product_is_the_weighted_geometric_mean_renormalised() -> None:
 def test_top_reads_the_first_member_and_last_the_last() -> None:
     assert Top().weights(LOG_P).tolist() == [1, 0]
     assert Last().weights(LOG_P).tolist() == [0, 1]
-    np.testing.assert_allclose(combine(ROWS, Last().weights(LOG_P), mean="arithmetic"), ROWS[1], rtol=1e-6)
+    np.testing.assert_allclose(
+        combine(ROWS, Last().weights(LOG_P), mean="arithmetic"), ROWS[1], rtol=1e-6
+    )
 
 
 @given(st.integers(0, 1000), st.sampled_from(list(READOUTS)), st.integers(1, 5))

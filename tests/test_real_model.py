@@ -8,7 +8,7 @@ import torch
 
 import tempo
 from tempo import policies
-from tempo.engine import Plan
+from tempo.decoding import Plan
 from tempo.oracle import run_oracle
 from tempo.policies import Policy
 from tempo.positions import Unique
@@ -42,10 +42,15 @@ def test_greedy_equals_generate(text: str) -> None:
     )
     n_safe = decoded.safe_steps()
     assert n_safe >= 6
-    assert decoded.table.token[: len(ids) + n_safe].tolist() == out.sequences[0, : len(ids) + n_safe].tolist()
+    assert (
+        decoded.table.token[: len(ids) + n_safe].tolist()
+        == out.sequences[0, : len(ids) + n_safe].tolist()
+    )
     for step in range(n_safe):
         assert_same_logits(decoded.logits(step)[-1], out.logits[step][0], atol=REORDERED)
-    eager = torch.cat(plain_forward(model, decoded.table.token.tolist(), attention=True).attentions).numpy()
+    eager = torch.cat(
+        plain_forward(model, decoded.table.token.tolist(), attention=True).attentions
+    ).numpy()
     for step in range(n_safe + 1):
         members = decoded.table.members(step)
         weights = decoded.weights(step)
@@ -59,7 +64,9 @@ def test_text_equals_generate_to_the_end_of_sequence() -> None:
     trace = run[0]
     ids = model.encode("What is 2 + 2?", chat=True)
     mask = torch.ones(1, len(ids), dtype=torch.long)
-    out = model.hf.generate(torch.tensor([ids]), attention_mask=mask, max_new_tokens=60, do_sample=False)
+    out = model.hf.generate(
+        torch.tensor([ids]), attention_mask=mask, max_new_tokens=60, do_sample=False
+    )
     assert trace.slots.token.tolist() == out[0].tolist()
     assert trace.header.stopped == "eos"
 
@@ -79,11 +86,18 @@ def test_an_isolated_first_set_equals_its_sequential_paths() -> None:
     table = decoded.table
     members = table.members(1)
     assert len(members) >= 2
-    paths = [plain_forward(model, table.token[[*range(table.n_prompt), slot]]).logits[0, -1] for slot in members]
+    paths = [
+        plain_forward(model, table.token[[*range(table.n_prompt), slot]]).logits[0, -1]
+        for slot in members
+    ]
     assert_same_logits(decoded.logits(1), torch.stack(paths), atol=REORDERED)
-    chosen_from = plain_forward(model, table.token[: table.n_prompt]).logits[0, -1].double().softmax(-1)
+    chosen_from = (
+        plain_forward(model, table.token[: table.n_prompt]).logits[0, -1].double().softmax(-1)
+    )
     weights = chosen_from[table.token[members]]
-    marginal = torch.einsum("m,mv->v", weights / weights.sum(), torch.stack(paths).double().softmax(-1))
+    marginal = torch.einsum(
+        "m,mv->v", weights / weights.sum(), torch.stack(paths).double().softmax(-1)
+    )
     readout = decoded.outcomes[1].decoding.readout.log_probability
     np.testing.assert_allclose(np.exp(readout), marginal, atol=1e-5, rtol=0)
 
@@ -98,7 +112,9 @@ def test_mass_neutral_copies_equal_one(copies: int) -> None:
         prompt=prompt(),
         steps=3,
     )
-    one = run_one(model, Policy(Forced(((member,), (follower,), (follower,)))), prompt=prompt(), steps=3)
+    one = run_one(
+        model, Policy(Forced(((member,), (follower,), (follower,)))), prompt=prompt(), steps=3
+    )
     columns = many.weights(2)[:, :, 0, 5 : 5 + copies]
     np.testing.assert_allclose(columns, columns[..., :1].repeat(copies, -1), atol=1e-6, rtol=0)
     for step in (2, 3):
@@ -109,7 +125,13 @@ def test_mass_neutral_copies_equal_one(copies: int) -> None:
 def test_capture_does_not_perturb(dtype: str) -> None:
     model = real_model(dtype)
     on = run_one(model, policies.visible(0.1), prompt=prompt(), steps=5)
-    off = run_one(model, policies.visible(0.1), prompt=prompt(), steps=5, capture=replace(whole(model), level=None, layers=()))
+    off = run_one(
+        model,
+        policies.visible(0.1),
+        prompt=prompt(),
+        steps=5,
+        capture=replace(whole(model), level=None, layers=()),
+    )
     assert on.table.token.tolist() == off.table.token.tolist()
     for one, other in zip(on.outcomes, off.outcomes, strict=True):
         assert torch.equal(one.logits, other.logits)
@@ -153,7 +175,9 @@ def test_ordered_with_unique_positions_is_a_plain_causal_forward() -> None:
         members = decoded.table.members(step)
         assert_same_logits(decoded.logits(step), plain.logits[0, members], atol=REORDERED)
         weights = decoded.weights(step)
-        np.testing.assert_allclose(weights, attention[:, :, members][..., : weights.shape[-1]], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(
+            weights, attention[:, :, members][..., : weights.shape[-1]], atol=1e-5, rtol=0
+        )
 
 
 def test_the_readme_lines_of_python_work(tmp_path) -> None:

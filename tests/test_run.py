@@ -22,7 +22,9 @@ TEXTS = ["the cat sat", "a dog ran to", "so they"]
 
 def same(one: tempo.trace.Trace, other: tempo.trace.Trace) -> bool:
     return set(one.tensors) == set(other.tensors) and all(
-        np.array_equal(one.tensors[name], other.tensors[name], equal_nan=one.tensors[name].dtype.kind == "f")
+        np.array_equal(
+            one.tensors[name], other.tensors[name], equal_nan=one.tensors[name].dtype.kind == "f"
+        )
         for name in one.tensors
     )
 
@@ -40,7 +42,13 @@ def test_prompts_come_as_text_ids_lists_or_pairs() -> None:
     assert [prompt.id for prompt in several.prompts] == ["p0000", "p0001", "p0002"]
     np.testing.assert_allclose(several[0].attention(0), text[0].attention(0), atol=1e-6)
     pairs = tempo.generate(
-        model, [(TEXTS[0], policies.visible(0.08)), (TEXTS[0], "greedy"), (TEXTS[1], Policy(TopK(2), Offset(0.5)))], steps=3
+        model,
+        [
+            (TEXTS[0], policies.visible(0.08)),
+            (TEXTS[0], "greedy"),
+            (TEXTS[1], Policy(TopK(2), Offset(0.5))),
+        ],
+        steps=3,
     )
     assert [(t.header.prompt_id, t.header.arm) for t in pairs] == [
         ("p0000", "visible"),
@@ -64,13 +72,19 @@ def test_compare_decodes_every_prompt_under_every_arm_and_replays_isolated_as_vi
 
 def test_arms_may_be_policies_of_ones_own() -> None:
     run = tempo.compare(
-        model_of("llama"), TEXTS[0], arms={"two": Policy(TopK(2)), "three": Policy(TopK(3))}, steps=2, eos="ignore"
+        model_of("llama"),
+        TEXTS[0],
+        arms={"two": Policy(TopK(2)), "three": Policy(TopK(3))},
+        steps=2,
+        eos="ignore",
     )
     assert [run.trace("p0000", arm).slots.width[-1] for arm in ("two", "three")] == [2, 3]
 
 
 @pytest.mark.parametrize("level", ["weights", "qk", "reduced"])
-def test_an_interrupted_run_goes_on_and_ends_as_if_it_never_stopped(tmp_path: Path, level: str) -> None:
+def test_an_interrupted_run_goes_on_and_ends_as_if_it_never_stopped(
+    tmp_path: Path, level: str
+) -> None:
     model = model_of("llama")
     options = quick(capture=level, budget="400KB")
     whole = tempo.compare(model, TEXTS, out=tmp_path / "whole", **options)
@@ -91,7 +105,11 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_never_stopped(tmp_path: Pa
     assert 0 < len(done) < 15
     resumed_steps: list[str] = []
     resumed = tempo.compare(
-        model, TEXTS, out=tmp_path / "broken", watch=lambda o: resumed_steps.append(o.decoding.plan.prompt_id), **options
+        model,
+        TEXTS,
+        out=tmp_path / "broken",
+        watch=lambda o: resumed_steps.append(o.decoding.plan.prompt_id),
+        **options,
     )
     assert 0 < len(resumed_steps) < 15 * 4
     assert json.loads((tmp_path / "broken/run.json").read_text())["complete"]
@@ -123,7 +141,7 @@ def test_a_finished_run_is_not_decoded_again(tmp_path: Path) -> None:
 def test_another_run_is_not_overwritten_without_force(tmp_path: Path) -> None:
     model = model_of("llama")
     tempo.generate(model, TEXTS[0], out=tmp_path / "run", **quick())
-    with pytest.raises(OutputError, match="other options.*--force"):
+    with pytest.raises(OutputError, match=r"other options.*--force"):
         tempo.generate(model, TEXTS[0], out=tmp_path / "run", **quick(steps=4))
     assert open_run(tmp_path / "run").settings["steps"] == 3
     replaced = tempo.generate(model, TEXTS[0], out=tmp_path / "run", force=True, **quick(steps=4))
@@ -160,7 +178,7 @@ def test_nan_logits_keep_the_steps_before_them(tmp_path: Path, monkeypatch) -> N
         return out
 
     monkeypatch.setattr(type(model.hf), "forward", breaks)
-    with pytest.raises(NumericalError, match="finite logits.*p0000"):
+    with pytest.raises(NumericalError, match=r"finite logits.*p0000"):
         tempo.generate(model, TEXTS[0], out=tmp_path / "run", **quick())
     assert tempo.open_trace(tmp_path / "run").n_steps == 1
 
@@ -173,25 +191,43 @@ BAD = {
     "tau of 0": ("a", {"threshold": 0}, "threshold: expected greater than 0"),
     "tau above 1": ("a", {"threshold": 1.5}, "threshold: expected less than or equal to 1"),
     "no steps": ("a", {"steps": 0}, "steps: expected greater than or equal to 1"),
-    "an unknown policy": ("a", {"policy": "parallel"}, "isolated, visible, ordered, unique, greedy"),
+    "an unknown policy": (
+        "a",
+        {"policy": "parallel"},
+        "isolated, visible, ordered, unique, greedy",
+    ),
     "an unknown option": ("a", {"treshold": 0.1}, "threshold.*got 'treshold'"),
     "an unknown readout": ("a", {"readout": "mean"}, "mixture, product, top, last"),
-    "an unknown level": ("a", {"capture": "all"}, "capture: expected 'auto', 'weights', 'qk' or 'reduced'"),
+    "an unknown level": (
+        "a",
+        {"capture": "all"},
+        "capture: expected 'auto', 'weights', 'qk' or 'reduced'",
+    ),
     "a layer out of range": ("a", {"layers": "0-7"}, "layers from 0 to 1"),
     "a layer that is no number": ("a", {"layers": "first"}, "layers such as 0,3,10-14"),
     "a tiny offset": ("a", {"positions": "offset:1e-9"}, "position offset of at least"),
-    "two choices of positions": ("a", {"policy": "unique", "positions": "shared"}, "leave one of them out"),
+    "two choices of positions": (
+        "a",
+        {"policy": "unique", "positions": "shared"},
+        "leave one of them out",
+    ),
     "a budget of nothing": ("a", {"budget": "0GB"}, "size such as 2GB"),
     "a budget too small": ("a", {"budget": "1KB"}, "raise --budget"),
     "another dtype than loaded": ("a", {"dtype": "bfloat16"}, "as the loaded model has it"),
-    "a policy and its options": ("a", {"policy": policies.greedy(), "threshold": 0.2}, "inside the Policy object"),
+    "a policy and its options": (
+        "a",
+        {"policy": policies.greedy(), "threshold": 0.2},
+        "inside the Policy object",
+    ),
     "no chat template": ("a", {"chat": True}, "chat template"),
     "prompts mixed with pairs": (["a", ("b", "greedy")], {}, "give a policy to each"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_refused_in_one_line_before_anything_is_written(name: str, tmp_path: Path) -> None:
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(
+    name: str, tmp_path: Path
+) -> None:
     prompt, options, message = BAD[name]
     with pytest.raises(TempoError, match=message) as caught:
         tempo.generate(model_of("llama"), prompt, out=tmp_path / "run", **options)
@@ -239,7 +275,10 @@ def test_eos_and_chat_change_what_is_decoded() -> None:
     greedy = tempo.generate(model, TEXTS[0], policy="greedy", steps=4, eos="ignore")[0]
     model.hf.generation_config.eos_token_id = int(greedy.slots.token[-1])
     assert tempo.generate(model, TEXTS[0], policy="greedy", steps=9)[0].header.stopped == "eos"
-    assert tempo.generate(model, TEXTS[0], policy="greedy", steps=9, eos="ignore")[0].header.stopped == "steps"
+    assert (
+        tempo.generate(model, TEXTS[0], policy="greedy", steps=9, eos="ignore")[0].header.stopped
+        == "steps"
+    )
     model.tokenizer.chat_template = "{% for m in messages %}Q {{ m.content }} A{% endfor %}"
     chat = tempo.generate(model, TEXTS[0], steps=1, chat=True)[0]
     assert chat.slots.token[:6].tolist() != greedy.slots.token[:6].tolist()
@@ -253,8 +292,16 @@ def test_options_that_load_the_model_are_passed_on(monkeypatch, tmp_path: Path) 
         return model_of("llama", "bfloat16")
 
     monkeypatch.setattr("tempo.run.load_model", load)
-    tempo.generate("some/model", TEXTS[0], steps=1, dtype="bfloat16", revision="main", device_map="auto")
-    assert asked == {"source": "some/model", "dtype": "bfloat16", "device": None, "device_map": "auto", "revision": "main"}
+    tempo.generate(
+        "some/model", TEXTS[0], steps=1, dtype="bfloat16", revision="main", device_map="auto"
+    )
+    assert asked == {
+        "source": "some/model",
+        "dtype": "bfloat16",
+        "device": None,
+        "device_map": "auto",
+        "revision": "main",
+    }
 
 
 def test_the_seed_is_recorded_for_the_intervals() -> None:

@@ -11,10 +11,18 @@ import tempo
 from tempo import policies
 from tempo.archive import trace_folder
 from tempo.errors import CorruptTraceError, FormatVersionError, InputError, LevelError, OutputError
+from tempo.format import DROP_REASONS
 from tempo.policies import Policy
 from tempo.selection import TopK
-from tempo.store import SHARD_STEPS, TraceWriter, header_document, header_from, read_trace, write_tensors
-from tempo.trace import DROP_REASONS, Trace
+from tempo.store import (
+    SHARD_STEPS,
+    TraceWriter,
+    header_document,
+    header_from,
+    read_trace,
+    write_tensors,
+)
+from tempo.trace import Trace
 from tempo.visibility import VISIBLE, Boost, MassNeutral
 from tests.decoding import model_of, random_prompt
 
@@ -50,7 +58,9 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_is_on_disk_is_what_was_in_memory(tmp_path: Path, level: str) -> None:
     memory = decoded(capture=level, steps=SHARD_STEPS + 3)
-    disk = tempo.open_trace(decoded(out=tmp_path / "run", capture=level, steps=SHARD_STEPS + 3) and tmp_path / "run")
+    disk = tempo.open_trace(
+        decoded(out=tmp_path / "run", capture=level, steps=SHARD_STEPS + 3) and tmp_path / "run"
+    )
     assert len(list(trace_folder(tmp_path / "run", "p0000", "visible").glob("*.safetensors"))) == 2
     assert header_document(disk.header) == header_document(memory.header)
     assert set(disk.tensors) == set(memory.tensors)
@@ -74,7 +84,9 @@ def test_reduced_rows_equal_the_rows_summed(family: str) -> None:
     rows, reduced = decoded(family), decoded(family, capture="reduced")
     for step in range(6):
         np.testing.assert_allclose(reduced.group_mass(step), rows.group_mass(step), atol=1e-6)
-        np.testing.assert_allclose(reduced.group_mass(step).sum(-1), rows.attention(step).sum(-1), atol=1e-5)
+        np.testing.assert_allclose(
+            reduced.group_mass(step).sum(-1), rows.attention(step).sum(-1), atol=1e-5
+        )
         np.testing.assert_allclose(reduced.entropy_nats(step), rows.entropy_nats(step), atol=1e-5)
         np.testing.assert_allclose(reduced.max_weight(step), rows.max_weight(step), atol=1e-6)
         np.testing.assert_array_equal(reduced.group_count(step), rows.group_count(step))
@@ -84,7 +96,10 @@ def test_reduced_rows_equal_the_rows_summed(family: str) -> None:
 def test_raw_scores_follow_from_rows_and_logsumexp() -> None:
     qk = decoded(capture="qk")
     step = 4
-    scores = np.einsum("hqc,hsc->hqs", qk.queries(step)[1], np.repeat(qk.keys(step)[1], 2, 0)) * qk.header.scaling[1]
+    scores = (
+        np.einsum("hqc,hsc->hqs", qk.queries(step)[1], np.repeat(qk.keys(step)[1], 2, 0))
+        * qk.header.scaling[1]
+    )
     seen = qk.visible(step)[1]
     from_rows = np.log(qk.attention(step)[1]) + qk.logsumexp(step)[1][..., None]
     np.testing.assert_allclose(from_rows[:, seen], scores[:, seen], atol=1e-4)
@@ -142,7 +157,11 @@ def test_reading_a_step_leaves_the_others_on_disk(folder: Path, monkeypatch) -> 
     trace = read_trace(folder)
     read: list[str] = []
     original = type(trace.tensors).__getitem__
-    monkeypatch.setattr(type(trace.tensors), "__getitem__", lambda self, name: (read.append(name), original(self, name))[1])
+    monkeypatch.setattr(
+        type(trace.tensors),
+        "__getitem__",
+        lambda self, name: (read.append(name), original(self, name))[1],
+    )
     trace.attention(3)
     assert read == ["step/00003/weights"]
 
@@ -207,13 +226,15 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match=r"No space"):
         write_tensors(tmp_path / "x.safetensors", {"a": np.zeros(3)})
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_a_full_disk_is_one_clear_error_and_the_prefix_stays_readable(tmp_path: Path, monkeypatch) -> None:
+def test_a_full_disk_is_one_clear_error_and_the_prefix_stays_readable(
+    tmp_path: Path, monkeypatch
+) -> None:
     original, calls = write_tensors, []
 
     def fills_up(path: Path, tensors) -> None:
@@ -223,7 +244,7 @@ def test_a_full_disk_is_one_clear_error_and_the_prefix_stays_readable(tmp_path: 
         original(path, tensors)
 
     monkeypatch.setattr("tempo.store.write_tensors", fills_up)
-    with pytest.raises(OutputError, match="No space left.*same command again"):
+    with pytest.raises(OutputError, match=r"No space left.*same command again"):
         decoded(out=tmp_path / "run", steps=2 * SHARD_STEPS)
     prefix = read_trace(trace_folder(tmp_path / "run", "p0000", "visible"))
     assert prefix.n_steps == SHARD_STEPS - 1

@@ -46,7 +46,11 @@ def test_isolated_sees_its_past_and_itself_only(widths) -> None:
     table = grown(*widths)
     seen = visible_slots(ISOLATED, table, everyone(table))
     for slot in range(len(table)):
-        own = set(range(3)) & set(range(slot + 1)) if slot < 3 else set(np.flatnonzero(table.step < table.step[slot]))
+        own = (
+            set(range(3)) & set(range(slot + 1))
+            if slot < 3
+            else set(np.flatnonzero(table.step < table.step[slot]))
+        )
         assert set(np.flatnonzero(seen[slot])) == own | {slot}
 
 
@@ -54,14 +58,18 @@ def test_isolated_sees_its_past_and_itself_only(widths) -> None:
 def test_visible_adds_all_siblings_and_ordered_the_earlier_ones(widths) -> None:
     table = grown(*widths)
     queries = np.arange(3, len(table))
-    isolated, visible, ordered = (visible_slots(see, table, queries) for see in (ISOLATED, VISIBLE, ORDERED))
+    isolated, visible, ordered = (
+        visible_slots(see, table, queries) for see in (ISOLATED, VISIBLE, ORDERED)
+    )
     assert (visible.sum(-1) - isolated.sum(-1) == table.width[queries] - 1).all()
     assert (ordered.sum(-1) - isolated.sum(-1) == table.rank[queries]).all()
 
 
 def test_prompt_rows_are_causal_under_any_relation() -> None:
     table = grown(2)
-    assert (visible_slots(Self(), table, np.arange(3))[:, :3] == np.tril(np.ones((3, 3), bool))).all()
+    assert (
+        visible_slots(Self(), table, np.arange(3))[:, :3] == np.tril(np.ones((3, 3), bool))
+    ).all()
 
 
 def test_windows_are_measured_in_positions_not_in_slots() -> None:
@@ -74,7 +82,9 @@ def test_the_dead_are_seen_up_to_the_step_they_died_at() -> None:
     table = grown(2, 1, 1)
     died = table.died_at_step.copy()
     died[4] = 2
-    dead = SlotTable(**({name: getattr(table, name) for name in table.__slots__} | {"died_at_step": died}))
+    dead = SlotTable(
+        **({name: getattr(table, name) for name in table.__slots__} | {"died_at_step": died})
+    )
     seen = visible_slots(ISOLATED, dead, np.array([5, 6]))
     assert seen[:, 4].tolist() == [True, False]
 
@@ -98,7 +108,9 @@ def test_boost_acts_on_members_of_sets_and_on_later_queries() -> None:
 
 def test_log_weights_of_a_set_are_its_renormalised_probabilities() -> None:
     table = grown(4, 1)
-    scores = total_bias((LogWeight(),), table, np.array([7]), visible_slots(ISOLATED, table, np.array([7])))[0]
+    scores = total_bias(
+        (LogWeight(),), table, np.array([7]), visible_slots(ISOLATED, table, np.array([7]))
+    )[0]
     np.testing.assert_allclose(scores, [0, 0, 0, *[np.log(0.25)] * 4, 0], rtol=1e-6)
 
 

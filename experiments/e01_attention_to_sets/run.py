@@ -11,6 +11,9 @@ from tempo.suites import load_suite
 HERE = Path(__file__).parent
 
 
+COMMAND = "tempo compare --suite standard --arms isolated,visible,unique,greedy"
+
+
 def main() -> None:
     options = tomllib.loads((HERE / "config.toml").read_text(encoding="utf-8"))
     run = tempo.compare(options.pop("model"), load_suite("standard"), out="runs/e01", **options)
@@ -18,7 +21,7 @@ def main() -> None:
         HERE,
         run,
         analyze(run),
-        command="tempo compare --suite standard --arms isolated,visible,unique,greedy --out runs/e01",
+        command=COMMAND,
     )
 
 

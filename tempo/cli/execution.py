@@ -11,10 +11,10 @@ from tempo.cli.interrupts import interruptible
 from tempo.cli.live import GrowingLattices, StepCount, counting, growing
 from tempo.cli.screen import say, show, show_json
 from tempo.cli.tables import plan_table
+from tempo.execution import Watch, execute
 from tempo.manifest import Run
 from tempo.recording import text_of
 from tempo.request import Layout, Request
-from tempo.run import Watch, execute
 
 
 def show_plan(command: str, request: Request, layout: Layout, *, as_json: bool) -> None:

@@ -1,18 +1,18 @@
 """Ctrl-C ends a run between two steps, so that what is written is whole."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from tempo.engine import StepOutcome
+from tempo.decoding import StepOutcome
 from tempo.errors import Interrupted
 from tempo.run import Watch
 
 
 @contextmanager
-def interruptible(watch: Watch, message: str) -> Iterator[Watch]:
+def interruptible(watch: Watch, message: str) -> Generator[Watch]:
     """Hold Ctrl-C back until the end of the step; a second one does not wait.
 
     Args:
@@ -42,7 +42,7 @@ def interruptible(watch: Watch, message: str) -> Iterator[Watch]:
 
 
 @contextmanager
-def stopping(message: str) -> Iterator[None]:
+def stopping(message: str) -> Generator[None]:
     """Say what remains when Ctrl-C stops what is done inside.
 
     Raises:
@@ -55,7 +55,7 @@ def stopping(message: str) -> Iterator[None]:
 
 
 @contextmanager
-def _handled(handler: Any) -> Iterator[None]:
+def _handled(handler: Any) -> Generator[None]:
     """Handle SIGINT so, unless it is to be ignored, as in a background job of a shell."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.SIG_IGN:

@@ -1,6 +1,6 @@
 """What stderr shows while sequences decode: lattices that grow, or a bar."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tempo.cli.lattice import Lattice, legend
 from tempo.cli.screen import notes
-from tempo.engine import StepOutcome
+from tempo.decoding import StepOutcome
 from tempo.request import Pair
 from tempo.run import Watch
 
@@ -85,7 +85,7 @@ class StepCount:
 
 
 @contextmanager
-def growing(lattices: GrowingLattices) -> Iterator[Watch]:
+def growing(lattices: GrowingLattices) -> Generator[Watch]:
     """Show lattices live where stderr is a terminal."""
     console = notes()
     if not _is_alive(console):
@@ -103,7 +103,7 @@ def growing(lattices: GrowingLattices) -> Iterator[Watch]:
 
 
 @contextmanager
-def counting(count: StepCount) -> Iterator[Watch]:
+def counting(count: StepCount) -> Generator[Watch]:
     """Show a bar where stderr is a terminal."""
     console = notes()
     columns = (

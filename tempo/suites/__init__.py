@@ -19,7 +19,7 @@ def load_suite(name: str) -> tuple[Prompt, ...]:
         InputError: No such suite, or a row that is not a prompt; the message names the line.
     """
     if name in BUNDLED:
-        return _prompts((files(__package__) / f"{name}.jsonl").read_text(encoding="utf-8"), name)
+        return _prompts((files("tempo.suites") / f"{name}.jsonl").read_text(encoding="utf-8"), name)
     path = Path(name)
     if not path.is_file():
         raise InputError(f"expected a suite of {', '.join(BUNDLED)} or a .jsonl file, got {name!r}")
@@ -53,6 +53,11 @@ def _prompt(line: str, place: str) -> Prompt:
         raise InputError(f"{expected} in {place}, got {error}") from None
     if not isinstance(row, dict) or set(row) - {"category"} != {"id", "text"}:
         raise InputError(f"{expected} in {place}, got {line[:60]!r}")
-    if not all(isinstance(value, str) and value for value in (row["id"], row["text"])) or "/" in row["id"]:
-        raise InputError(f"{expected} with text in both and no slash in the id, in {place}, got {line[:60]!r}")
+    if (
+        not all(isinstance(value, str) and value for value in (row["id"], row["text"]))
+        or "/" in row["id"]
+    ):
+        raise InputError(
+            f"{expected} with text in both and no slash in the id, in {place}, got {line[:60]!r}"
+        )
     return Prompt(row["id"], row["text"], str(row.get("category", "")))

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
+from tempo.format import DROP_REASONS, Readout, TraceHeader, tensor_name, visible_name
 from tempo.manifest import Prompt, Run
 from tempo.rows import entropy_nats, group_of, group_onehot
 from tempo.slots import COLUMNS, SlotTable, prompt_table
-from tempo.trace import DROP_REASONS, Readout, Trace, TraceHeader, tensor_name, visible_name
+from tempo.trace import Trace
 from tempo.vocabulary import GROUPS, PROMPT_STEP, SINK_SLOT, TOP_READOUT
 
 Relation = Literal["isolated", "visible", "ordered", "greedy"]
@@ -170,8 +171,8 @@ def _build(plan: Plan) -> Trace:
     table = _table(plan)
     tensors: dict[str, np.ndarray] = {}
     for step in range(len(plan.widths) + 1):
-        slots = {f"slots/{name}": getattr(table, name)[table.step == step] for name in COLUMNS}
-        piece = slots | _choice(plan, step) | _rows(plan, table, step)
+        piece = {f"slots/{name}": getattr(table, name)[table.step == step] for name in COLUMNS}
+        piece |= _choice(plan, step) | _rows(plan, table, step)
         tensors |= {tensor_name(step, name): array for name, array in piece.items()}
     return Trace(_header(plan, table), tensors)
 
@@ -293,8 +294,6 @@ def _queries_and_keys(
     """One channel for each slot: keys are unit vectors, queries hold the log-weights."""
     n_channels = plan.prompt_length + sum(plan.widths)
     unwritten = n_channels - logs.shape[-1]
+    q = np.pad(logs, [(0, 0)] * 3 + [(0, unwritten)]).astype(np.float32)
     k = np.eye(n_channels, dtype=np.float32)[place.queries]
-    return {
-        "q": np.pad(logs, [(0, 0)] * 3 + [(0, unwritten)]).astype(np.float32),
-        "k": np.tile(k, (plan.n_layers, plan.n_heads, 1, 1)),
-    }
+    return {"q": q, "k": np.tile(k, (plan.n_layers, plan.n_heads, 1, 1))}

@@ -1,0 +1,82 @@
+"""Sequences before, while and after they are decoded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tempo.capture import NOTHING, Capture, Tensors
+from tempo.model import LanguageModel
+from tempo.policies import Policy
+from tempo.reading import Distribution
+from tempo.slots import SlotTable
+from tempo.vocabulary import TOP_READOUT
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One prompt under one arm, before it is decoded.
+
+    Attributes:
+        eos: "stop" ends at an end-of-sequence token that ranks first; "ignore" never selects one.
+    """
+
+    prompt_id: str
+    arm: str
+    token_ids: tuple[int, ...]
+    policy: Policy
+    steps: int
+    eos: str = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """One sequence in the middle of being decoded.
+
+    Attributes:
+        table: Slots written so far.
+        base: Position base of the next set.
+        readout: The distribution that chooses the next set.
+        stopped: Why it ended: steps, eos, forced or context; empty while it goes on.
+    """
+
+    plan: Plan
+    table: SlotTable
+    base: int
+    readout: Distribution
+    stopped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What one step of one sequence leaves.
+
+    Attributes:
+        number: Place of the sequence among the plans.
+        logits: Raw logits of the step's rows; of the prompt, those of its last slot only.
+        tensors: Everything for the trace.
+        facts: Scaling, window, soft cap and sinks of the captured layers.
+    """
+
+    number: int
+    step: int
+    decoding: Decoding
+    logits: Float[Tensor, "query vocab"]
+    tensors: Tensors
+    facts: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What stays the same from step to step.
+
+    Attributes:
+        readout_size: Tokens of each readout to keep; all where None.
+        on_step: Called for every (step, sequence) as soon as it is whole.
+    """
+
+    model: LanguageModel
+    capture: Capture = NOTHING
+    readout_size: int | None = TOP_READOUT
+    on_step: Callable[[StepOutcome], None] = lambda _: None

@@ -1,0 +1,136 @@
+"""Carries out a request: batch by batch, into memory or a run folder, resuming what is there."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tempo.archive import Manifest, claim, is_whole, open_run, trace_folder, write_manifest
+from tempo.decoding import Plan, Session, StepOutcome
+from tempo.describe import describe
+from tempo.engine import decode
+from tempo.manifest import Run
+from tempo.recording import Recorder, first_header, model_facts, text_of, versions
+from tempo.request import Layout, Pair, Request
+from tempo.store import TraceKeeper, TraceWriter
+from tempo.trace import Trace
+from tempo.vocabulary import TOP_READOUT
+
+Watch = Callable[[StepOutcome], None]
+
+
+def execute(
+    request: Request,
+    planned: Layout,
+    *,
+    out: str | Path | None = None,
+    force: bool = False,
+    watch: Watch | None = None,
+) -> Run:
+    """Decode a request, or go on with one that was interrupted in the same folder."""
+    folder = None if out is None else Path(out)
+    manifest = _manifest(request, planned)
+    if folder is not None and claim(folder, manifest, force=force):
+        return replace(open_run(folder), already_complete=True)
+    kept: dict[Pair, Trace] = {}
+    for batch in planned.free:
+        kept |= _decode_batch(
+            request,
+            planned,
+            {pair: request.plan(pair) for pair in batch},
+            folder=folder,
+            watch=watch,
+        )
+    for batch in planned.replayed:
+        references = {pair: _reference(request, pair, kept, folder) for pair in batch}
+        plans = {
+            pair: request.replay_plan(pair, trace)
+            for pair, trace in references.items()
+            if trace.n_steps
+        }
+        kept |= _decode_batch(request, planned, plans, folder=folder, watch=watch)
+    if folder is None:
+        return Run(
+            request.prompts, tuple(manifest.policies), manifest.policies, kept, manifest.settings
+        )
+    write_manifest(folder, replace(manifest, complete=True))
+    return open_run(folder)
+
+
+def _decode_batch(
+    request: Request,
+    planned: Layout,
+    plans: Mapping[Pair, Plan],
+    *,
+    folder: Path | None,
+    watch: Watch | None,
+) -> dict[Pair, Trace]:
+    """Decode one batch; on disk, a batch that is whole already is left as it is."""
+    if not plans or (
+        folder is not None and all(is_whole(trace_folder(folder, *pair)) for pair in plans)
+    ):
+        return {}
+    recorders = [_recorder(request, planned, plan, folder) for plan in plans.values()]
+
+    def take(outcome: StepOutcome) -> None:
+        recorders[outcome.number].take(outcome)
+        if watch is not None:
+            watch(outcome)
+
+    size = None if request.options.readouts == "full" else TOP_READOUT
+    session = Session(request.model, planned.capture, size, take)
+    try:
+        decodings = decode(session, list(plans.values()))
+    finally:
+        for recorder in recorders:
+            recorder.writer.flush()
+    for recorder, decoding in zip(recorders, decodings, strict=True):
+        recorder.writer.close(decoding.stopped)
+    keepers = {pair: recorder.writer for pair, recorder in zip(plans, recorders, strict=True)}
+    return {
+        pair: keeper.trace() for pair, keeper in keepers.items() if isinstance(keeper, TraceKeeper)
+    }
+
+
+def _recorder(request: Request, planned: Layout, plan: Plan, folder: Path | None) -> Recorder:
+    prompt = next(prompt for prompt in request.prompts if prompt.id == plan.prompt_id)
+    text = prompt.text or "".join(text_of(request.model, token) for token in plan.token_ids)
+    header = first_header(request.model, plan, planned.capture, prompt=text, run=_made_by(request))
+    if folder is None:
+        return Recorder(request.model, TraceKeeper(header))
+    return Recorder(
+        request.model, TraceWriter(trace_folder(folder, plan.prompt_id, plan.arm), header)
+    )
+
+
+def _reference(
+    request: Request, pair: Pair, kept: Mapping[Pair, Trace], folder: Path | None
+) -> Trace:
+    source = (pair[0], request.replays[pair[1]][0])
+    return kept[source] if folder is None else open_run(folder).traces[source]
+
+
+def _manifest(request: Request, planned: Layout) -> Manifest:
+    policies = {name: describe(policy) for name, policy in request.arms.items()}
+    for name, (reference, policy) in request.replays.items():
+        policies[name] = describe(policy) | {"select": {"rule": "Forced", "sets_of": reference}}
+    settings = request.options.model_dump(mode="json") | {
+        "level": planned.capture.level,
+        "token_ids": {name: list(ids) for name, ids in request.token_ids.items()},
+        "replays": {name: reference for name, (reference, _) in request.replays.items()},
+    }
+    batches = (*planned.free, *planned.replayed)
+    return Manifest(request.prompts, policies, batches, settings | _made_by(request))
+
+
+def _made_by(request: Request) -> dict[str, Any]:
+    return {
+        "model_facts": model_facts(request.model),
+        "versions": versions(),
+        "command": " ".join(["tempo", *sys.argv[1:]])
+        if Path(sys.argv[0]).name == "tempo"
+        else "python",
+        "steps": request.options.steps,
+        "seed": request.options.seed,
+    }
