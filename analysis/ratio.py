@@ -83,7 +83,8 @@ class AttentionRatio:
     both kinds, then the logarithm of their quotient is taken; means and intervals are over prompts,
     so an estimate is a geometric mean of ratios. Left out: the query itself, its siblings, pruned
     slots, slots outside a sliding window, and slot 0 where `sink` is "without". The width of a set
-    counts its pruned members. Rows are not rescaled when slot 0 is left out. Under even spreading the ratio is exactly 1 (`CHANCE`).
+    counts its pruned members. Rows are not rescaled when slot 0 is left out. Under even spreading
+    the ratio is exactly 1 (`CHANCE`).
 
     The null is the same ratio on the same prompt's greedy run, where the slot of step k is labelled
     as the set of step k here. `over_null` compares the two over the steps that both have.

@@ -1,6 +1,8 @@
 """What an experiment leaves: the numbers, and enough to make them again."""
 
+import datetime
 import hashlib
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,12 @@ from tempo.manifest import Run
 from tempo.store import write_json
 
 
-def write_result(folder: Path, run: Run, results: Results, *, command: str) -> None:
-    """Write `result.json`: the metrics of `results.json`, the curves, and how the run was made."""
+def write_result(folder: Path, run: Run, results: Results, *, command: str, **more: Any) -> None:
+    """Write `result.json`: metrics, curves, values by prompt, and how the run was made.
+
+    Args:
+        more: Further numbers of this experiment.
+    """
     document = results.document()
     facts = run.settings["model_facts"]
     document["detail"] = {
@@ -22,12 +28,15 @@ def write_result(folder: Path, run: Run, results: Results, *, command: str) -> N
     document |= {
         "experiment": folder.name,
         "command": command,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
         "model": {name: facts[name] for name in ("name", "fingerprint", "dtype")},
         "versions": run.settings["versions"],
         "trace_hash": trace_hash(run),
         "n_sets": {arm: _parallel_sets(run, arm) for arm in run.arms},
+        "prompts": [prompt.id for prompt in run.prompts],
     }
-    write_json(folder / "result.json", document)
+    write_json(folder / "result.json", document | plain(more))
 
 
 def trace_hash(run: Run) -> str:
@@ -40,11 +49,25 @@ def trace_hash(run: Run) -> str:
     return digest.hexdigest()
 
 
+def _commit() -> str:
+    """The commit the numbers were made with, marked where the tree had changed since."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or "unknown"
+
+
 def _curves(found: ArmResults) -> dict[str, Any]:
     return {
         "entropy": plain(found.entropy),
         "ratio_by_step": {sink: plain(ratio.by_step) for sink, ratio in found.ratio.items()},
         "null_by_step": {sink: plain(ratio.null_by_step) for sink, ratio in found.ratio.items()},
+        "log_ratio_by_prompt": {
+            sink: plain(ratio.log_ratio) for sink, ratio in found.ratio.items()
+        },
         "heads_off_null": {sink: ratio.heads_off_null() for sink, ratio in found.ratio.items()},
         "heads_by_kind": found.heads.kind_count() if found.heads else None,
         "sibling_mass": plain(found.siblings),

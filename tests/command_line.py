@@ -24,9 +24,9 @@ _STYLES = re.compile(r"\x1b\[[0-9;]*m")
 
 @cache
 def model_folder(family: str = "llama") -> str:
-    """A tiny model with its tokenizer, saved once."""
+    """A tiny model with its tokenizer, saved once; "wide" is a llama with more tokens."""
     folder = Path(_SCRATCH.name) / family
-    model = tiny_model(family)
+    model = tiny_model("llama", vocab_size=300) if family == "wide" else tiny_model(family)
     assert model.tokenizer is not None
     model.tokenizer.chat_template = TEMPLATE
     model.hf.save_pretrained(folder)

@@ -22,12 +22,13 @@ def main() -> None:
     app(prog_name="tempo")
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         from importlib.metadata import version
 
         show(f"tempo {version('tempo-decoding')}")
         raise typer.Exit()
+    return wanted
 
 
 @app.callback()

@@ -8,7 +8,7 @@ from typing import Any
 
 from tempo.decoding import StepOutcome
 from tempo.errors import Interrupted
-from tempo.run import Watch
+from tempo.execution import Watch
 
 
 @contextmanager

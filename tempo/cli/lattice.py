@@ -40,9 +40,7 @@ class Lattice:
 
 def lattice_of(trace: Trace) -> Lattice:
     """The lattice of a trace."""
-    probability = trace.slots.probability
-    steps = range(1, trace.n_steps + 1)
-    sets = [[(trace.token_text(s), float(probability[s])) for s in trace.members(k)] for k in steps]
+    sets = [_members(trace, step) for step in range(1, trace.n_steps + 1)]
     return Lattice(trace.header.prompt, [*sets])
 
 
@@ -57,6 +55,12 @@ def legend() -> Text:
 def style_of(probability: float) -> str:
     """Colour of a probability."""
     return next((style for limit, style in BANDS if probability < limit), BANDS[-1][1])
+
+
+def _members(trace: Trace, step: int) -> list[Member]:
+    slots = trace.members(step).tolist()
+    probability = trace.slots.probability[slots].tolist()
+    return list(zip(map(trace.token_text, slots), probability, strict=True))
 
 
 def _set_text(members: Sequence[Member]) -> Text:

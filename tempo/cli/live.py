@@ -13,7 +13,7 @@ from tempo.cli.lattice import Lattice, legend
 from tempo.cli.screen import notes
 from tempo.decoding import StepOutcome
 from tempo.request import Pair
-from tempo.run import Watch
+from tempo.execution import Watch
 
 
 @dataclass(slots=True)

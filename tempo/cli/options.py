@@ -49,7 +49,7 @@ def takes_options(
 
     def decorate(command: Command) -> Command:
         @wraps(command)
-        def run(context: typer.Context, **values: Any) -> None:
+        def run(context: Any, **values: Any) -> None:
             read = values.pop("config", None)
             chosen = {name: _plain(name, values.pop(name)) for name in names}
             typed = {name: value for name, value in chosen.items() if _is_given(context, name)}
@@ -88,7 +88,7 @@ def _options(typed: Mapping[str, Any], config: Path | None, names: tuple[str, ..
     return make_options({**read, **typed})
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
+def _is_given(context: Any, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
 
