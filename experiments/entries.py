@@ -90,8 +90,9 @@ def _isolation(result: Result) -> Finding:
     return Finding(
         claim="Isolated members pay each other exactly nothing; visible members pay each other "
         "less than chance.",
-        evidence=f"Largest weight between isolated siblings anywhere: {largest:g}. Visible siblings "
-        f"get {shown(visible)} of a row, chance {visible['chance']:.3g}: {visible['verdict']}.",
+        evidence=f"Largest weight between isolated siblings anywhere: {largest:g}. Visible "
+        f"siblings get {shown(visible)} of a row, chance {visible['chance']:.3g}: "
+        f"{visible['verdict']}.",
         status=status_of(
             largest == 0 and visible["high"] < visible["chance"],
             largest > 0 or visible["low"] > visible["chance"],
@@ -136,8 +137,8 @@ def _funnel(result: Result) -> Finding:
         ),
         rule="supported if, without the first token, the middle third is broadest and the late "
         "third narrowest; refuted otherwise. A description by means, without a test.",
-        controls="per (layer, head, query) first, normalised by the slots each query sees; the late "
-        "narrowing with the first token counted is the attention sink.",
+        controls="per (layer, head, query) first, normalised by the slots each query sees; the "
+        "late narrowing with the first token counted is the attention sink.",
     )
 
 

@@ -17,9 +17,9 @@ Result = Mapping[str, Any]
 HEAD = """\
 # Findings
 
-Made by `make findings` from the `result.json` of each experiment; no number here is typed, and a test
-holds this page against those files. The unit is the prompt; intervals are 95 %, over prompts. A finding
-that turns out wrong stays here as refuted.
+Made by `make findings` from the `result.json` of each experiment; no number here is typed, and a
+test holds this page against those files. The unit is the prompt; intervals are 95 %, over prompts.
+A finding that turns out wrong stays here as refuted.
 """
 
 

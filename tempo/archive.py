@@ -68,8 +68,10 @@ def claim(folder: Path, manifest: Manifest, *, force: bool) -> bool:
     With `force`, a run's own files are removed first; anything else in the folder stays.
 
     Raises:
-        OutputError: The folder holds something else and `force` was not given.
+        OutputError: The folder holds something else and `force` was not given, or it is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"expected a folder at {folder}, got a file; give another --out")
     if force:
         _clear(folder)
     if force or not folder.exists() or not any(folder.iterdir()):

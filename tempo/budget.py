@@ -38,11 +38,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """One sequence to decode: slots of its prompt, its steps and the largest width of a set."""
+    """One sequence to decode: its prompt and steps, the largest width of a set, what is kept."""
 
     n_prompt: int
     steps: int
     max_width: int
+    level: str
 
     @property
     def n_slots(self) -> int:
@@ -106,41 +107,33 @@ def step_bytes(shape: Shape, *, level: str, n_queries: float | int, n_slots: flo
     return rows * (per_row + 1) + n_queries * n_slots / 8 + TOP_READOUT * 12
 
 
-def trace_bytes(shape: Shape, demand: Demand, *, level: str, width: float | int) -> int:
-    """What one trace takes if every set has this width."""
-    total = step_bytes(shape, level=level, n_queries=demand.n_prompt, n_slots=demand.n_prompt)
+def trace_bytes(shape: Shape, demand: Demand, *, width: float | int) -> int:
+    """What one trace takes if every set has this width, or the largest that it can have."""
+    n_prompt, level, mean = demand.n_prompt, demand.level, min(width, demand.max_width)
+    total = step_bytes(shape, level=level, n_queries=n_prompt, n_slots=n_prompt)
     for step in range(1, demand.steps + 1):
-        total += step_bytes(
-            shape, level=level, n_queries=width, n_slots=demand.n_prompt + step * width
-        )
+        total += step_bytes(shape, level=level, n_queries=mean, n_slots=n_prompt + step * mean)
     return int(total)
 
 
-def working_bytes(shape: Shape, demand: Demand, *, level: str) -> int:
+def working_bytes(shape: Shape, demand: Demand) -> int:
     """Memory of one sequence in a batch: cache, one step's rows and logits, unwritten shard."""
-    width = demand.max_width
-    prompt = step_bytes(shape, level=level, n_queries=demand.n_prompt, n_slots=demand.n_prompt)
+    width, n_prompt, level = demand.max_width, demand.n_prompt, demand.level
+    prompt = step_bytes(shape, level=level, n_queries=n_prompt, n_slots=n_prompt)
     step = step_bytes(shape, level=level, n_queries=width, n_slots=demand.n_slots)
     logits = width * shape.vocab_size * _FLOAT * _LOGIT_COPIES
-    return int(
-        kv_bytes(shape, demand)
-        + max(prompt, step)
-        + min(prompt + SHARD_STEPS * step, SHARD_BYTES)
-        + logits
-    )
+    unwritten = min(prompt + SHARD_STEPS * step, SHARD_BYTES)
+    return int(kv_bytes(shape, demand) + max(prompt, step) + unwritten + logits)
 
 
 def choose_level(shape: Shape, demands: Sequence[Demand], *, budget_bytes: int) -> str:
-    """`weights` if the traces are expected to stay within the budget, else `reduced`."""
-    expected = sum(
-        trace_bytes(shape, d, level="weights", width=min(PLANNING_WIDTH, d.max_width))
-        for d in demands
-    )
+    """`weights` if such traces are expected to stay within the budget, else `reduced`."""
+    expected = sum(trace_bytes(shape, demand, width=PLANNING_WIDTH) for demand in demands)
     return "weights" if expected <= budget_bytes else "reduced"
 
 
 def batches(
-    shape: Shape, demands: Sequence[Demand], *, level: str, budget_bytes: int
+    shape: Shape, demands: Sequence[Demand], *, budget_bytes: int
 ) -> tuple[tuple[int, ...], ...]:
     """Numbers of the sequences that decode together, in order, each batch within the budget.
 
@@ -150,13 +143,12 @@ def batches(
     made: list[list[int]] = [[]]
     used = 0
     for number, demand in enumerate(demands):
-        needed = working_bytes(shape, demand, level=level)
+        needed = working_bytes(shape, demand)
         if needed > budget_bytes:
             raise InputError(
                 f"expected a budget of at least {human(needed)} for a prompt of "
-                f"{demand.n_prompt} tokens at level "
-                f"{level}, got {human(budget_bytes)}; raise --budget, or use --capture reduced "
-                "or fewer --layers"
+                f"{demand.n_prompt} tokens at level {demand.level}, got {human(budget_bytes)}; "
+                "raise --budget, or use --capture reduced or fewer --layers"
             )
         if made[-1] and (used + needed > budget_bytes or len(made[-1]) == MAX_BATCH):
             made.append([])
@@ -166,27 +158,21 @@ def batches(
     return tuple(tuple(batch) for batch in made)
 
 
-def memory_plan(
-    shape: Shape, demands: Sequence[Demand], *, level: str, budget_bytes: int
-) -> MemoryPlan:
-    """The plan of a run; nothing is allocated."""
-    groups = batches(shape, demands, level=level, budget_bytes=budget_bytes)
+def memory_plan(shape: Shape, groups: Sequence[Sequence[Demand]], *, level: str) -> MemoryPlan:
+    """What batches of these sequences need; nothing is allocated."""
+    everything = [demand for group in groups for demand in group]
 
-    def total(width: float | int) -> int:
-        return sum(
-            trace_bytes(shape, d, level=level, width=min(width, d.max_width)) for d in demands
-        )
+    def traces(width: float | int) -> int:
+        return sum(trace_bytes(shape, demand, width=width) for demand in everything)
 
     return MemoryPlan(
         level=level,
-        n_traces=len(demands),
+        n_traces=len(everything),
         batch_sizes=tuple(len(group) for group in groups),
-        kv_bytes=max(sum(kv_bytes(shape, demands[n]) for n in group) for group in groups),
-        peak_bytes=max(
-            sum(working_bytes(shape, demands[n], level=level) for n in group) for group in groups
-        ),
-        trace_bytes=total(PLANNING_WIDTH),
-        trace_bytes_at_most=total(float("inf")),
+        kv_bytes=max(sum(kv_bytes(shape, demand) for demand in group) for group in groups),
+        peak_bytes=max(sum(working_bytes(shape, demand) for demand in group) for group in groups),
+        trace_bytes=traces(PLANNING_WIDTH),
+        trace_bytes_at_most=traces(float("inf")),
     )
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tempo.archive import Manifest, claim, is_whole, open_run, trace_folder, write_manifest
+from tempo.capture import Capture
 from tempo.decoding import Plan, Session, StepOutcome
 from tempo.describe import describe
 from tempo.engine import decode
+from tempo.layout import Batch, Layout
 from tempo.manifest import Run
 from tempo.recording import Recorder, first_header, model_facts, text_of, versions
-from tempo.request import Layout, Pair, Request
+from tempo.request import Pair, Request
 from tempo.store import TraceKeeper, TraceWriter
 from tempo.trace import Trace
 from tempo.vocabulary import TOP_READOUT
@@ -34,22 +36,9 @@ def execute(
     if folder is not None and claim(folder, manifest, force=force):
         return replace(open_run(folder), already_complete=True)
     kept: dict[Pair, Trace] = {}
-    for batch in planned.free:
-        kept |= _decode_batch(
-            request,
-            planned,
-            {pair: request.plan(pair) for pair in batch},
-            folder=folder,
-            watch=watch,
-        )
-    for batch in planned.replayed:
-        references = {pair: _reference(request, pair, kept, folder) for pair in batch}
-        plans = {
-            pair: request.replay_plan(pair, trace)
-            for pair, trace in references.items()
-            if trace.n_steps
-        }
-        kept |= _decode_batch(request, planned, plans, folder=folder, watch=watch)
+    for batch in planned.batches:
+        plans = _plans(request, batch, kept, folder)
+        kept |= _decode_batch(request, batch.capture, plans, folder=folder, watch=watch)
     if folder is None:
         return Run(
             request.prompts, tuple(manifest.policies), manifest.policies, kept, manifest.settings
@@ -60,7 +49,7 @@ def execute(
 
 def _decode_batch(
     request: Request,
-    planned: Layout,
+    capture: Capture,
     plans: Mapping[Pair, Plan],
     *,
     folder: Path | None,
@@ -71,7 +60,7 @@ def _decode_batch(
         folder is not None and all(is_whole(trace_folder(folder, *pair)) for pair in plans)
     ):
         return {}
-    recorders = [_recorder(request, planned, plan, folder) for plan in plans.values()]
+    recorders = [_recorder(request, capture, plan, folder) for plan in plans.values()]
 
     def take(outcome: StepOutcome) -> None:
         recorders[outcome.number].take(outcome)
@@ -79,7 +68,7 @@ def _decode_batch(
             watch(outcome)
 
     size = None if request.options.readouts == "full" else TOP_READOUT
-    session = Session(request.model, planned.capture, size, take)
+    session = Session(request.model, capture, size, take)
     try:
         decodings = decode(session, list(plans.values()))
     finally:
@@ -93,10 +82,10 @@ def _decode_batch(
     }
 
 
-def _recorder(request: Request, planned: Layout, plan: Plan, folder: Path | None) -> Recorder:
+def _recorder(request: Request, capture: Capture, plan: Plan, folder: Path | None) -> Recorder:
     prompt = next(prompt for prompt in request.prompts if prompt.id == plan.prompt_id)
     text = prompt.text or "".join(text_of(request.model, token) for token in plan.token_ids)
-    header = first_header(request.model, plan, planned.capture, prompt=text, run=_made_by(request))
+    header = first_header(request.model, plan, capture, prompt=text, run=_made_by(request))
     if folder is None:
         return Recorder(request.model, TraceKeeper(header))
     return Recorder(
@@ -104,11 +93,19 @@ def _recorder(request: Request, planned: Layout, plan: Plan, folder: Path | None
     )
 
 
-def _reference(
-    request: Request, pair: Pair, kept: Mapping[Pair, Trace], folder: Path | None
-) -> Trace:
-    source = (pair[0], request.replays[pair[1]][0])
-    return kept[source] if folder is None else open_run(folder).traces[source]
+def _plans(
+    request: Request, batch: Batch, kept: Mapping[Pair, Trace], folder: Path | None
+) -> dict[Pair, Plan]:
+    """The plans of a batch; a replay of a sequence that never fed a set has nothing to replay."""
+    if not batch.replays:
+        return {pair: request.plan(pair) for pair in batch.pairs}
+    traces = kept if folder is None else open_run(folder).traces
+    references = {pair: traces[pair[0], request.replays[pair[1]][0]] for pair in batch.pairs}
+    return {
+        pair: request.replay_plan(pair, trace)
+        for pair, trace in references.items()
+        if trace.n_steps
+    }
 
 
 def _manifest(request: Request, planned: Layout) -> Manifest:
@@ -116,11 +113,11 @@ def _manifest(request: Request, planned: Layout) -> Manifest:
     for name, (reference, policy) in request.replays.items():
         policies[name] = describe(policy) | {"select": {"rule": "Forced", "sets_of": reference}}
     settings = request.options.model_dump(mode="json") | {
-        "level": planned.capture.level,
+        "level": planned.level,
         "token_ids": {name: list(ids) for name, ids in request.token_ids.items()},
         "replays": {name: reference for name, (reference, _) in request.replays.items()},
     }
-    batches = (*planned.free, *planned.replayed)
+    batches = tuple(batch.pairs for batch in planned.batches)
     return Manifest(request.prompts, policies, batches, settings | _made_by(request))
 
 

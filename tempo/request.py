@@ -5,15 +5,9 @@ from dataclasses import dataclass, replace
 
 from tempo.budget import (
     Demand,
-    MemoryPlan,
-    Shape,
-    batches,
-    choose_level,
     largest_width,
-    memory_plan,
 )
-from tempo.capture import Capture
-from tempo.config import Options, parse_bytes, parse_numbers
+from tempo.config import Options
 from tempo.decoding import Plan
 from tempo.errors import InputError
 from tempo.manifest import Prompt
@@ -63,28 +57,21 @@ class Request:
         """The (prompt id, arm) that replay another arm."""
         return tuple((prompt.id, arm) for prompt in self.prompts for arm in self.replays)
 
-    def demand(self, pair: Pair) -> Demand:
-        """Slots that a sequence may need."""
+    def demand(self, pair: Pair, level: str) -> Demand:
+        """Slots that a sequence may need, captured at a level."""
         arm = self.replays[pair[1]][0] if pair[1] in self.replays else pair[1]
-        return Demand(
-            len(self.token_ids[pair[0]]), self.options.steps, largest_width(self.arms[arm].select)
-        )
+        width = largest_width(self.arms[arm].select)
+        return Demand(len(self.token_ids[pair[0]]), self.options.steps, width, level)
+
+    def n_slots_at_most(self) -> int:
+        """Slots that the longest sequence may need."""
+        return max(self.demand(pair, "reduced").n_slots for pair in self.pairs)
 
     def _plan(self, pair: Pair, policy: Policy) -> Plan:
         prompt_id, arm = pair
         return Plan(
             prompt_id, arm, self.token_ids[prompt_id], policy, self.options.steps, self.options.eos
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a request is carried out: what is captured, and which sequences decode together."""
-
-    capture: Capture
-    free: tuple[tuple[Pair, ...], ...]
-    replayed: tuple[tuple[Pair, ...], ...]
-    memory: MemoryPlan
 
 
 def make_request(
@@ -122,52 +109,11 @@ def make_request(
         pairs=tuple(pairs or [(prompt.id, arm) for prompt in prompts for arm in arms]),
         replays=replays or {},
     )
-    largest = max(request.demand(pair).n_slots for pair in request.pairs)
-    longest = min(largest, model.max_positions) - 1
+    longest = min(request.n_slots_at_most(), model.max_positions) - 1
     check_rope(model, longest)
     for policy in arms.values():
         policy.place.check(longest, model.dtype)
     return request
-
-
-def layout(request: Request) -> Layout:
-    """Choose the level and the batches within the budget."""
-    options, model = request.options, request.model
-    layers = parse_numbers(options.layers, model.n_layers, what="layers")
-    heads = parse_numbers(options.heads, model.n_heads, what="heads")
-    shape = Shape(
-        n_layers=model.n_layers,
-        n_heads=model.n_heads,
-        n_kv_heads=model.n_kv_heads,
-        head_dim=model.head_dim,
-        vocab_size=model.vocab_size,
-        item_bytes=model.hf.dtype.itemsize,
-        captured_layers=len(layers),
-        captured_heads=len(heads),
-    )
-    budget_bytes = parse_bytes(options.budget)
-    everything = (*request.pairs, *request.replay_pairs())
-    demands = [request.demand(pair) for pair in everything]
-    level = options.capture
-    if level == "auto":
-        level = choose_level(shape, demands, budget_bytes=budget_bytes)
-
-    def grouped(pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], ...]:
-        groups = (
-            batches(
-                shape, [request.demand(p) for p in pairs], level=level, budget_bytes=budget_bytes
-            )
-            if pairs
-            else ()
-        )
-        return tuple(tuple(pairs[number] for number in group) for group in groups)
-
-    return Layout(
-        capture=Capture(level, layers, heads),
-        free=grouped(request.pairs),
-        replayed=grouped(request.replay_pairs()),
-        memory=memory_plan(shape, demands, level=level, budget_bytes=budget_bytes),
-    )
 
 
 def prompts_from(

@@ -7,6 +7,7 @@ from typing import Any
 from tempo.config import COMPARE_DEFAULTS, Options, make_options
 from tempo.errors import InputError
 from tempo.execution import Watch, execute
+from tempo.layout import layout
 from tempo.loading import Source, load_model
 from tempo.manifest import Prompt, Run
 from tempo.model import LanguageModel
@@ -16,7 +17,6 @@ from tempo.request import (
     PromptInput,
     Request,
     arm_name,
-    layout,
     make_request,
     prompts_from,
 )

@@ -17,14 +17,14 @@ from tempo.budget import (
 )
 from tempo.config import parse_bytes, parse_numbers, read_config
 from tempo.errors import InputError
+from tempo.layout import layout
 from tempo.policies import Policy
-from tempo.request import layout
 from tempo.run import compare_request
 from tempo.selection import TopK
 from tests.decoding import model_of, random_prompt
 
 SHAPE = Shape(30, 9, 3, 64, 49152, 4, 30, 9)
-DEMAND = Demand(20, 10, 8)
+DEMAND = Demand(20, 10, 8, "weights")
 
 
 @pytest.mark.parametrize("level", ["weights", "qk", "reduced"])
@@ -42,14 +42,14 @@ def test_the_plan_of_a_trace_is_close_to_its_files(tmp_path: Path, level: str) -
     )
     assert run[0].slots.width[-1] == 3
     shape = Shape(2, 4, 2, 16, model.vocab_size, 4, 2, 4)
-    planned = trace_bytes(shape, Demand(150, 30, 3), level=level, width=3)
+    planned = trace_bytes(shape, Demand(150, 30, 3, level), width=3)
     files = sum(file.stat().st_size for file in (tmp_path / "run").rglob("*.safetensors"))
     assert 0.6 < files / planned < 1.6
 
 
 def test_keys_are_smaller_than_rows_only_beyond_some_length() -> None:
     def size(n_prompt: int, level: str) -> int:
-        return trace_bytes(SHAPE, Demand(n_prompt, 10, 2), level=level, width=2)
+        return trace_bytes(SHAPE, Demand(n_prompt, 10, 2, level), width=2)
 
     assert size(60, "weights") < size(60, "qk")
     assert size(400, "weights") > size(400, "qk")
@@ -62,10 +62,10 @@ def test_the_cache_is_two_numbers_for_each_layer_head_channel_and_slot() -> None
 
 def test_batches_keep_the_order_and_the_budget() -> None:
     demands = [DEMAND] * 150
-    groups = batches(SHAPE, demands, level="weights", budget_bytes=10**12)
+    groups = batches(SHAPE, demands, budget_bytes=10**12)
     assert [len(group) for group in groups] == [MAX_BATCH, MAX_BATCH, 150 - 2 * MAX_BATCH]
     assert [number for group in groups for number in group] == list(range(150))
-    small = batches(SHAPE, demands, level="weights", budget_bytes=2 * 10**8)
+    small = batches(SHAPE, demands, budget_bytes=2 * 10**8)
     assert max(len(group) for group in small) < MAX_BATCH
 
 
@@ -80,11 +80,14 @@ def test_the_budget_reaches_the_run() -> None:
     prompts = ["the cat sat on"] * 6
     wide = layout(compare_request(model, prompts, steps=4))
     tight = layout(compare_request(model, prompts, steps=4, budget="400KB"))
-    assert wide.capture.level == "weights"
-    assert tight.capture.level == "reduced"
-    assert len(tight.free) > len(wide.free) == 1
+    assert wide.level == "weights"
+    assert tight.level == "reduced"
+    assert len(tight.batches) > len(wide.batches) == 2
     assert tight.memory.n_traces == 30
     assert tight.memory.peak_bytes <= 400_000
+    by_arm = {pair[1]: batch.capture.level for batch in tight.batches for pair in batch.pairs}
+    assert by_arm.pop("greedy") == "weights"  # its labels come from the other arms
+    assert set(by_arm.values()) == {"reduced"}
     assert wide.memory.trace_bytes < wide.memory.trace_bytes_at_most
 
 

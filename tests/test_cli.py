@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import version
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from huggingface_hub import constants
 from scipy.special import log_softmax, logsumexp, softmax
 
-from tempo import registry
+from tempo import cli, registry
 from tempo.cli.roof import COMMANDS
 from tempo.config import Options
 from tempo.readout import READOUTS, Mixture, combine
@@ -62,6 +63,12 @@ def test_the_help_of_a_command_needs_nothing_heavy(command: str):
     done = in_a_process(command, "--help")
     assert done.returncode == 0, done.stderr
     assert "HEAVY []" in done.stdout
+
+
+def test_measuring_a_run_needs_no_torch():
+    done = in_a_process("--version", first="import tempo.cli.findings")
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY ['scipy', 'matplotlib']" in done.stdout
 
 
 def test_the_sums_that_replace_those_of_scipy_agree_with_them():
@@ -122,6 +129,18 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
     away = "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1)"
     done = in_a_process("models", "list", first=away)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_what_an_encoding_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch):
+    streams = {name: TextIOWrapper(BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    monkeypatch.setattr(sys, "argv", ["tempo", "analyze", "naïve"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    streams["stderr"].seek(0)
+    assert "na\\xefve" in streams["stderr"].read()
+    assert stopped.value.code == 2
 
 
 # --- generate

@@ -29,7 +29,7 @@ def compare(
     chosen = _prompts(prompts or [], suite)
     with busy(f"loading {options.model}"):
         from tempo.cli.execution import decode_counting, say_complete, say_level, show_plan
-        from tempo.request import layout
+        from tempo.layout import layout
         from tempo.run import compare_request
 
         request = compare_request(options.model, chosen, **given(options))

@@ -1,6 +1,7 @@
 """`tempo doctor`."""
 
 import typer
+from rich.text import Text
 
 from tempo.cli.arguments import Json
 from tempo.cli.options import MODEL, given, takes_options
@@ -21,8 +22,8 @@ def doctor(*, options: Options, as_json: Json = False) -> None:
 
         diagnosis = diagnose(load_model(options.model, **given(options)))
     if as_json:
-        show_json(diagnosed(options.model, diagnosis.checks))
+        show_json(diagnosed(options.model, diagnosis))
     else:
-        show(checks_table(diagnosis.checks))
-    if any(check.status == "fail" for check in diagnosis.checks):
+        show(checks_table(diagnosis.checks), Text(diagnosis.summary))
+    if not diagnosis.healthy:
         raise typer.Exit(FOUND_A_FAULT)

@@ -38,10 +38,11 @@ def reported(run: Path, paths: Sequence[Path]) -> Document:
     return _headed("report", run=str(run), paths=[str(path) for path in paths])
 
 
-def diagnosed(model: str, checks: Sequence[Any]) -> Document:
-    """What the doctor found."""
-    rows = [{"name": c.name, "status": c.status, "detail": c.detail} for c in checks]
-    return _headed("doctor", model=model, checks=rows)
+def diagnosed(model: str, diagnosis: Any) -> Document:
+    """What the doctor found; a `Diagnosis`, whose room imports torch."""
+    checks = [asdict(check) for check in diagnosis.checks]
+    facts = dict(diagnosis.model)
+    return _headed("doctor", model=model, healthy=diagnosis.healthy, facts=facts, checks=checks)
 
 
 def _headed(command: str, **content: Any) -> Document:

@@ -12,9 +12,10 @@ from tempo.cli.live import GrowingLattices, StepCount, counting, growing
 from tempo.cli.screen import say, show, show_json
 from tempo.cli.tables import plan_table
 from tempo.execution import Watch, execute
+from tempo.layout import Layout
 from tempo.manifest import Run
 from tempo.recording import text_of
-from tempo.request import Layout, Request
+from tempo.request import Request
 
 
 def show_plan(command: str, request: Request, layout: Layout, *, as_json: bool) -> None:
@@ -30,7 +31,7 @@ def say_level(request: Request, layout: Layout) -> None:
     if request.options.capture == "auto":
         expected = human(layout.memory.trace_bytes)
         reason = f"about {expected} of traces, budget {request.options.budget}"
-        say(f"capture: {layout.capture.level} ({reason})", style="dim")
+        say(f"capture: {layout.level} ({reason})", style="dim")
 
 
 def say_complete(run: Run, *, as_json: bool) -> None:
@@ -51,7 +52,7 @@ def decode_growing(request: Request, layout: Layout, *, out: Path | None, force:
 
 def decode_counting(request: Request, layout: Layout, *, out: Path | None, force: bool) -> Run:
     """Decode, and show how far it is."""
-    count = StepCount((*layout.free, *layout.replayed), request.options.steps)
+    count = StepCount(tuple(batch.pairs for batch in layout.batches), request.options.steps)
     return _decode(request, layout, counting(count), out, force=force)
 
 

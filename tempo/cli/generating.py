@@ -30,7 +30,7 @@ def generate(
     """
     with busy(f"loading {options.model}"):
         from tempo.cli.execution import decode_growing, say_complete, say_level, show_plan
-        from tempo.request import layout
+        from tempo.layout import layout
         from tempo.run import generate_request
 
         request = generate_request(options.model, prompts, **given(options))

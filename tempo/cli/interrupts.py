@@ -1,14 +1,15 @@
 """Ctrl-C ends a run between two steps, so that what is written is whole."""
 
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from tempo.decoding import StepOutcome
 from tempo.errors import Interrupted
-from tempo.execution import Watch
+
+Watch = Callable[[Any], None]
+"""As in `tempo.execution`, which imports torch; a run is measured without."""
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def interruptible(watch: Watch, message: str) -> Generator[Watch]:
             raise KeyboardInterrupt
         asked = True
 
-    def take(outcome: StepOutcome) -> None:
+    def take(outcome: Any) -> None:
         watch(outcome)
         if asked:
             raise KeyboardInterrupt

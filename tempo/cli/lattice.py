@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from tempo.cli.glyphs import visible
@@ -78,9 +79,7 @@ def _tail(line: Text, columns: int) -> Text:
     """The end of a line that fits, marked where it was cut."""
     if line.cell_len <= columns:
         return line
-    start = len(line)
-    width = 1
-    while start and width + Text(line.plain[start - 1]).cell_len <= columns:
+    start, room = len(line), columns - 1
+    while (room := room - cell_len(line.plain[start - 1])) >= 0:
         start -= 1
-        width += Text(line.plain[start]).cell_len
     return Text.assemble(("…", _SYNTAX), line[start:])

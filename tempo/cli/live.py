@@ -12,8 +12,8 @@ from rich.text import Text
 from tempo.cli.lattice import Lattice, legend
 from tempo.cli.screen import notes
 from tempo.decoding import StepOutcome
-from tempo.request import Pair
 from tempo.execution import Watch
+from tempo.request import Pair
 
 
 @dataclass(slots=True)

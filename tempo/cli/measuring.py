@@ -5,8 +5,10 @@ from tempo.cli.options import STATISTICS, given, takes_options
 from tempo.cli.screen import show_json
 from tempo.config import Options
 
+THAT_OF_THE_RUN = {"seed": None}
 
-@takes_options(*STATISTICS)
+
+@takes_options(*STATISTICS, defaults=THAT_OF_THE_RUN)
 def analyze(run: RunFolder, *, options: Options, as_json: Json = False) -> None:
     """Measure a run: write results.json and show every number."""
     from tempo.cli.findings import ask, keep_results, opened, show_findings
@@ -17,7 +19,7 @@ def analyze(run: RunFolder, *, options: Options, as_json: Json = False) -> None:
     show_findings(results, results.metrics, [path], as_json=as_json)
 
 
-@takes_options(*STATISTICS)
+@takes_options(*STATISTICS, defaults=THAT_OF_THE_RUN)
 def report(run: RunFolder, *, options: Options, as_json: Json = False) -> None:
     """Measure a run: write results.json, report.md and figures/."""
     from tempo.cli.documents import reported

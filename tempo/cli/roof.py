@@ -7,9 +7,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 import typer
+from rich.text import Text
 from typer.core import TyperGroup
 
-from tempo.cli.screen import say
+from tempo.cli.glyphs import visible
+from tempo.cli.screen import notes
 from tempo.errors import Interrupted, TempoError
 
 READER_GONE = 1
@@ -72,5 +74,5 @@ def _imported(name: str) -> Any:
 
 
 def _end(line: str, code: int) -> NoReturn:
-    say(f"tempo: {line}")
+    notes().print(Text.assemble(("tempo:", "bold red"), " ", visible(line)), soft_wrap=True)
     raise typer.Exit(code) from None

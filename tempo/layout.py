@@ -1,0 +1,109 @@
+"""How a request is carried out: what is captured of each arm, which sequences decode together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from tempo.budget import MemoryPlan, Shape, batches, choose_level, memory_plan
+from tempo.capture import Capture
+from tempo.config import parse_bytes, parse_numbers
+from tempo.request import Pair, Request
+from tempo.selection import Greedy
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences that decode together.
+
+    Attributes:
+        replays: Whether they are fed the sets of finished traces.
+    """
+
+    pairs: tuple[Pair, ...]
+    capture: Capture
+    replays: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The batches of a run, in order.
+
+    Attributes:
+        level: What is captured; the null arm of a reduced run keeps its rows all the same.
+    """
+
+    level: str
+    batches: tuple[Batch, ...]
+    memory: MemoryPlan
+
+
+def layout(request: Request) -> Layout:
+    """Choose the level and the batches within the budget."""
+    options, model = request.options, request.model
+    layers = parse_numbers(options.layers, model.n_layers, what="layers")
+    heads = parse_numbers(options.heads, model.n_heads, what="heads")
+    shape = Shape(
+        n_layers=model.n_layers,
+        n_heads=model.n_heads,
+        n_kv_heads=model.n_kv_heads,
+        head_dim=model.head_dim,
+        vocab_size=model.vocab_size,
+        item_bytes=model.hf.dtype.itemsize,
+        captured_layers=len(layers),
+        captured_heads=len(heads),
+    )
+    budget_bytes = parse_bytes(options.budget)
+    level = _level(request, shape, budget_bytes)
+    pairs = _in_order(request, level)
+    demands = [request.demand(pair, _level_of(request, pair, level)) for pair in pairs]
+    made = [
+        Batch(
+            tuple(pairs[number] for number in group),
+            Capture(demands[group[0]].level, layers, heads),
+            replays=pairs[group[0]][1] in request.replays,
+        )
+        for group in _groups(request, shape, pairs, level=level, budget_bytes=budget_bytes)
+    ]
+    sizes = [[demands[pairs.index(pair)] for pair in batch.pairs] for batch in made]
+    return Layout(level, tuple(made), memory_plan(shape, sizes, level=level))
+
+
+def _level(request: Request, shape: Shape, budget_bytes: int) -> str:
+    if request.options.capture != "auto":
+        return request.options.capture
+    everything = (*request.pairs, *request.replay_pairs())
+    demands = [request.demand(pair, "weights") for pair in everything]
+    return choose_level(shape, demands, budget_bytes=budget_bytes)
+
+
+def _level_of(request: Request, pair: Pair, level: str) -> str:
+    """The level of one sequence: the labels of the null come from other runs, so it needs rows."""
+    is_null = pair[1] in request.arms and isinstance(request.arms[pair[1]].select, Greedy)
+    return "weights" if is_null and request.options.capture == "auto" else level
+
+
+def _in_order(request: Request, level: str) -> list[Pair]:
+    """Sequences by kind of batch; within a kind in the order of the request."""
+    pairs = [*request.pairs, *request.replay_pairs()]
+    return sorted(
+        pairs,
+        key=lambda pair: (pair[1] in request.replays, _level_of(request, pair, level) != level),
+    )
+
+
+def _groups(
+    request: Request, shape: Shape, pairs: Sequence[Pair], *, level: str, budget_bytes: int
+) -> list[list[int]]:
+    """Numbers of the sequences of each batch; a batch has one level and replays or does not."""
+
+    def kind(number: int) -> tuple[bool, str]:
+        pair = pairs[number]
+        return pair[1] in request.replays, _level_of(request, pair, level)
+
+    made: list[list[int]] = []
+    for (_, captured), members in groupby(range(len(pairs)), key=kind):
+        numbers = list(members)
+        demands = [request.demand(pairs[number], captured) for number in numbers]
+        groups = batches(shape, demands, budget_bytes=budget_bytes)
+        made += [[numbers[place] for place in group] for group in groups]
+    return made
