@@ -57,10 +57,21 @@ def write_report(run: Run, results: Results, folder: Path) -> Path:
     folder = Path(folder)
     with disk_errors(folder):
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-        _write_whole(folder / RESULTS_FILE, results.json())
+        write_results(results, folder)
         figures = _write_figures(run, results, folder / FIGURES)
         _write_whole(folder / REPORT_FILE, report_text(run, results, figures))
     return folder / REPORT_FILE
+
+
+def write_results(results: Results, folder: Path) -> Path:
+    """Write `results.json` alone, whole or not at all; gives its path.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    with disk_errors(folder):
+        _write_whole(folder / RESULTS_FILE, results.json())
+    return folder / RESULTS_FILE
 
 
 def report_text(run: Run, results: Results, figures: Mapping[str, str]) -> str:

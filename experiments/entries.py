@@ -23,24 +23,27 @@ def _attention_to_sets(result: Result) -> list[Finding]:
 
 
 def _published_ratio(result: Result) -> Finding:
-    rows = {arm: metric(result, "attention_ratio_with_sink", arm) for arm in ARMS}
-    nulls = [row["null"] for row in rows.values()]
+    name = "attention_ratio_with_sink"
+    rows = {arm: metric(result, name, arm) for arm in ARMS}
+    over = {arm: metric(result, f"{name}_over_null", arm) for arm in ARMS}
     low, high = PUBLISHED
-    in_range = all(low <= null <= high for null in nulls)
+    within = [low <= row["low"] and row["high"] <= high for row in over.values()]
     return Finding(
-        claim="A slot of a parallel set gets 0.36 to 0.61 of the weight of another slot, and plain "
-        "greedy decoding does not show this.",
-        evidence="With the first token among the other slots the ratio is "
-        + "; ".join(f"{arm} {shown(row)}, null {row['null']:.3g}" for arm, row in rows.items())
-        + ". Chance is 1. The null is the greedy run of the same prompt, its steps labelled as the "
-        f"sets: it {'lies within' if in_range else 'is to be read against'} the published range, "
-        f"though nothing in it is parallel. {_sets(result)}",
-        status=status_of(all(null > high for null in nulls), all(null <= high for null in nulls)),
-        rule=f"refuted if the null is at or below {high} in every arm, supported if it is above "
-        "in every arm.",
-        controls="first token counted, as in the published statistic; labelled greedy run; the "
-        "share of the ratio that is no artefact is the next entry. A model without an attention "
-        "sink would change our mind.",
+        claim=f"Parallel tokens get {low} to {high} of the weight of other tokens because they are "
+        "parallel.",
+        evidence="As published, with the first token among the other slots, the ratio is "
+        + "; ".join(f"{arm} {shown(row)}" for arm, row in rows.items())
+        + ". On plain greedy runs, where nothing is parallel, slots with the same labels have "
+        + "; ".join(f"{row['null']:.3g} beside {arm}" for arm, row in rows.items())
+        + ". What remains over this null, paired by prompt: "
+        + "; ".join(f"{arm} {shown(row)}" for arm, row in over.items())
+        + f". {_sets(result)}",
+        status=status_of(all(within), all(side(row, of=high) > 0 for row in over.values())),
+        rule=f"supported if, over the null, the interval lies within {low} and {high} in every "
+        f"arm; refuted if it lies above {high} in every arm.",
+        controls="chance 1; the greedy run of the same prompt, its steps labelled as the sets: it "
+        "carries the first-token sink and the place of the sets, but no parallel token. The next "
+        "entry leaves the first token out.",
     )
 
 

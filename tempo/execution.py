@@ -1,5 +1,6 @@
 """Carries out a request: batch by batch, into memory or a run folder, resuming what is there."""
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -125,7 +126,7 @@ def _made_by(request: Request) -> dict[str, Any]:
     return {
         "model_facts": model_facts(request.model),
         "versions": versions(),
-        "command": " ".join(["tempo", *sys.argv[1:]])
+        "command": shlex.join(["tempo", *sys.argv[1:]])
         if Path(sys.argv[0]).name == "tempo"
         else "python",
         "steps": request.options.steps,

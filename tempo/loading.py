@@ -154,9 +154,15 @@ def _read(
     source: str, placing: dict[str, Any], revision: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
     """Decide what a name means, and read it."""
+    path = Path(source).expanduser()
+    is_local = source in registry.names() or path.suffix == ".gguf" or path.is_dir()
+    if is_local and revision is not None:
+        raise InputError(
+            f"expected a hub id with revision {revision!r}, got {source!r}, which has no "
+            "revisions; leave out --revision"
+        )
     if source in registry.names():
         return *_read_folder(registry.path(source), placing), None
-    path = Path(source).expanduser()
     if path.suffix == ".gguf":
         return *_read_gguf(path, placing), None
     if path.is_dir():

@@ -48,8 +48,8 @@ class TraceWriter:
 
     def add(self, step: int, tensors: Tensors, header: TraceHeader) -> None:
         """Take one whole step; write a shard when enough has come together."""
-        self.header = replace(header, last_step=step)
-        self._pending |= {tensor_name(step, name): value for name, value in tensors.items()}
+        named = {tensor_name(step, name): value for name, value in tensors.items()}
+        self._pending, self.header = self._pending | named, replace(header, last_step=step)
         size = sum(value.nbytes for value in self._pending.values())
         if size >= SHARD_BYTES or step - self._first + 1 >= SHARD_STEPS:
             self.flush()
@@ -68,8 +68,7 @@ class TraceWriter:
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_tensors(self.folder / shard.file, self._pending)
-        self.shards.append(shard)
-        self._pending, self._first = {}, shard.last + 1
+        self.shards, self._pending, self._first = [*self.shards, shard], {}, shard.last + 1
         self._write_header()
 
     def close(self, stopped: str) -> None:

@@ -1,5 +1,6 @@
 """What every command says on stdout and stderr, and with which exit code it ends."""
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from scipy.special import log_softmax, logsumexp, softmax
 from tempo import cli, registry
 from tempo.cli.roof import COMMANDS
 from tempo.config import Options
+from tempo.doctor import Check, Diagnosis
 from tempo.readout import READOUTS, Mixture, combine
 from tests.command_line import (
     CAT,
@@ -58,9 +60,9 @@ def test_help_names_every_command_quickly_and_without_heavy_imports():
     assert spent_s < 0.5
 
 
-@pytest.mark.parametrize("command", ["generate", "compare", "analyze", "report", "doctor"])
-def test_the_help_of_a_command_needs_nothing_heavy(command: str):
-    done = in_a_process(command, "--help")
+def test_no_command_imports_anything_heavy_before_it_runs():
+    homes = ", ".join(f"tempo.cli.{home.module}" for home in COMMANDS.values())
+    done = in_a_process("generate", "--help", first=f"import {homes}")
     assert done.returncode == 0, done.stderr
     assert "HEAVY []" in done.stdout
 
@@ -305,3 +307,27 @@ def test_pulling_says_what_it_does_and_prints_the_folder(
 @pytest.mark.parametrize("command", ["pull", "path"])
 def test_an_unknown_name_is_refused_and_the_known_ones_are_named(command: str):
     assert ", ".join(registry.names()) in refusal(call("models", command, "gpt-17"))
+
+
+# --- doctor
+
+
+def test_the_doctor_shows_a_line_for_each_check_and_a_summary():
+    result = call("doctor", "--model", model_folder())
+    found = document(call("doctor", "--model", model_folder(), "--json"))
+    assert list(found) == ["format", "command", "model", "healthy", "facts", "checks"]
+    assert result.exit_code == 0
+    assert "healthy: " in result.stdout.splitlines()[-1]
+    for check in found["checks"]:
+        assert re.search(rf"{re.escape(check['name'])} +{check['status']}", result.stdout)
+
+
+def test_a_check_that_fails_ends_the_doctor_with_1(monkeypatch: pytest.MonkeyPatch):
+    broken = Diagnosis({"name": "tiny"}, (Check("row sums", "fail", "they add up to 3"),), 0.1)
+    monkeypatch.setattr("tempo.doctor.diagnose", lambda _model: broken)
+    result = call("doctor", "--model", model_folder())
+    assert result.exit_code == 1
+    assert "they add up to 3" in result.stdout
+    as_json = call("doctor", "--model", model_folder(), "--json")
+    assert as_json.exit_code == 1
+    assert json.loads(as_json.stdout)["healthy"] is False

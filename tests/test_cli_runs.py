@@ -161,14 +161,18 @@ def test_analyze_prints_the_results_as_a_document(compared: Path):
     assert "NaN" not in result.stdout
 
 
-def test_report_writes_all_there_is_and_says_where(compared: Path):
-    result = call("report", compared)
-    names = ("results.json", "report.md", "figures")
-    assert result.stdout.splitlines() == [str(compared / name) for name in names]
-    report = (compared / "report.md").read_text()
-    drawn = sorted((compared / "figures").glob("*.png"))
+def test_compare_and_report_write_all_there_is_and_say_where(tmp_path: Path):
+    command = ("compare", CAT, "--arms", "isolated,greedy", "--steps", 2, "--layers", "0")
+    made = with_tiny(*command, "--out", tmp_path).stdout
+    paths = [str(tmp_path / name) for name in ("results.json", "report.md", "figures")]
+    assert made.splitlines()[-3:] == paths
+    report = (tmp_path / "report.md").read_text()
+    drawn = sorted((tmp_path / "figures").glob("*.png"))
     assert drawn
     assert all(figure.name in report for figure in drawn)
+    (tmp_path / "report.md").unlink()
+    assert call("report", tmp_path).stdout.splitlines() == paths
+    assert (tmp_path / "report.md").read_text() == report
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -223,3 +223,9 @@ def test_the_preset_loads_in_a_few_seconds():
     model = load_model("smollm2-135m")
     assert time.perf_counter() - start < 5
     assert model.name == "smollm2-135m"
+
+
+def test_a_revision_of_something_that_has_none_is_refused(tmp_path) -> None:
+    for source in ("smollm2-135m", str(tmp_path), str(tmp_path / "x.gguf")):
+        with pytest.raises(InputError, match="leave out --revision"):
+            load_model(source, revision="main")

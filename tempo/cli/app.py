@@ -36,7 +36,7 @@ def tempo(
     _: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
+            "--version", metavar=" ", is_eager=True, callback=_print_version, help="Print it."
         ),
     ] = False,
 ) -> None:

@@ -21,7 +21,6 @@ from tempo.cli.interrupts import stopping
 from tempo.cli.screen import busy, say, show
 from tempo.cli.tables import plain_table
 from tempo.manifest import Run
-from tempo.store import disk_errors
 
 HEADLINES = ("attention_ratio_without_sink", "attention_ratio_with_sink", "readout_js")
 """The metrics that `compare` shows; `analyze` shows all."""
@@ -61,16 +60,6 @@ def conclude(run: Run, *, as_json: bool) -> None:
         results = ask(run)
         paths = keep_report(run, results, run.folder)
     show_findings(results, headlines(results.metrics), paths, as_json=as_json)
-
-
-def keep_results(results: Results, folder: Path) -> Path:
-    """Write `results.json`, whole or not at all."""
-    path = folder / RESULTS_FILE
-    temporary = path.with_name(path.name + ".tmp")
-    with disk_errors(folder):
-        temporary.write_text(results.json(), encoding="utf-8")
-        temporary.replace(path)
-    return path
 
 
 def keep_report(run: Run, results: Results, folder: Path) -> list[Path]:

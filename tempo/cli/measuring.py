@@ -11,11 +11,12 @@ THAT_OF_THE_RUN = {"seed": None}
 @takes_options(*STATISTICS, defaults=THAT_OF_THE_RUN)
 def analyze(run: RunFolder, *, options: Options, as_json: Json = False) -> None:
     """Measure a run: write results.json and show every number."""
-    from tempo.cli.findings import ask, keep_results, opened, show_findings
+    from analysis.report import write_results
+    from tempo.cli.findings import ask, opened, show_findings
 
     found = opened(run, **given(options))
     results = ask(found)
-    path = keep_results(results, run)
+    path = write_results(results, run)
     show_findings(results, results.metrics, [path], as_json=as_json)
 
 

@@ -1,92 +1,40 @@
-"""What the checks look at: a few tiny forwards of one model, each run once, when first asked for."""
+"""One model on the table: the forwards that the checks share, each run when first asked for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from tempo.capture import NOTHING, Capture
-from tempo.decoding import Plan, Session, StepOutcome
-from tempo.doctor.tolerances import Tolerances
+from tempo.decoding import Session, StepOutcome
+from tempo.doctor.arms import GREEDY_STEPS, N_PROMPT, N_TOKENS, Arm, plans
+from tempo.doctor.tolerances import Tolerances, tolerances
 from tempo.engine import decode
+from tempo.errors import ModelError
 from tempo.guards import watched_positions
 from tempo.model import LanguageModel, attention_as
 from tempo.oracle import OracleRun, run_oracle
-from tempo.policies import Policy, greedy
-from tempo.positions import Offset, Place
-from tempo.selection import Forced
-from tempo.slots import SlotTable
-from tempo.visibility import ISOLATED, ORDERED, VISIBLE, Queries, Relation, Sees
+from tempo.support import check_rope
 
-N_PROMPT = 12
-HIDDEN_SLOT = N_PROMPT - 1
-FRACTION = 0.25
-GREEDY_STEPS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class At(Place):
-    """Members at given positions, wherever the base is."""
-
-    position: tuple[float | int, ...]
-
-    def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
-        """The given ones."""
-        return np.asarray(self.position[:width], np.float32)
-
-    def next_base(self, base: int, width: int) -> int:
-        """One past the largest."""
-        return int(max(self.position)) + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Slot(Relation):
-    """One slot only."""
-
-    slot: int
-
-    def sees(self, table: SlotTable, queries: Queries) -> Sees:
-        """True at that slot."""
-        return np.tile(np.arange(len(table)) == self.slot, (len(queries), 1))
-
-
-@dataclass(slots=True)
-class Arm:
-    """One plan and all that its steps left."""
-
-    plan: Plan
-    outcomes: list[StepOutcome] = field(default_factory=list)
-
-    @property
-    def table(self) -> SlotTable:
-        """The finished slot table."""
-        return self.outcomes[-1].decoding.table
-
-    def members(self, step: int) -> Int[np.ndarray, " query"]:
-        """Slots whose logits a step left: of the prompt, the last one."""
-        slots = self.table.members(step)
-        return slots[-1:] if step == 0 else slots
-
-    def logits(self, step: int) -> Float32[np.ndarray, "query vocab"]:
-        """Raw logits of a step."""
-        return self.outcomes[step].logits.float().cpu().numpy()
-
-    def weights(self, step: int) -> Float32[np.ndarray, "layer head query slot"]:
-        """Captured rows of a step."""
-        return self.outcomes[step].tensors["weights"]
+FARTHEST = 512
+"""Where no window is declared, how far to look for one, in positions."""
+MOVED = 1e-3
+"""The least by which logits move if they do; two decodings that differ in nothing are bit-equal."""
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """What a forward of transformers alone gives, under eager attention.
+    """What transformers alone gives, under eager attention.
 
     Attributes:
-        logits: Of every sequence, in float32.
+        logits: Of every sequence.
         attention: Of the first sequence.
     """
 
@@ -94,16 +42,8 @@ class Plain:
     attention: Float32[np.ndarray, "layer head query slot"]
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """Arms that were decoded together, and the positions that reached the rotary modules."""
-
-    arms: Mapping[str, Arm]
-    positions: tuple[Float[np.ndarray, " row"], ...]
-
-
 class Examination:
-    """One model on the table.
+    """Measures a model; everything is measured once.
 
     Attributes:
         settings: Attention setting of every module when the examination began.
@@ -119,20 +59,185 @@ class Examination:
     def tokens(self) -> tuple[int, ...]:
         """Different tokens, none of them special."""
         tokenizer = self.model.tokenizer
-        special: list[int] = [] if tokenizer is None else tokenizer.all_special_ids
-        usable = np.setdiff1d(np.arange(self.model.vocab_size), special)
-        return tuple(np.random.default_rng(0).choice(usable, 64, replace=False).tolist())
+        special = set(self.model.eos_ids) | set(tokenizer.all_special_ids if tokenizer else ())
+        usable = np.setdiff1d(np.arange(self.model.vocab_size), list(special))
+        return tuple(np.random.default_rng(0).choice(usable, N_TOKENS, replace=False).tolist())
 
-    @cached_property
+    @property
     def prompt(self) -> tuple[int, ...]:
-        """The prompt of every arm but one."""
+        """The prompt of nearly every arm."""
         return self.tokens[:N_PROMPT]
 
     @cached_property
     def reach(self) -> int:
-        """The largest position to go to: beyond every window if the model allows it."""
-        widths = [window for window in self.model.windows if window]
-        wanted = min(2 * max([*widths, 256]), self.model.max_positions - 1)
+        """The largest position to go to: past every window, where the model goes that far."""
+        widest = max([FARTHEST // 2, *filter(None, self.model.windows)])
+        wanted = min(2 * widest, self.model.max_positions - 1)
         while not self.frequencies_hold(wanted):
             wanted //= 2
         return wanted
+
+    def frequencies_hold(self, position: int) -> bool:
+        """Whether a call may hold this position without turning the keys of others."""
+        try:
+            check_rope(self.model, position)
+        except ModelError:
+            return False
+        return True
+
+    @cached_property
+    def arms(self) -> dict[str, Arm]:
+        """All arms, decoded together with their rows captured."""
+        with watched_positions(self.model.hf) as self._positions:
+            return self._decoded(self._everything)
+
+    @cached_property
+    def positions(self) -> list[Tensor]:
+        """What reached the rotary modules while the arms were decoded, call by call."""
+        assert self.arms
+        return self._positions
+
+    @cached_property
+    def uncaptured(self) -> dict[str, Arm]:
+        """The same arms, decoded again without capture."""
+        return self._decoded(NOTHING)
+
+    @cached_property
+    def eager(self) -> Plain:
+        """The greedy arm's tokens, read in one plain forward."""
+        return self.plain([self.arms["greedy"].table.token.tolist()])
+
+    @cached_property
+    def oracle(self) -> OracleRun:
+        """The oracle over the slot table of the visible arm."""
+        visible = self.arms["visible"]
+        return run_oracle(self.model, visible.table, visible.plan.policy)
+
+    @cached_property
+    def tolerances(self) -> Tolerances:
+        """For this model's dtype and the size of its logits and scores."""
+        steps = range(GREEDY_STEPS + 1)
+        greedy = self.arms["greedy"]
+        logits = [np.abs(greedy.logits(step)).max() for step in steps]
+        scores = [np.abs(raw_scores(greedy.outcomes[step])).max() for step in steps]
+        return tolerances(
+            self.model.dtype, largest_logit=float(max(logits)), largest_score=float(max(scores))
+        )
+
+    @property
+    def switches_experts(self) -> bool:
+        """Whether rounding may send a token to another expert, which moves it by any amount."""
+        experts = (getattr(self.model.config, name, None) for name in _EXPERTS)
+        return self.model.dtype != "float32" and any(experts)
+
+    def plain(self, token_ids: Sequence[Sequence[int]], **options: Any) -> Plain:
+        """A forward of transformers without cache; options as `forward` of the model takes them."""
+        device = self.model.device
+        moved = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in options.items()
+        }
+        with torch.inference_mode(), attention_as(self.model.hf, "eager"):
+            out = self.model.hf(
+                input_ids=torch.tensor(token_ids, device=device),
+                use_cache=False,
+                output_attentions=True,
+                **moved,
+            )
+        attention = [layer[0].float().cpu().numpy() for layer in out.attentions]
+        return Plain(out.logits.float().cpu().numpy(), np.stack(attention))
+
+    def interrupt(self) -> None:
+        """Start a decoding that is broken off by an error in its first step."""
+
+        def stop(_: StepOutcome) -> None:
+            raise _Stop
+
+        with suppress(_Stop):
+            decode(Session(self.model, on_step=stop), [self.arms["greedy"].plan])
+
+    @property
+    def outcomes(self) -> list[StepOutcome]:
+        """All steps of all arms."""
+        return [outcome for arm in self.arms.values() for outcome in arm.outcomes]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Scaling, window, soft cap and sinks of every layer, as the model passed them."""
+        return self.outcomes[0].facts
+
+    @property
+    def sinks(self) -> Float32[np.ndarray, "layer head 1"]:
+        """Learned sink score of every head, -inf where there is none."""
+        learned = self.facts["sinks"]
+        if learned is None:
+            return np.full((self.model.n_layers, self.model.n_heads, 1), -np.inf, np.float32)
+        return np.asarray(learned, np.float32)[..., None]
+
+    @property
+    def knows_sinks(self) -> bool:
+        """Whether the engine found learned sinks."""
+        return bool(np.isfinite(self.sinks).any())
+
+    @property
+    def wanted_positions(self) -> list[Float32[np.ndarray, " row"]]:
+        """What ought to reach a rotary module in each forward of the arms, by the slot tables."""
+        arms = list(self.arms.values())
+        by_prompt = {arm.plan.token_ids: arm for arm in reversed(arms)}
+        prompts = dict.fromkeys(arm.plan.token_ids for arm in arms)
+        fed = [[by_prompt[prompt] for prompt in prompts]]
+        for step in range(1, GREEDY_STEPS + 1):
+            fed.append([arm for arm in arms if len(arm.outcomes) > step])
+        return [
+            np.concatenate([arm.table.position[arm.table.members(step)] for arm in group])
+            for step, group in enumerate(fed)
+        ]
+
+    @property
+    def _everything(self) -> Capture:
+        return Capture(
+            "weights", tuple(range(self.model.n_layers)), tuple(range(self.model.n_heads))
+        )
+
+    def _decoded(self, capture: Capture) -> dict[str, Arm]:
+        planned = plans(self.tokens, windows=self.model.windows, reach=self.reach)
+        arms = [Arm(plan) for plan in planned.values()]
+        session = Session(
+            self.model,
+            capture,
+            on_step=lambda outcome: arms[outcome.number].outcomes.append(outcome),
+        )
+        decode(session, list(planned.values()))
+        return dict(zip(planned, arms, strict=True))
+
+
+class _Stop(Exception):
+    """Raised in the middle of a decoding, on purpose."""
+
+
+def attention_settings(model: LanguageModel) -> dict[str, str | None]:
+    """Attention setting of every part of a model that has a configuration."""
+    configs = {name: getattr(module, "config", None) for name, module in model.hf.named_modules()}
+    return {
+        name: getattr(config, "_attn_implementation", None)
+        for name, config in configs.items()
+        if config is not None
+    }
+
+
+def rotary_frequencies(model: LanguageModel) -> dict[str, Tensor]:
+    """Copies of all rotary frequencies of a model."""
+    return {
+        name: buffer.clone()
+        for name, buffer in model.hf.named_buffers()
+        if name.endswith("inv_freq") and "original" not in name
+    }
+
+
+def raw_scores(outcome: StepOutcome) -> Float[np.ndarray, " visible"]:
+    """Scores before the softmax of everything that a step's rows see, with mask bias and cap."""
+    tensors: Mapping[str, np.ndarray] = outcome.tensors
+    weights = tensors["weights"]
+    seen = weights > 0
+    logs = np.log(weights, where=seen, out=np.zeros_like(weights))
+    return (logs + tensors["logsumexp"][..., None])[seen]

@@ -1,20 +1,18 @@
-"""How far two executions of one model may lie apart: sums are made in another order."""
+"""How far two executions of one model may lie apart: their sums are made in another order."""
 
 from dataclasses import dataclass
 
 import torch
 
 _USUAL_SIZE = 10.0
-"""Float32 tolerances are for logits and scores of about this size, and grow with larger ones."""
-_LOGITS = {"float32": 1e-4}
-_ATTENTION = {"float32": 1e-5}
+"""Tolerances are for logits and scores of about this size, and grow with larger ones."""
 _HALF_STEPS = 8.0
-"""In half precision, the number of steps of the dtype at the size of the largest value."""
+"""In half precision, what is allowed in steps of the dtype."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """Largest allowed differences, and the dtype they are for.
+    """Largest differences that rounding explains.
 
     Attributes:
         logits: Between raw logits.
@@ -23,14 +21,12 @@ class Tolerances:
 
     logits: float
     attention: float
-    dtype: str
 
 
 def tolerances(dtype: str, *, largest_logit: float, largest_score: float) -> Tolerances:
-    """What rounding explains in a dtype, for logits and scores (before the softmax) of this size."""
+    """The tolerances of a dtype, for logits and scores (before the softmax) of this size."""
+    logits, scores = (max(1, size / _USUAL_SIZE) for size in (largest_logit, largest_score))
     if dtype == "float32":
-        return Tolerances(
-            1e-4 * max(1, largest_logit / _USUAL_SIZE), 1e-5 * max(1, largest_score / _USUAL_SIZE), dtype
-        )
+        return Tolerances(1e-4 * logits, 1e-5 * scores)
     step = torch.finfo(getattr(torch, dtype)).eps
-    return Tolerances(_HALF_STEPS * step * largest_logit, _HALF_STEPS * step, dtype)
+    return Tolerances(_HALF_STEPS * step * _USUAL_SIZE * logits, _HALF_STEPS * step * scores)

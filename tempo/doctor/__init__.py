@@ -1,0 +1,114 @@
+"""Examines a loaded model: does it, and does the engine on it, do what the instrument assumes?"""
+
+import time
+from collections.abc import Callable
+
+from tempo.doctor.attention_checks import (
+    attention_sinks,
+    capture,
+    causality,
+    edit,
+    row_sums,
+    soft_cap,
+    zeros,
+)
+from tempo.doctor.diagnosis import FAIL, PASS, Check, Diagnosis, not_applicable
+from tempo.doctor.examination import Examination
+from tempo.doctor.position_checks import (
+    fractional_positions,
+    rope_type,
+    sliding_windows,
+    translation,
+)
+from tempo.doctor.reference_checks import (
+    attention_setting,
+    decoding,
+    eager_attention,
+    eager_logits,
+    mask_dtype,
+    oracle,
+    packed_sequences,
+)
+from tempo.errors import TempoError
+from tempo.model import LanguageModel
+
+__all__ = ["CHECKS", "Check", "Diagnosis", "diagnose"]
+
+Question = Callable[[Examination], Check]
+
+CHECKS: tuple[Question, ...] = (
+    eager_logits,
+    eager_attention,
+    oracle,
+    causality,
+    row_sums,
+    zeros,
+    sliding_windows,
+    soft_cap,
+    attention_sinks,
+    mask_dtype,
+    packed_sequences,
+    fractional_positions,
+    translation,
+    capture,
+    edit,
+    attention_setting,
+    rope_type,
+)
+"""Every check but the first (`decoding`), in the order of asking; the last two look back."""
+
+_CRASHES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TempoError,
+    TypeError,
+    ValueError,
+)
+"""What foreign modelling code raises where it does not fit the engine: a finding, not an end."""
+
+
+def diagnose(model: LanguageModel) -> Diagnosis:
+    """Run every check on a loaded model: a few tiny forwards, nothing of the model is changed.
+
+    A check that cannot be carried out because the model breaks has failed, with the error as its
+    detail.
+    """
+    start = time.perf_counter()
+    patient = Examination(model)
+    first = _asked(decoding, patient)
+    ask = _asked if first.status == PASS else _left_out
+    checks = (first, *(ask(check, patient) for check in CHECKS))
+    return Diagnosis(_facts(model), checks, time.perf_counter() - start)
+
+
+def _asked(check: Question, patient: Examination) -> Check:
+    try:
+        return check(patient)
+    except _CRASHES as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return Check(_name(check), FAIL, reason[:200])
+
+
+def _left_out(check: Question, _: Examination) -> Check:
+    return not_applicable(_name(check), "needs a decoding")
+
+
+def _name(check: Question) -> str:
+    return check.__name__.replace("_", " ")
+
+
+def _facts(model: LanguageModel) -> dict[str, str]:
+    windows = ", ".join(str(window) for window in dict.fromkeys(model.windows) if window)
+    return {
+        "name": model.name,
+        "family": model.config.model_type,
+        "layers": str(model.n_layers),
+        "heads": f"{model.n_heads} on {model.n_kv_heads} KV",
+        "windows": windows or "none",
+        "rope": ", ".join(model.rope_types),
+        "dtype": model.dtype,
+        "device": str(model.device),
+    }

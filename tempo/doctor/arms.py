@@ -1,0 +1,112 @@
+"""The few short decodings that an examination looks at, made so that each shows one thing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from tempo.decoding import Plan, StepOutcome
+from tempo.policies import Policy, greedy
+from tempo.positions import Offset, Place
+from tempo.selection import Forced
+from tempo.slots import SlotTable
+from tempo.visibility import ISOLATED, ORDERED, VISIBLE, Queries, Relation, Sees
+
+N_PROMPT = 12
+N_TOKENS = 64
+HIDDEN_SLOT = N_PROMPT - 1
+"""The slot that the arm `hidden` does not see: the end of the prompt."""
+FRACTION = 0.25
+GREEDY_STEPS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class At(Place):
+    """Members at given positions, wherever the base is."""
+
+    position: tuple[float | int, ...]
+
+    def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
+        """The first `width` of them."""
+        return np.asarray(self.position[:width], np.float32)
+
+    def next_base(self, base: int, width: int) -> int:
+        """Past the largest."""
+        return int(max(self.position)) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Slot(Relation):
+    """One slot."""
+
+    slot: int
+
+    def sees(self, table: SlotTable, queries: Queries) -> Sees:
+        """True there."""
+        return np.tile(np.arange(len(table)) == self.slot, (len(queries), 1))
+
+
+@dataclass(slots=True)
+class Arm:
+    """One plan and what its steps left."""
+
+    plan: Plan
+    outcomes: list[StepOutcome] = field(default_factory=list)
+
+    @property
+    def table(self) -> SlotTable:
+        """The finished slot table."""
+        return self.outcomes[-1].decoding.table
+
+    def members(self, step: int) -> Int[np.ndarray, " query"]:
+        """Slots whose logits a step left: of the prompt, the last one."""
+        slots = self.table.members(step)
+        return slots[-1:] if step == 0 else slots
+
+    def logits(self, step: int) -> Float32[np.ndarray, "query vocab"]:
+        """Raw logits of a step."""
+        return self.outcomes[step].logits.float().cpu().numpy()
+
+    def weights(self, step: int) -> Float32[np.ndarray, "layer head query slot"]:
+        """Captured rows of a step."""
+        return self.outcomes[step].tensors["weights"]
+
+
+def plans(tokens: Sequence[int], *, windows: Sequence[int | None], reach: int) -> dict[str, Plan]:
+    """Every arm by name.
+
+    Args:
+        tokens: N_TOKENS different tokens.
+        windows: Sliding windows of the model's layers.
+        reach: The largest position to go to.
+    """
+    prompt, others = tuple(tokens[:N_PROMPT]), tuple(tokens[N_PROMPT:])
+    a, b, c, d, e, f, stranger = others[:7]
+    jumps = jumping_positions(windows, reach)
+    isolated = Policy(Forced(((a, b, c), (d,))))
+    policies = {
+        "greedy": greedy(),
+        "visible": Policy(Forced(((a, b, c), (d, e), (f,))), see=VISIBLE),
+        "isolated": isolated,
+        "another prompt": isolated,
+        "ordered": Policy(Forced(((a, b, c),)), see=ORDERED),
+        "another last member": Policy(Forced(((a, b, stranger),)), see=ORDERED),
+        "fractional": Policy(Forced(((a, b, c), (d,))), Offset(FRACTION)),
+        "hidden": Policy(Forced(((a, b, c), (d,))), see=ISOLATED & ~Slot(HIDDEN_SLOT)),
+        "jumping": Policy(Forced((others[: len(jumps)],)), At(jumps), ORDERED),
+    }
+    prompts = dict.fromkeys(policies, prompt) | {"another prompt": (*prompt[:-1], stranger)}
+    return {
+        name: Plan(name, name, prompts[name], policy, GREEDY_STEPS, "ignore")
+        for name, policy in policies.items()
+    }
+
+
+def jumping_positions(windows: Sequence[int | None], reach: int) -> tuple[float, ...]:
+    """Positions whose distances to the last of them lie closely around every window's edge."""
+    distances = {0.0} | {2.0**power for power in range(20)}
+    for window in {window for window in windows if window}:
+        distances |= {window - 1.0, window - 0.5, float(window), window + 1.0}
+    near = sorted(distance for distance in distances if distance <= reach - N_PROMPT)
+    return tuple(reach - distance for distance in reversed(near))

@@ -1,0 +1,109 @@
+"""Checks of the rows that the engine captures: what they sum to and what they leave out."""
+
+from typing import cast
+
+import numpy as np
+
+from tempo.doctor.arms import HIDDEN_SLOT, Arm
+from tempo.doctor.diagnosis import Check, not_applicable, verdict
+from tempo.doctor.examination import MOVED, Examination, raw_scores
+from tempo.format import visible_name
+from tempo.guards import ROW_SUM, row_excess, unpacked
+
+
+def causality(patient: Examination) -> Check:
+    """A later token changes nothing before it, in the prompt and among ordered members."""
+    arms, allowed = patient.arms, patient.tolerances
+    one, other = arms["ordered"].logits(1), arms["another last member"].logits(1)
+    rows = [arms[name].weights(0)[:, :, :-1] for name in ("isolated", "another prompt")]
+    members = float(np.abs(one[:-1] - other[:-1]).max())
+    prompt = float(np.abs(rows[0] - rows[1]).max())
+    own = float(np.abs(one[-1] - other[-1]).max())
+    detail = (
+        f"another last token moves earlier logits by {members:.1e} (at most {allowed.logits:.1e}), "
+        f"earlier rows by {prompt:.1e} (at most {allowed.attention:.1e}), its own by {own:.1e}"
+    )
+    healthy = members <= allowed.logits and own > MOVED and prompt <= allowed.attention
+    return verdict("causality", healthy, detail, trap=5)
+
+
+def row_sums(patient: Examination) -> Check:
+    """Every row, with what it pays to a learned sink, sums to 1."""
+    excesses = [row_excess(outcome.tensors, patient.sinks) for outcome in patient.outcomes]
+    excess = max(float(np.abs(each).max()) for each in excesses)
+    with_sink = " with the learned sink" if patient.knows_sinks else ""
+    detail = f"rows{with_sink} sum to 1 within {excess:.1e} (at most {ROW_SUM:.0e} in any dtype)"
+    return verdict("row sums", excess <= ROW_SUM, detail, trap=12)
+
+
+def zeros(patient: Examination) -> Check:
+    """Rows are exactly 0 where the trace says that a slot is not seen."""
+    leaks = [_leak(arm, step) for arm in patient.arms.values() for step in range(len(arm.outcomes))]
+    hidden, most = sum(count for count, _ in leaks), max(weight for _, weight in leaks)
+    detail = f"largest weight on {hidden} unseen slots: {most:g} (exactly 0)"
+    return verdict("zeros", most == 0 and hidden > 0, detail)
+
+
+def _leak(arm: Arm, step: int) -> tuple[int, float]:
+    """How many slots a step's rows do not see, over all layers, and the largest weight there."""
+    weights, outcome = arm.weights(step), arm.outcomes[step]
+    unseen = [
+        ~unpacked(outcome.tensors[visible_name(window)], weights.shape[-1])
+        for window in cast("tuple[int | None, ...]", outcome.facts["window"])
+    ]
+    most = [rows[:, mask].max(initial=0) for rows, mask in zip(weights, unseen, strict=True)]
+    return int(sum(mask.sum() for mask in unseen)), float(max(most))
+
+
+def soft_cap(patient: Examination) -> Check:
+    """Scores are soft-capped in the engine as the configuration declares."""
+    declared = getattr(patient.model.config, "attn_logit_softcapping", None)
+    used = set(patient.facts["softcap"])
+    if declared is None and used == {None}:
+        return not_applicable("soft cap", "none declared, none used", trap=16)
+    steps = patient.arms["greedy"].outcomes
+    highest = max(float(np.abs(raw_scores(outcome)).max()) for outcome in steps)
+    below = declared is not None and highest <= declared * (1 + 1e-5)
+    detail = f"largest score {highest:.4g}; cap declared {declared}, used {_listed(used)}"
+    return verdict("soft cap", below and used == {declared}, detail, trap=16)
+
+
+def attention_sinks(patient: Examination) -> Check:
+    """Learned sinks are known in every layer that has one, and take their share of the rows."""
+    names = [name for name, _ in patient.model.hf.named_parameters() if name.endswith("sinks")]
+    learned = np.isfinite(patient.sinks).all((1, 2))
+    known = int(learned.sum())
+    if not names and not known:
+        return not_applicable("attention sinks", "no learned sinks", trap=6)
+    sums = [outcome.tensors["weights"].sum(-1)[learned].ravel() for outcome in patient.outcomes]
+    share = 1 - float(np.concatenate(sums).mean())
+    detail = f"known in {known} layers, learned in {len(names)}; their mean share is {share:.2g}"
+    return verdict("attention sinks", known == len(names) and share > 0, detail, trap=6)
+
+
+def capture(patient: Examination) -> Check:
+    """Logits are bit-equal with capture on and off."""
+    pairs = [
+        (on.logits(step), patient.uncaptured[name].logits(step))
+        for name, on in patient.arms.items()
+        for step in range(len(on.outcomes))
+    ]
+    equal = sum(on.tobytes() == off.tobytes() for on, off in pairs)
+    detail = f"logits of {equal} of {len(pairs)} steps are bit-equal with capture on and off"
+    return verdict("capture", equal == len(pairs), detail)
+
+
+def edit(patient: Examination) -> Check:
+    """A slot that is hidden gets no weight, and the logits notice."""
+    hidden, shown = patient.arms["hidden"], patient.arms["isolated"]
+    weight = float(hidden.weights(1)[..., HIDDEN_SLOT].max())
+    change = float(np.abs(hidden.logits(1) - shown.logits(1)).max())
+    detail = (
+        f"hiding one slot leaves it weight {weight:g} (exactly 0) and moves logits by "
+        f"{change:.2g} (more than {MOVED:g})"
+    )
+    return verdict("edit", weight == 0 and change > MOVED, detail)
+
+
+def _listed(values: set[float | None]) -> str:
+    return ", ".join(map(str, sorted(values, key=str)))

@@ -1,0 +1,123 @@
+"""Checks of positions: what reaches RoPE, what windows are measured in, what a shift does."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32
+
+from tempo.doctor.arms import N_PROMPT
+from tempo.doctor.diagnosis import Check, not_applicable, verdict
+from tempo.doctor.examination import MOVED, Examination, rotary_frequencies
+from tempo.oracle import run_oracle
+
+MEASURABLE = 600
+"""The widest window to measure in eager attention, which needs a token for each position."""
+SHIFT = 100
+
+Width = float | int | None
+"""Nearest distance that is not seen; None if all are, NaN if a farther one is."""
+
+
+def sliding_windows(patient: Examination) -> Check:
+    """Each layer sees as many positions as declared, in the engine and in eager attention."""
+    model, edge = patient.model, patient.reach - N_PROMPT
+    wanted = [window if window and window <= edge else None for window in model.windows]
+    engine, eager = _engine_widths(patient), _eager_widths(patient)
+    layers = zip(model.layer_types, model.windows, engine, eager or engine, strict=True)
+    detail = "; ".join(
+        f"{kind}: declared {declared or 'none'}, engine {_text(width, edge)}, "
+        + (f"eager {_text(plain, edge)}" if eager else "eager not measured")
+        for kind, declared, width, plain in dict.fromkeys(layers)
+    )
+    healthy = engine == wanted and (eager is None or eager == wanted)
+    return verdict("sliding windows", healthy, f"{detail} (in positions)", trap=4)
+
+
+def _engine_widths(patient: Examination) -> list[Width]:
+    """Measured in the captured row of a query that stands far away, members around each edge."""
+    jumping = patient.arms["jumping"]
+    behind = jumping.table.position[-1] - jumping.table.position
+    return [_width(row.any(0), behind) for row in jumping.weights(1)[:, :, -1] > 0]
+
+
+def _eager_widths(patient: Examination) -> list[Width] | None:
+    """Measured in plain text; None where nothing is declared or it would take too many tokens."""
+    widest = max(filter(None, patient.model.windows), default=None)
+    if widest is None or widest > min(MEASURABLE, patient.reach - N_PROMPT):
+        return None
+    tokens = np.resize(patient.tokens, widest + 2)
+    rows = patient.plain([tokens.tolist()]).attention[:, :, -1]
+    behind = np.arange(widest + 2, dtype=np.float32)[::-1].copy()
+    return [_width(row.any(0), behind) for row in rows > 0]
+
+
+def _width(seen: Bool[np.ndarray, " slot"], behind: Float32[np.ndarray, " slot"]) -> Width:
+    if seen.all():
+        return None
+    nearest = float(behind[~seen].min())
+    return math.nan if (behind[seen] > nearest).any() else nearest
+
+
+def _text(width: Width, edge: int) -> str:
+    return f"none up to {edge}" if width is None else f"{width:g}"
+
+
+def fractional_positions(patient: Examination) -> Check:
+    """RoPE gets every position as the slot table has it, and a fraction of one changes logits."""
+    wanted = patient.wanted_positions
+    given = [each.reshape(-1).double().cpu().numpy() for each in patient.positions]
+    calls = len(given) // len(wanted)
+    exact = bool(given) and all(
+        np.array_equal(each, wanted[number // calls]) for number, each in enumerate(given)
+    )
+    arms = patient.arms
+    change = float(np.abs(arms["fractional"].logits(1) - arms["isolated"].logits(1))[1:].max())
+    detail = f"{len(given)} rotary calls got the exact positions" if exact else "RoPE got others"
+    detail += f"; 0.25 to 0.5 of a position moves logits by {change:.2g} (more than {MOVED:g})"
+    if patient.model.dtype != "float32":
+        detail += ", not required in half precision"
+        return verdict("fractional positions", exact, detail)
+    return verdict("fractional positions", exact and change > MOVED, detail)
+
+
+def translation(patient: Examination) -> Check:
+    """Where moving a text changes nothing in transformers, moving a slot table changes nothing."""
+    name, n, limit = "translation", len(patient.prompt), patient.tolerances.logits
+    arm = patient.arms["visible"]
+    farthest = int(arm.table.position.max()) + SHIFT
+    if farthest >= patient.model.max_positions or not patient.frequencies_hold(farthest):
+        return not_applicable(name, f"positions cannot be moved by {SHIFT} in this model")
+    position = torch.stack([torch.arange(n), torch.arange(n) + SHIFT])
+    mask = torch.ones(2, n, dtype=torch.long)
+    prompts = [patient.prompt, patient.prompt]
+    plain = patient.plain(prompts, position_ids=position, attention_mask=mask).logits
+    change = float(np.abs(plain[0] - plain[1]).max())
+    detail = f"+{SHIFT} positions move logits by {change:.1e} in transformers"
+    if change > limit:
+        excuse = "rounding switches experts" if patient.switches_experts else "it knows where it is"
+        return not_applicable(name, f"{detail} (more than {limit:.1e}): {excuse}")
+    moved = replace(arm.table, position=arm.table.position + np.float32(SHIFT))
+    logits = run_oracle(patient.model, moved, arm.plan.policy).logits
+    ours = float(np.abs(logits - patient.oracle.logits).max())
+    detail += f", by {ours:.1e} with parallel sets (at most {limit:.1e})"
+    return verdict(name, ours <= limit, detail)
+
+
+def rope_type(patient: Examination) -> Check:
+    """No forward of the examination has changed the rotary frequencies."""
+    after = rotary_frequencies(patient.model)
+    changed = [
+        name for name, before in patient.frequencies.items() if not torch.equal(before, after[name])
+    ]
+    detail = f"{_types(patient)}: frequencies of {len(after)} tables are as before"
+    if changed:
+        detail = f"{_types(patient)}: {', '.join(changed)} changed during the examination"
+    elif not patient.frequencies_hold(patient.model.max_positions - 1):
+        detail += "; runs that go past the original length are refused"
+    return verdict("rope type", bool(after) and not changed, detail, trap=14)
+
+
+def _types(patient: Examination) -> str:
+    return ", ".join(patient.model.rope_types)

@@ -1,0 +1,108 @@
+"""FINDINGS.md against the results it is made from, and the results against the model."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tempo
+from analysis.results import analyze
+from experiments.entries import ENTRIES
+from experiments.findings import PAGE, Finding, page, read_results, side, status_of
+from tempo.suites import load_suite
+from tests.decoding import real_model
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_page_is_what_the_results_say() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(read_results(), ENTRIES)
+
+
+def test_another_result_makes_another_page() -> None:
+    results = read_results()
+    name = "e01_attention_to_sets"
+    changed = json.loads(json.dumps(results[name]))
+    for row in changed["metrics"]:
+        if row["name"] == "attention_ratio_without_sink_over_null":
+            row |= {"estimate": 1.5, "low": 1.4, "high": 1.6}
+    before, after = (ENTRIES[name](result)[1] for result in (results[name], changed))
+    assert isinstance(after, Finding)
+    assert after.status == "refuted"
+    assert "1.5 (1.4 to 1.6)" in after.evidence
+    assert after.evidence != before.evidence
+
+
+def test_a_status_follows_from_an_interval() -> None:
+    below, around, above = ({"low": a, "high": b} for a, b in ((0.5, 0.9), (0.9, 1.1), (1.1, 2)))
+    assert [side(row, of=1) for row in (below, around, above)] == [-1, 0, 1]
+    assert [status_of(*pair) for pair in ((True, False), (False, True), (False, False))] == [
+        "supported",
+        "refuted",
+        "inconclusive",
+    ]
+
+
+def test_a_claim_rests_on_enough_prompts_and_sets() -> None:
+    for result in read_results().values():
+        assert result["n_prompts"] >= 100
+        assert min(result["n_sets"][arm] for arm in ("isolated", "visible", "unique")) >= 200
+        assert len(result["prompts"]) == result["n_prompts"]
+
+
+def test_every_experiment_asks_before_it_answers() -> None:
+    for folder in sorted((ROOT / "experiments").glob("e*_*")):
+        question = (folder / "question.md").read_text(encoding="utf-8")
+        assert "Prediction" in question
+        assert {"config.toml", "run.py"} <= {file.name for file in folder.iterdir()}
+        assert folder.name in ENTRIES
+
+
+@pytest.mark.slow
+def test_decoding_again_gives_the_numbers_of_the_findings() -> None:
+    result = read_results()["e01_attention_to_sets"]
+    model = real_model()
+    assert result["model"]["fingerprint"] == model.fingerprint
+    prompts = load_suite("standard")[:4]
+    run = tempo.compare(model, prompts, arms=["isolated", "greedy"], threshold=0.1, steps=10)
+    again = analyze(run).by_arm["isolated"].ratio
+    stored = result["detail"]["by_arm"]["isolated"]["log_ratio_by_prompt"]
+    assert result["prompts"][:4] == [prompt.id for prompt in prompts]
+    for sink in ("with", "without"):
+        known = np.array([np.nan if value is None else value for value in stored[sink][:4]])
+        np.testing.assert_allclose(again[sink].log_ratio, known, atol=1e-3)
+
+
+def test_the_readme_shows_commands_and_options_that_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", readme, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    for room in re.findall(
+        r"^  ([a-z][a-z ]+?)(?:  |$)", readme.split("```\ntempo/ ")[-1], re.MULTILINE
+    ):
+        for name in room.split():
+            assert list((ROOT / "tempo").glob(f"{name}*")), name
+
+
+@pytest.mark.slow
+def test_the_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shlex
+
+    from typer.testing import CliRunner
+
+    from tempo.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = readme.split("## Use\n\n```\n")[1].split("```")[0]
+    lines = [line.split("#")[0].strip() for line in block.splitlines()]
+    assert len(lines) == 5
+    for line in lines:
+        shown = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert shown.exit_code == 0, (line, shown.output)
+    python = readme.split("```python\n")[1].split("```")[0]
+    exec(compile(python, "README.md", "exec"), {})
+    assert (tmp_path / "runs/arms/report.md").exists()
