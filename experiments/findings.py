@@ -6,13 +6,13 @@ entry states.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from experiments.entries import ENTRIES
+from experiments.finding import Finding, Result
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "FINDINGS.md"
-Result = Mapping[str, Any]
 
 HEAD = """\
 # Findings
@@ -21,49 +21,6 @@ Made by `make findings` from the `result.json` of each experiment; no number her
 test holds this page against those files. The unit is the prompt; intervals are 95 %, over prompts.
 A finding that turns out wrong stays here as refuted.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One entry.
-
-    Attributes:
-        claim: The sentence that is tested.
-        evidence: What was measured, with numbers.
-        status: supported, refuted or inconclusive.
-        rule: How the status follows from the interval.
-        controls: What the number is held against, and what would change our mind.
-    """
-
-    claim: str
-    evidence: str
-    status: str
-    rule: str
-    controls: str
-
-
-def metric(result: Result, name: str, arm: str) -> Mapping[str, Any]:
-    """One row of the metrics of an experiment."""
-    rows = [row for row in result["metrics"] if (row["name"], row["arm"]) == (name, arm)]
-    assert len(rows) == 1, f"expected one {name} of {arm}, got {len(rows)}"
-    return rows[0]
-
-
-def shown(row: Mapping[str, Any]) -> str:
-    """An estimate with its interval."""
-    if row["low"] == row["high"] == row["estimate"]:
-        return f"{row['estimate']:.3g} (every prompt)"
-    return f"{row['estimate']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
-
-
-def side(row: Mapping[str, Any], *, of: float) -> int:
-    """-1, 0 or 1: the interval lies below, around or above a value."""
-    return -1 if row["high"] < of else int(row["low"] > of)
-
-
-def status_of(holds: bool, fails: bool) -> str:
-    """In words."""
-    return "supported" if holds else "refuted" if fails else "inconclusive"
 
 
 def page(
@@ -103,8 +60,6 @@ def read_results() -> dict[str, Result]:
 
 def main() -> None:
     """Write FINDINGS.md."""
-    from experiments.entries import ENTRIES
-
     PAGE.write_text(page(read_results(), ENTRIES), encoding="utf-8")
 
 

@@ -10,7 +10,8 @@ import pytest
 import tempo
 from analysis.results import analyze
 from experiments.entries import ENTRIES
-from experiments.findings import PAGE, Finding, page, read_results, side, status_of
+from experiments.finding import Finding, side, status_of
+from experiments.findings import PAGE, page, read_results
 from tempo.suites import load_suite
 from tests.decoding import real_model
 
