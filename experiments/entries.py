@@ -82,8 +82,8 @@ def _sharing(result: Result) -> Finding:
         rule=f"supported if the interval lies below 1; refuted if it lies above 1 or within "
         f"1/{MARGIN} and {MARGIN} (no difference worth the name).",
         controls="the two arms differ in positions only, but decode freely, so their tokens differ "
-        "after the first sets, and positions of their own put earlier slots farther away; the test on "
-        "identical tokens comes with the twins.",
+        "after the first sets, and positions of their own put earlier slots farther away; the test "
+        "on identical tokens comes with the twins.",
     )
 
 

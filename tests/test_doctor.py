@@ -1,10 +1,13 @@
 """Every family is healthy, and every check fails on the fault that it is there to find."""
 
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,15 +15,22 @@ import tempo.attention
 import tempo.capture
 import tempo.engine
 import tempo.oracle
-from tempo import guards
 from tempo.doctor import CHECKS, Check, Diagnosis, diagnose
-from tempo.doctor import examination as examining
 from tempo.doctor.arms import jumping_positions
 from tempo.doctor.tolerances import tolerances
 from tempo.model import LanguageModel
+from tempo.selection import Greedy
 from tempo.sight import View
 from tempo.testing.tiny import FAMILIES, tiny_model
-from tempo.visibility import ISOLATED, BeforeSlot, Both, SameStep, Window, visible_slots
+from tempo.visibility import (
+    ISOLATED,
+    VISIBLE,
+    BeforeSlot,
+    Both,
+    SameStep,
+    Window,
+    visible_slots,
+)
 from tests.decoding import model_of, real_model
 
 NAMES = ["decoding", *(check.__name__.replace("_", " ") for check in CHECKS)]
@@ -114,13 +124,14 @@ def test_a_model_that_tells_positions_apart_is_not_ill(monkeypatch) -> None:
 # every check can fail
 
 
-def attention_that_attends_twice(monkeypatch, model: LanguageModel) -> None:
-    inner = tempo.engine.forward
+def greedy_rows_without_slot_one(monkeypatch, _) -> None:
+    def visible(view: View, window: int | None):
+        seen = visible_slots(view.policy.see, view.table, view.queries, window=window)
+        if isinstance(view.policy.select, Greedy) and view.table.n_steps:
+            seen[:, 1] = False
+        return seen
 
-    def forward(session, cache, views, **options):
-        return inner(session, cache, views, **options)
-
-    monkeypatch.setattr(tempo.engine, "forward", forward)
+    monkeypatch.setattr(View, "visible", visible)
 
 
 def output_off(monkeypatch, _) -> None:
@@ -154,7 +165,7 @@ def capture_that_perturbs(monkeypatch, _) -> None:
     def captured(forward, sight, capture):
         kept = inner(forward, sight, capture)
         for keys in forward.cache._keys.values():
-            keys *= 1 + len(capture.layers) * 2**-23
+            keys.mul_(1 + len(capture.layers) * 2**-23)
         return kept
 
     monkeypatch.setattr(tempo.engine, "captured", captured)
@@ -170,7 +181,7 @@ def window_seen_as(window: Callable[[int], int], monkeypatch, _) -> None:
 
 def window_in_slots(monkeypatch, _) -> None:
     def sees(window: Window, table, queries):
-        slots = torch.arange(len(table)).numpy()
+        slots = np.arange(len(table))
         return queries[:, None] - slots[None, :] < window.width
 
     monkeypatch.setattr(Window, "sees", sees)
@@ -179,7 +190,8 @@ def window_in_slots(monkeypatch, _) -> None:
 def siblings_without_the_prompt(monkeypatch, _) -> None:
     def visible(view: View, window: int | None):
         seen = visible_slots(view.policy.see, view.table, view.queries, window=window)
-        if view.policy.see == ISOLATED and len(view.queries) == 3:
+        three = view.policy.see == ISOLATED and len(view.queries) == 3
+        if three and np.ptp(view.table.position[view.queries]) == 0:
             seen[1:, : view.table.n_prompt] = False
         return seen
 
@@ -187,14 +199,14 @@ def siblings_without_the_prompt(monkeypatch, _) -> None:
 
 
 def ordered_that_looks_ahead(monkeypatch, _) -> None:
-    monkeypatch.setattr(BeforeSlot, "sees", lambda _, table, queries: SameStep().sees(table, queries) | (table.step[None] < table.step[queries, None]))
+    monkeypatch.setattr(BeforeSlot, "sees", lambda _, *given: VISIBLE.sees(*given))
 
 
 def siblings_unseen(monkeypatch, _) -> None:
     inner = SameStep.sees
 
     def sees(relation, table, queries):
-        own = torch.arange(len(table)).numpy()[None] == queries[:, None]
+        own = np.arange(len(table))[None] == queries[:, None]
         return inner(relation, table, queries) & own
 
     monkeypatch.setattr(SameStep, "sees", sees)
@@ -242,7 +254,8 @@ def frequencies_that_drift(monkeypatch, model: LanguageModel) -> None:
     inner = rotary.forward
 
     def forward(x, position_ids):
-        rotary.inv_freq = rotary.inv_freq * (1 - 2**-22)
+        if not position_ids.is_floating_point() and position_ids.max() >= 100:
+            rotary.inv_freq = rotary.inv_freq * (1 - 2**-22)
         return inner(x, position_ids)
 
     monkeypatch.setattr(rotary, "forward", forward)
@@ -253,8 +266,10 @@ def no_facts(name: str, value: object, monkeypatch, _) -> None:
     monkeypatch.setattr(tempo.engine, "layer_facts", lambda *given: inner(*given) | {name: value})
 
 
+EAGER = {"eager logits", "eager attention"}
 FAULTS = {
-    "output": (output_off, "llama", {"eager logits", "oracle"}),
+    "output": (output_off, "llama", {*EAGER, "oracle", "packed sequences"}),
+    "greedy": (greedy_rows_without_slot_one, "llama", EAGER),
     "scaled rows": (partial(rows_times, 1.001), "llama", {"row sums", "eager attention"}),
     "leaking rows": (rows_that_leak, "llama", {"zeros"}),
     "perturbing": (capture_that_perturbs, "llama", {"capture"}),
@@ -276,8 +291,127 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found_by_its_check_and_by_no_other(fault: str, monkeypatch) -> None:
+def test_a_fault_fails_the_checks_that_look_for_it_and_no_other(fault: str, monkeypatch) -> None:
     break_it, family, expected = FAULTS[fault]
     model = tiny_model(family, **({"sliding_window": 40} if family == "mistral" else {}))
     break_it(monkeypatch, model)
     assert failed(model) == expected
+
+
+def test_every_check_is_seen_to_fail() -> None:
+    assert set().union(*(expected for _, _, expected in FAULTS.values())) == set(NAMES[1:])
+
+
+def test_a_model_on_which_the_engine_breaks_is_a_finding(monkeypatch) -> None:
+    def captured(*_):
+        raise RuntimeError("sizes 3 and 4\n do not match")
+
+    monkeypatch.setattr(tempo.engine, "captured", captured)
+    first, *others = diagnose(model_of("llama")).checks
+    assert first == Check("decoding", "fail", "RuntimeError: sizes 3 and 4 do not match")
+    assert {check.status for check in others} == {"not applicable"}
+    assert len(others) == len(CHECKS)
+
+
+def test_a_check_that_breaks_has_failed(monkeypatch) -> None:
+    def mask(*_):
+        raise KeyError("sliding")
+
+    monkeypatch.setattr(tempo.oracle, "_mask", mask)
+    diagnosis = diagnose(model_of("llama"))
+    assert {check.name for check in diagnosis.failed} == {"oracle", "mask dtype", "translation"}
+    assert diagnosis["oracle"].detail == "KeyError: 'sliding'"
+
+
+def test_in_half_precision_a_switch_of_experts_is_no_fault(monkeypatch) -> None:
+    monkeypatch.setattr(tempo.attention, "attend", lambda call, *_: torch.zeros_like(call.query))
+    half, whole = (diagnose(model_of("gpt_oss", dtype)) for dtype in ("bfloat16", "float32"))
+    assert half["eager logits"].status == "not applicable"
+    assert "rounding switches experts" in half["eager logits"].detail
+    assert whole["eager logits"].status == "fail"
+
+
+# how it is done and shown
+
+
+def test_an_examination_takes_few_forwards() -> None:
+    model, calls = tiny_model("llama"), []
+    hook = model.hf.register_forward_hook(lambda *_: calls.append(1))
+    diagnose(model)
+    hook.remove()
+    assert len(calls) <= 20
+
+
+def test_tolerances_grow_with_what_is_compared() -> None:
+    usual = tolerances("float32", largest_logit=3.0, largest_score=10.0)
+    large = tolerances("float32", largest_logit=30.0, largest_score=20.0)
+    assert (usual.logits, usual.attention) == (1e-4, 1e-5)
+    assert (large.logits, large.attention) == (pytest.approx(3e-4), pytest.approx(2e-5))
+    half = tolerances("bfloat16", largest_logit=10.0, largest_score=10.0)
+    assert (half.logits, half.attention) == (pytest.approx(0.625), pytest.approx(0.0625))
+
+
+@pytest.mark.parametrize("window", [5, 8, 64, 200])
+def test_jumps_surround_the_edge_of_every_window(window: int) -> None:
+    positions = jumping_positions([None, window], 400)
+    distances = {positions[-1] - position for position in positions}
+    assert {window - 1, window - 0.5, window, window + 1} <= distances
+    assert list(positions) == sorted(positions)
+    assert positions[0] >= 12
+
+
+def diagnosis_of(*checks: Check) -> Diagnosis:
+    return Diagnosis({"name": "tiny <1>", "layers": "2"}, checks, 0.25)
+
+
+GOOD = Check("row sums", "pass", "within 1e-7 & more", trap=12)
+BAD = Check("oracle", "fail", "at most 3 from the oracle")
+ABSENT = Check("soft cap", "not applicable", "none declared")
+
+
+def test_a_diagnosis_reads_well_in_a_terminal() -> None:
+    assert repr(diagnosis_of(GOOD, BAD, ABSENT)).splitlines() == [
+        "tiny <1>: layers 2",
+        "ok   row sums  within 1e-7 & more",
+        "FAIL oracle    at most 3 from the oracle",
+        "-    soft cap  none declared",
+        "1 of 2 checks failed, 1 not applicable, 0.2 s",
+    ]
+
+
+def test_a_diagnosis_is_healthy_if_nothing_failed() -> None:
+    well, ill = diagnosis_of(GOOD, ABSENT), diagnosis_of(GOOD, BAD)
+    assert (well.healthy, well.failed) == (True, ())
+    assert well.summary == "healthy: 1 checks passed, 1 not applicable, 0.2 s"
+    assert (ill.healthy, ill.failed, ill["oracle"]) == (False, (BAD,), BAD)
+
+
+def test_a_diagnosis_shows_as_a_table_without_loose_markup() -> None:
+    page = diagnosis_of(GOOD, BAD)._repr_html_()
+    assert page.count("<tr>") == 2
+    assert "tiny &lt;1&gt;" in page
+    assert "within 1e-7 &amp; more" in page
+    assert "trap 12" in page
+
+
+def test_a_status_is_one_of_three() -> None:
+    with pytest.raises(AssertionError, match="no such status"):
+        Check("oracle", "fine", "")
+
+
+TRAPS = Path(__file__).parent.parent / "docs" / "traps.md"
+
+
+def test_the_page_of_traps_names_every_check_and_every_trap_that_a_check_names() -> None:
+    page = TRAPS.read_text(encoding="utf-8")
+    checks = diagnose(model_of("gpt_oss")).checks
+    assert [check.name for check in checks if f"`{check.name}`" not in page] == []
+    assert [check.trap for check in checks if check.trap and f"## {check.trap}. " not in page] == []
+
+
+def test_every_test_that_the_page_of_traps_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", TRAPS.read_text(encoding="utf-8")))
+    files = Path(__file__).parent.glob("test_*.py")
+    known = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
+    assert named
+    assert named - known - {file.stem for file in Path(__file__).parent.glob("test_*.py")} == set()

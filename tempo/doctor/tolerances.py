@@ -25,7 +25,7 @@ class Tolerances:
 
 def tolerances(dtype: str, *, largest_logit: float, largest_score: float) -> Tolerances:
     """The tolerances of a dtype, for logits and scores (before the softmax) of this size."""
-    logits, scores = (max(1, size / _USUAL_SIZE) for size in (largest_logit, largest_score))
+    logits, scores = (max(1.0, size / _USUAL_SIZE) for size in (largest_logit, largest_score))
     if dtype == "float32":
         return Tolerances(1e-4 * logits, 1e-5 * scores)
     step = torch.finfo(getattr(torch, dtype)).eps
