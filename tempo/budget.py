@@ -81,7 +81,7 @@ def largest_width(rule: Select) -> int:
             return min(max_width, int(1 / tau + 1e-9))
         case TopK(k):
             return k
-        case Forced(sets):
+        case Forced(sets=sets):
             return max(len(members) for members in sets)
         case Greedy():
             return 1

@@ -5,6 +5,7 @@ every later step feeds one parallel set for each sequence that goes on.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from tempo.cache import SlotCache
 from tempo.capture import Tensors, captured, join_chunks, layer_facts
 from tempo.decoding import Decoding, Plan, Session, StepOutcome
 from tempo.errors import NumericalError
+from tempo.guards import guard_first_step, watched_positions
 from tempo.model import LanguageModel, attention_as
 from tempo.packing import packed
 from tempo.policies import greedy
@@ -91,7 +93,7 @@ def advance(
         )
         for decoding, choice in placed
     ]
-    ran = forward(session, cache, views, first=0)
+    ran = forward(session, cache, views, first=0, guarded=step == 1)
     after = _read(session, placed, [piece.logits for piece in ran])
     for number, (before, (decoding, choice), piece) in enumerate(
         zip(decodings, placed, ran, strict=True)
@@ -152,12 +154,17 @@ def forward(
     *,
     first: int,
     last_row_only: bool = False,
+    guarded: bool = False,
 ) -> list[Ran]:
     """Run the rows of some neighbouring sequences, packed as one sequence of rows.
 
     Args:
         first: Number in the cache of the first of the sequences.
         last_row_only: Give the logits of each sequence's last row only.
+        guarded: Look at what the model did before anything is believed.
+
+    Raises:
+        ModelError: The model did not do what the slot table says.
     """
     hf, device = session.model.hf, session.model.device
     cache.reserve(max(len(view.table) for view in views))
@@ -176,15 +183,25 @@ def forward(
     )
     ends = np.cumsum([len(view.queries) for view in views])
     kept = torch.from_numpy(ends - 1 if last_row_only else np.arange(ends[-1])).to(device)
-    logits = hf(
-        input_ids=token,
-        position_ids=position,
-        use_cache=False,
-        logits_to_keep=kept,
-        tempo_forward=state,
-    ).logits[0]
+    with watched_positions(hf) if guarded else nullcontext([]) as positions:
+        logits = hf(
+            input_ids=token,
+            position_ids=position,
+            use_cache=False,
+            logits_to_keep=kept,
+            tempo_forward=state,
+        ).logits[0]
     counts = [1] * len(views) if last_row_only else [len(view.queries) for view in views]
     tensors = captured(state, sight, session.capture)
+    if guarded:
+        guard_first_step(
+            session.model,
+            state,
+            views,
+            positions=positions,
+            tensors=tensors,
+            capture=session.capture,
+        )
     facts = layer_facts(state, session.capture)
     return [
         Ran(rows, piece, facts) for rows, piece in zip(logits.split(counts), tensors, strict=True)

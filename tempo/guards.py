@@ -133,7 +133,7 @@ def sink_scores(
     scores = np.full((len(sinks), len(heads), 1), -np.inf, np.float32)
     for layer, learned in enumerate(sinks):
         if learned is not None:
-            scores[layer, :, 0] = learned[list(heads)].float().cpu().numpy()
+            scores[layer, :, 0] = learned[list(heads)].detach().float().cpu().numpy()
     return scores
 
 

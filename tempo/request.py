@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from tempo.budget import (
     Demand,
     largest_width,
@@ -45,13 +47,14 @@ class Request:
         return self._plan(pair, self.arms[pair[1]])
 
     def replay_plan(self, pair: Pair, reference: Trace) -> Plan:
-        """The plan of a sequence fed with the sets of a finished trace."""
-        policy = self.replays[pair[1]][1]
-        sets = tuple(
-            tuple(reference.slots.token[reference.members(s)].tolist())
-            for s in range(1, reference.n_steps + 1)
+        """The plan of a sequence fed with the sets of a finished trace, weighted as there."""
+        slots = reference.slots
+        members = [reference.members(step) for step in range(1, reference.n_steps + 1)]
+        replay = Forced(
+            tuple(tuple(slots.token[one].tolist()) for one in members),
+            tuple(tuple(np.log(slots.probability[one]).tolist()) for one in members),
         )
-        return self._plan(pair, replace(policy, select=Forced(sets)))
+        return self._plan(pair, replace(self.replays[pair[1]][1], select=replay))
 
     def replay_pairs(self) -> tuple[Pair, ...]:
         """The (prompt id, arm) that replay another arm."""

@@ -122,25 +122,37 @@ class Greedy(Select):
 
 @dataclass(frozen=True, slots=True)
 class Forced(Select):
-    """Given tokens: `sets[k - 1]` is fed at step k, in the order given, duplicates allowed."""
+    """Given tokens: `sets[k - 1]` is fed at step k, in the order given, duplicates allowed.
+
+    Attributes:
+        sets: Token ids of each set.
+        log_probabilities: What the members count as having been chosen with, so that a replay
+            keeps the weights of the run it replays; what the model gives them now if left out.
+    """
 
     sets: tuple[tuple[int, ...], ...]
+    log_probabilities: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.sets or not all(self.sets):
             raise InputError(
                 "expected at least one forced set and no empty one; give token ids for every step"
             )
+        given = self.log_probabilities
+        if given is not None and [len(one) for one in given] != [len(one) for one in self.sets]:
+            raise InputError("expected one log-probability for each forced token; give all or none")
 
     def select(self, log_probability: LogProbability, step: int) -> Choice:
-        """The given set, with the probabilities that the model gives it."""
+        """The given set."""
         token = np.asarray(self.sets[step - 1], np.int64)
         if token.min() < 0 or token.max() >= len(log_probability):
             raise InputError(
-                f"expected forced token ids from 0 to {len(log_probability) - 1}, got "
-                f"{token.tolist()}"
+                f"expected forced token ids from 0 to {len(log_probability) - 1}, "
+                f"got {token.tolist()}"
             )
-        return Choice(token, log_probability[token])
+        if self.log_probabilities is None:
+            return Choice(token, log_probability[token])
+        return Choice(token, np.asarray(self.log_probabilities[step - 1], np.float32))
 
     @property
     def forced(self) -> bool:

@@ -10,7 +10,7 @@ from tempo import policies
 from tempo.attention import NAME
 from tempo.decoding import Plan, Session
 from tempo.engine import PREFILL_ROWS, decode
-from tempo.errors import NumericalError
+from tempo.errors import ModelError, NumericalError
 from tempo.policies import Policy
 from tempo.selection import Forced, TopK
 from tempo.testing.tiny import tiny_model
@@ -156,3 +156,21 @@ def test_the_last_readout_is_recorded_and_not_acted_on() -> None:
     assert decoded.table.n_steps == 4
     best = [int(outcome.decoding.readout.token[0]) for outcome in decoded.outcomes]
     assert decoded.table.token[11:].tolist() == best[:4]
+
+
+def test_every_run_is_guarded_at_its_first_step(monkeypatch) -> None:
+    model = tiny_model("llama")
+    monkeypatch.setattr(
+        type(model.hf.model),
+        "forward",
+        _with_positions_one_off(type(model.hf.model).forward),
+    )
+    with pytest.raises(ModelError, match="expected RoPE to get positions 9"):
+        decode(Session(model), [plan_for(model)])
+
+
+def _with_positions_one_off(forward):
+    def moved(self, *args, position_ids, **kwargs):
+        return forward(self, *args, position_ids=position_ids + 1, **kwargs)
+
+    return moved

@@ -66,6 +66,8 @@ def test_compare_decodes_every_prompt_under_every_arm_and_replays_isolated_as_vi
         free, replayed = run.trace(prompt.id, "isolated"), run.trace(prompt.id, "visible@isolated")
         assert replayed.slots.token.tolist() == free.slots.token.tolist()
         assert replayed.slots.position.tolist() == free.slots.position.tolist()
+        np.testing.assert_allclose(replayed.slots.probability, free.slots.probability, rtol=1e-5)
+        np.testing.assert_allclose(replayed.slots.weight, free.slots.weight, rtol=1e-5)
         assert replayed.header.policy["see"] != free.header.policy["see"]
     assert run.settings["replays"] == {"visible@isolated": "isolated"}
 

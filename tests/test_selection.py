@@ -62,6 +62,13 @@ def test_forced_sets_keep_their_order_and_duplicates_and_know_their_end() -> Non
     assert rule.exhausted(3)
 
 
+def test_forced_sets_may_bring_the_probabilities_they_were_chosen_with() -> None:
+    rule = Forced(((4, 0),), ((-0.5, -2.0),))
+    assert rule.select(LOG, 1).log_probability.tolist() == [-0.5, -2.0]
+    with pytest.raises(InputError, match="all or none"):
+        Forced(((4, 0),), ((-0.5,),))
+
+
 def test_an_end_of_sequence_on_top_becomes_the_last_set_alone() -> None:
     choice = choose(Threshold(0.1), LOG, 1, eos_ids=(1,), eos="stop")
     assert ids(choice) == [1]
