@@ -1,6 +1,7 @@
 """`generate` and `compare`: what they accept, refuse, write, and go on with."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -322,3 +323,25 @@ def test_objects_print_well(tmp_path: Path) -> None:
 
 def test_every_option_is_described() -> None:
     assert all(field.description for field in Options.model_fields.values())
+
+
+@pytest.mark.slow
+def test_peak_memory_does_not_grow_with_steps(tmp_path: Path) -> None:
+    model = tiny_model("llama", num_attention_heads=32, num_key_value_heads=2, head_dim=8)
+    policy = Policy(TopK(2))
+
+    def peak_bytes(steps: int) -> int:
+        tracemalloc.start()
+        tempo.generate(
+            model, TEXTS[0], policy=policy, steps=steps, eos="ignore", out=tmp_path / f"{steps}"
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    peak_bytes(10)  # what is imported and cached once
+    few, many = peak_bytes(60), peak_bytes(180)
+    written = sum(file.stat().st_size for file in (tmp_path / "180").rglob("*.safetensors"))
+    longest_shard = max(file.stat().st_size for file in (tmp_path / "180").rglob("*.safetensors"))
+    assert written > 15 * 10**6
+    assert many - few < 3 * longest_shard < written / 3
