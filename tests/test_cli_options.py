@@ -125,7 +125,7 @@ def test_where_the_model_comes_from_and_goes_to_reaches_the_loader(
 
     def watched(source: Any, **how: Any):
         asked.update(how)
-        return load(source, **how)
+        return load(source, **how | {"revision": None})  # a folder has none
 
     monkeypatch.setattr(tempo.run, "load_model", watched)
     flag = f"--{option.replace('_', '-')}"

@@ -14,7 +14,7 @@ from tempo.capture import NOTHING, Capture, Tensors
 from tempo.decoding import Plan, Session
 from tempo.engine import decode
 from tempo.errors import ModelError
-from tempo.guards import guard_first_step, watched_positions
+from tempo.guards import guard_first_step, unguarded, watched_positions
 from tempo.model import LanguageModel
 from tempo.sight import View
 from tempo.testing.tiny import FAMILIES, tiny_model
@@ -188,6 +188,27 @@ def test_weight_on_a_slot_that_is_not_seen_is_found(llama: FirstStep) -> None:
     spoiled[number]["weights"][0, 0, 0, -1] = 1e-9
     with pytest.raises(ModelError, match=r"weight 0 on every slot .* got 1.0e-09 .* layer 0"):
         llama.guard(tensors=spoiled)
+
+
+def test_the_engine_asks_the_guards_at_the_first_step_only(monkeypatch) -> None:
+    model, asked = tiny_model("llama"), []
+    monkeypatch.setattr(tempo.engine, "guard_first_step", lambda *_, **given: asked.append(given))
+    decode(Session(model), plans_of(model, 3, 1))
+    assert len(asked) == 1
+
+
+def test_a_model_that_changes_its_positions_is_refused_unless_nobody_guards(monkeypatch) -> None:
+    model = tiny_model("llama")
+    forward = model.hf.forward
+
+    def whole_positions(*args, position_ids, **named):
+        return forward(*args, position_ids=position_ids + 1, **named)
+
+    monkeypatch.setattr(model.hf, "forward", whole_positions)
+    with unguarded():
+        assert len(decode(Session(model), plans_of(model, 2, 1))) == len(policies.PRESETS)
+    with pytest.raises(ModelError, match=r"expected RoPE to get positions 5, .* got 6"):
+        decode(Session(model), plans_of(model, 2, 1))
 
 
 def test_watching_leaves_no_hooks_behind() -> None:

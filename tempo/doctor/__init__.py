@@ -25,6 +25,7 @@ from tempo.doctor.reference_checks import (
     decoding,
     eager_attention,
     eager_logits,
+    guards,
     mask_dtype,
     oracle,
     packed_sequences,
@@ -37,6 +38,7 @@ __all__ = ["CHECKS", "Check", "Diagnosis", "diagnose"]
 Question = Callable[[Examination], Check]
 
 CHECKS: tuple[Question, ...] = (
+    guards,
     eager_logits,
     eager_attention,
     oracle,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from tempo.doctor.arms import GREEDY_STEPS, N_PROMPT, N_TOKENS, Arm, plans
 from tempo.doctor.tolerances import Tolerances, tolerances
 from tempo.engine import decode
 from tempo.errors import ModelError
-from tempo.guards import watched_positions
+from tempo.guards import unguarded, watched_positions
 from tempo.model import LanguageModel, attention_as
 from tempo.oracle import OracleRun, run_oracle
 from tempo.support import check_rope
@@ -88,7 +88,7 @@ class Examination:
     @cached_property
     def arms(self) -> dict[str, Arm]:
         """All arms, decoded together with their rows captured."""
-        with watched_positions(self.model.hf) as self._positions:
+        with watched_positions(self.model.hf) as self._positions, unguarded():
             return self._decoded(self._everything)
 
     @cached_property
@@ -100,7 +100,8 @@ class Examination:
     @cached_property
     def uncaptured(self) -> dict[str, Arm]:
         """The same arms, decoded again without capture."""
-        return self._decoded(NOTHING)
+        with unguarded():
+            return self._decoded(NOTHING)
 
     @cached_property
     def eager(self) -> Plain:
@@ -146,6 +147,15 @@ class Examination:
             )
         attention = [layer[0].float().cpu().numpy() for layer in out.attentions]
         return Plain(out.logits.float().cpu().numpy(), np.stack(attention))
+
+    def pass_the_guards(self) -> None:
+        """Decode the first set of every arm as runs do.
+
+        Raises:
+            ModelError: The guards refuse.
+        """
+        first_sets = [replace(arm.plan, steps=1) for arm in self.arms.values()]
+        decode(Session(self.model, self._everything), first_sets)
 
     def interrupt(self) -> None:
         """Start a decoding that is broken off by an error in its first step."""

@@ -7,6 +7,7 @@ from jaxtyping import Float32
 from tempo.doctor.arms import GREEDY_STEPS, N_PROMPT
 from tempo.doctor.diagnosis import Check, not_applicable, verdict
 from tempo.doctor.examination import MOVED, Examination, attention_settings
+from tempo.errors import ModelError
 from tempo.oracle import run_oracle
 from tempo.policies import greedy
 
@@ -17,6 +18,15 @@ def decoding(patient: Examination) -> Check:
     """The engine decodes at all."""
     arms, steps = patient.arms, len(patient.outcomes)
     return verdict("decoding", True, f"{len(arms)} short runs, {steps} steps")
+
+
+def guards(patient: Examination) -> Check:
+    """The guards at the first step of every run let this model pass."""
+    try:
+        patient.pass_the_guards()
+    except ModelError as refusal:
+        return verdict("guards", False, " ".join(str(refusal).split()), trap=19)
+    return verdict("guards", True, "no run is refused at its first step", trap=19)
 
 
 def eager_logits(patient: Examination) -> Check:
