@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tempo.cache import SlotCache
+from tempo.errors import ModelError
 from tempo.packing import Packing, Query
 
 NAME = "tempo"
@@ -47,6 +48,7 @@ class Forward:
     cache: SlotCache
     mask: Callable[[int | None], Mask]
     keep: frozenset[int]
+    attended: set[int] = field(default_factory=set)
     calls: dict[int, LayerCall] = field(default_factory=dict)
 
 
@@ -66,10 +68,8 @@ def tempo_attention(
     **_: object,
 ) -> tuple[Float[Tensor, "1 row head channel"], None]:
     """Append this layer's keys and values, then attend each sequence to its own slots."""
-    assert attention_mask is None and dropout == 0.0, (
-        "the engine makes its own mask and runs in eval mode"
-    )
     packing, layer = tempo_forward.packing, cast(int, module.layer_idx)
+    _check_call(tempo_forward, layer, masked=attention_mask is not None, dropout=dropout)
     tempo_forward.cache.write(
         layer,
         key[0].transpose(0, 1),
@@ -84,6 +84,16 @@ def tempo_attention(
     if layer in tempo_forward.keep:
         tempo_forward.calls[layer] = call
     return packing.pack(attend(call, keys, values, mask)).unsqueeze(0), None
+
+
+def _check_call(state: Forward, layer: int, *, masked: bool, dropout: float) -> None:
+    """Refuse what the engine would silently do otherwise than the model means it."""
+    expected = "expected a decoder that attends once in each layer and makes no mask of its own"
+    if layer in state.attended:
+        raise ModelError(f"{expected}, got a second call from layer {layer}; not supported")
+    if masked or dropout:
+        raise ModelError(f"{expected}, got a mask or dropout in layer {layer}; not supported")
+    state.attended.add(layer)
 
 
 def attend(

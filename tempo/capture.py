@@ -75,13 +75,13 @@ def layer_facts(forward: Forward, capture: Capture) -> dict[str, object]:
     calls = [forward.calls[layer] for layer in capture.layers]
     heads = list(capture.heads)
     sinks = tuple(
-        tuple(call.sinks[heads].float().tolist()) for call in calls if call.sinks is not None
+        None if call.sinks is None else tuple(call.sinks[heads].float().tolist()) for call in calls
     )
     return {
         "scaling": tuple(call.scaling for call in calls),
         "window": tuple(call.window for call in calls),
         "softcap": tuple(call.softcap for call in calls),
-        "sinks": sinks or None,
+        "sinks": sinks if any(sinks) else None,
     }
 
 

@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tempo.attention import NAME, Forward
 from tempo.cache import SlotCache
 from tempo.capture import Tensors, captured, join_chunks, layer_facts
 from tempo.decoding import Decoding, Plan, Session, StepOutcome
-from tempo.errors import NumericalError
+from tempo.errors import ModelError, NumericalError
 from tempo.guards import guard_first_step, watched_positions
 from tempo.model import LanguageModel, attention_as
 from tempo.packing import packed
@@ -182,15 +183,9 @@ def forward(
         for column in zip(*rows, strict=True)
     )
     ends = np.cumsum([len(view.queries) for view in views])
-    kept = torch.from_numpy(ends - 1 if last_row_only else np.arange(ends[-1])).to(device)
+    kept = torch.from_numpy(ends - 1 if last_row_only else np.arange(ends[-1]))
     with watched_positions(hf) if guarded else nullcontext([]) as positions:
-        logits = hf(
-            input_ids=token,
-            position_ids=position,
-            use_cache=False,
-            logits_to_keep=kept,
-            tempo_forward=state,
-        ).logits[0]
+        logits = _logits(hf, token, position, kept=kept, state=state)
     counts = [1] * len(views) if last_row_only else [len(view.queries) for view in views]
     tensors = captured(state, sight, session.capture)
     if guarded:
@@ -206,6 +201,31 @@ def forward(
     return [
         Ran(rows, piece, facts) for rows, piece in zip(logits.split(counts), tensors, strict=True)
     ]
+
+
+def _logits(
+    hf: PreTrainedModel,
+    token: Int64[Tensor, "1 row"],
+    position: Float32[Tensor, "1 row"],
+    *,
+    kept: Int64[Tensor, " kept"],
+    state: Forward,
+) -> Float[Tensor, "kept vocab"]:
+    """The model's own forward, with the engine's state passed through it."""
+    try:
+        out = hf(
+            input_ids=token,
+            position_ids=position,
+            use_cache=False,
+            logits_to_keep=kept,
+            tempo_forward=state,
+        )
+    except (TypeError, KeyError) as error:
+        raise ModelError(
+            "expected a decoder that hands its keywords on to the attention function, got "
+            f"{type(error).__name__}: {error} from {type(hf).__name__}; not supported"
+        ) from error
+    return out.logits[0]
 
 
 def _read(

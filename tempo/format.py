@@ -37,7 +37,7 @@ class TraceHeader:
     scaling: tuple[float, ...]
     window: tuple[int | None, ...]
     softcap: tuple[float | None, ...]
-    sinks: tuple[tuple[float, ...], ...] | None
+    sinks: tuple[tuple[float, ...] | None, ...] | None
     model: Mapping[str, Any]
     policy: Mapping[str, Any]
     run: Mapping[str, Any] = field(default_factory=dict)

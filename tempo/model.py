@@ -1,5 +1,6 @@
 """A loaded language model and the facts about it that decoding needs."""
 
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -87,7 +88,10 @@ class LanguageModel:
         declared = getattr(self.config, "layer_types", None)
         if declared:
             return tuple(declared)
-        window = getattr(self.config, "sliding_window", None)
+        # a window in the configuration means nothing to code that never makes a sliding mask
+        code = sys.modules[type(self.hf).__module__]
+        slides = hasattr(code, "create_sliding_window_causal_mask")
+        window = slides and getattr(self.config, "sliding_window", None)
         return ("sliding_attention" if window else "full_attention",) * self.n_layers
 
     @property
@@ -176,10 +180,16 @@ class LanguageModel:
 
 @contextmanager
 def attention_as(hf: PreTrainedModel, name: str) -> Generator[None]:
-    """Run a model on another attention function; whatever was set before comes back."""
-    before = hf.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
+    """Run a model on another attention function; what was set before comes back, part by part."""
+    parts = {key: getattr(hf.config, key, None) for key in hf.config.sub_configs}
+    before = {"": _attention_of(hf.config)}
+    before |= {key: _attention_of(part) for key, part in parts.items() if part is not None}
     hf.set_attn_implementation(name)
     try:
         yield
     finally:
-        hf.set_attn_implementation(before or "eager")
+        hf.set_attn_implementation(before if len(before) > 1 else before[""])
+
+
+def _attention_of(config: PreTrainedConfig) -> str:
+    return config._attn_implementation or "eager"  # pyright: ignore[reportPrivateUsage]

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from tempo.model import LanguageModel, attention_as
@@ -70,35 +69,40 @@ def run_oracle(
     fed = np.arange(len(table)) if order is None else order
     windows = dict(zip(model.layer_types, model.windows, strict=True))
     masks = {
-        kind: _mask(table, policy, window)[fed][:, fed].to(model.hf.dtype)[None, None]
+        kind: _mask(table, policy, window)[fed][:, fed].to(model.device, model.hf.dtype)[None, None]
         for kind, window in windows.items()
     }
     mask = masks if len(masks) > 1 else next(iter(masks.values()))
     with torch.inference_mode(), attention_as(model.hf, "eager"):
-        out = _eager(model.hf, token=table.token[fed], position=table.position[fed], mask=mask)
+        out = _eager(model, token=table.token[fed], position=table.position[fed], mask=mask)
     assert len(out["attentions"]) == model.n_layers
     return OracleRun(
-        logits=out["logits"][0].float().numpy(),
-        attention=torch.cat(out["attentions"]).float().numpy(),
-        hidden=torch.cat(out["hidden_states"]).float().numpy(),
+        logits=_joined(out["logits"])[0],
+        attention=_joined(*out["attentions"]),
+        hidden=_joined(*out["hidden_states"]),
     )
 
 
 def _eager(
-    hf: PreTrainedModel,
+    model: LanguageModel,
     *,
     token: Int64[np.ndarray, " slot"],
     position: Float32[np.ndarray, " slot"],
     mask: Tensor | dict[str, Tensor],
 ) -> ModelOutput:
-    return hf(
-        input_ids=torch.from_numpy(token)[None],
-        position_ids=torch.from_numpy(position)[None],
+    return model.hf(
+        input_ids=torch.from_numpy(token)[None].to(model.device),
+        position_ids=torch.from_numpy(position)[None].to(model.device),
         attention_mask=mask,
         use_cache=False,
         output_attentions=True,
         output_hidden_states=True,
     )
+
+
+def _joined(*parts: Float[Tensor, "1 ..."]) -> Float32[np.ndarray, "..."]:
+    """Tensors of all layers, wherever they lie, as one array."""
+    return torch.cat([part.float().cpu() for part in parts]).numpy()
 
 
 def _mask(table: SlotTable, policy: Policy, window: int | None) -> Float[Tensor, "slot slot"]:

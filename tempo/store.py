@@ -180,7 +180,7 @@ def header_from(document: Mapping[str, Any]) -> TraceHeader:
     for name in ("layers", "heads", "scaling", "window", "softcap"):
         values[name] = tuple(values[name])
     if values["sinks"] is not None:
-        values["sinks"] = tuple(tuple(row) for row in values["sinks"])
+        values["sinks"] = tuple(row and tuple(row) for row in values["sinks"])
     values["tokens"] = {int(token): text for token, text in values["tokens"].items()}
     return TraceHeader(**values)
 

@@ -103,8 +103,12 @@ def _uses_alibi(config: PreTrainedConfig) -> bool:
 
 def _position_table(hf: PreTrainedModel) -> str | None:
     """Name of the embedding of absolute positions, if the model has one."""
+    decoder = set(hf.get_decoder().modules())  # not a vision tower beside it
     for name, module in hf.named_modules():
-        if isinstance(module, torch.nn.Embedding) and name.split(".")[-1] in _POSITION_TABLES:
+        is_table = (
+            isinstance(module, torch.nn.Embedding) and name.split(".")[-1] in _POSITION_TABLES
+        )
+        if is_table and module in decoder:
             return name
     return None
 

@@ -224,7 +224,7 @@ class Trace:
             self.visible(step),
             self.bias(step),
         )
-        sinks = None if self.header.sinks is None else np.asarray(self.header.sinks, np.float32)
+        sinks = self.header.sinks or (None,) * len(self.layers)
         kv_of = np.asarray(self.heads) // self.header.model["queries_per_kv_head"]
         rows = [
             rows_from_qk(
@@ -234,7 +234,7 @@ class Trace:
                 visible=visible[layer],
                 bias=None if bias is None else bias[layer],
                 softcap=self.header.softcap[layer],
-                sinks=None if sinks is None else sinks[layer],
+                sinks=None if sinks[layer] is None else np.asarray(sinks[layer], np.float32),
             )
             for layer in range(len(self.layers))
         ]

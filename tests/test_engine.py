@@ -11,6 +11,7 @@ from tempo.attention import NAME
 from tempo.decoding import Plan, Session
 from tempo.engine import PREFILL_ROWS, decode
 from tempo.errors import ModelError, NumericalError
+from tempo.model import attention_as
 from tempo.policies import Policy
 from tempo.selection import Forced, TopK
 from tempo.testing.tiny import tiny_model
@@ -174,3 +175,58 @@ def _with_positions_one_off(forward):
         return forward(self, *args, position_ids=position_ids + 1, **kwargs)
 
     return moved
+
+
+def test_a_layer_that_attends_twice_is_refused(monkeypatch) -> None:
+    model = tiny_model("llama")
+    layer = type(model.hf.model.layers[0].self_attn)
+    forward = layer.forward
+
+    def twice(self, *args, **kwargs):
+        forward(self, *args, **kwargs)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(layer, "forward", twice)
+    with pytest.raises(ModelError, match="attends once in each layer"):
+        decode(Session(model), [plan_for(model)])
+
+
+def test_a_decoder_that_keeps_keywords_to_itself_is_refused(monkeypatch) -> None:
+    model = tiny_model("llama")
+    layer = type(model.hf.model.layers[0])
+    forward = layer.forward
+
+    def deaf(self, hidden_states, tempo_forward=None, **kwargs):
+        return forward(self, hidden_states, **kwargs)
+
+    monkeypatch.setattr(layer, "forward", deaf)
+    with pytest.raises(ModelError, match="hands its keywords on"):
+        decode(Session(model), [plan_for(model)])
+
+
+def test_a_window_that_no_layer_uses_is_no_window() -> None:
+    model = tiny_model("llama", sliding_window=8)
+    assert set(model.windows) == {None}
+    assert run_one(model, policies.visible(0.08), steps=3).table.n_steps == 3
+
+
+def test_settings_of_the_parts_of_a_model_come_back() -> None:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    config = Gemma3Config(
+        text_config={
+            **{"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8},
+            **{"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 64},
+        },
+        vision_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    )
+    hf = Gemma3ForConditionalGeneration(config)
+    hf.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
+
+    def settings():
+        return [part._attn_implementation for part in (config.text_config, config.vision_config)]
+
+    before = settings()
+    with attention_as(hf, "sdpa"):
+        assert settings() == ["sdpa", "sdpa"]
+    assert settings() == before == ["eager", "sdpa"]
