@@ -50,12 +50,9 @@ test-fast: check ## check, then the tests that need no real model
 bench: model ## speed against Hugging Face generate
 	@$(BIN)/python -m tempo.bench
 
-findings: model ## ask every experiment again, in order
-	@for run in experiments/e*/run.py; do \
-	  test -e "$$run" || continue; \
-	  echo "$$run"; \
-	  $(BIN)/python "$$run" || exit 1; \
-	done
+findings: model ## ask every experiment again, in order, and write FINDINGS.md
+	@for run in experiments/e*/run.py; do echo "$$run"; $(BIN)/python "$$run" || exit 1; done
+	@$(BIN)/python -m experiments.findings
 
 clean: ## remove the environment, builds and caches; runs/ stays
 	@rm -rf $(VENV) build dist .hypothesis .import_linter_cache .pytest_cache .ruff_cache

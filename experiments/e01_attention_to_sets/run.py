@@ -21,7 +21,8 @@ def isolated_over_unique(results: Results) -> Interval:
 
 def main() -> None:
     options = tomllib.loads((HERE / "config.toml").read_text(encoding="utf-8"))
-    run = tempo.compare(options.pop("model"), load_suite("standard"), out="runs/e01", **options)
+    model, prompts = options.pop("model"), load_suite("standard")
+    run = tempo.compare(model, prompts, out="runs/e01", force=True, **options)
     results = analyze(run)
     write_result(
         HERE, run, results, command=COMMAND, isolated_over_unique=isolated_over_unique(results)
