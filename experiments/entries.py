@@ -88,23 +88,26 @@ def _sharing(result: Result) -> Finding:
 
 
 def _isolation(result: Result) -> Finding:
-    rows = {arm: metric(result, "sibling_mass", arm) for arm in ARMS}
-    largest = result["detail"]["by_arm"]["isolated"]["sibling_mass"]["largest"]
-    visible = rows["visible"]
+    siblings = {arm: result["detail"]["by_arm"][arm]["sibling_mass"] for arm in ARMS}
+    largest = siblings["isolated"]["largest"]
+    row = metric(result, "sibling_mass", "visible")
+    curves = siblings["visible"]["by_layer"], siblings["visible"]["chance_by_layer"]["estimate"]
+    above = [
+        str(layer)
+        for layer, low, chance in zip(curves[0]["x"], curves[0]["low"], curves[1], strict=True)
+        if low > chance
+    ]
     return Finding(
-        claim="Isolated members pay each other exactly nothing; visible members pay each other "
-        "less than chance.",
-        evidence=f"Largest weight between isolated siblings anywhere: {largest:g}. Visible "
-        f"siblings get {shown(visible)} of a row, chance {visible['chance']:.3g}: "
-        f"{visible['verdict']}.",
-        status=status_of(
-            largest == 0 and visible["high"] < visible["chance"],
-            largest > 0 or visible["low"] > visible["chance"],
-        ),
-        rule="supported if the first is 0 and the interval of the second lies below its chance "
-        "value; refuted if the first is not 0 or the interval lies above.",
-        controls="chance is the share of visible slots that are siblings; every layer, head and "
-        "query of sets of width >= 2.",
+        claim="Isolated members pay each other exactly nothing; visible members do attend to each "
+        "other.",
+        evidence=f"Largest weight between isolated siblings anywhere: {largest:g}. Visible siblings "
+        f"get {shown(row)} of a row together; even attention would give them {row['chance']:.3g}. "
+        f"Their interval lies above that in layers {', '.join(above) or 'none'}.",
+        status=status_of(largest == 0 and row["low"] > 0, largest > 0),
+        rule="supported if the first is 0 and the interval of the second lies above 0; refuted if "
+        "the first is not 0. The layers are a description: their intervals hold one by one.",
+        controls="every layer, head and query of sets of width >= 2. Below even attention is no "
+        "sign of avoidance: the first token takes about half of a row in most layers.",
     )
 
 
