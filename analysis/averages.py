@@ -38,6 +38,11 @@ class RowAverage:
         """Average over steps and queries for each head."""
         return quotient(self.total.sum(0), self.count.sum(0))
 
+    def weighted(self, weights: Int64[np.ndarray, " step"]) -> "RowAverage":
+        """The same with the rows of each step counted several times."""
+        each = weights[:, None, None]
+        return RowAverage(self.total * each, self.count * each)
+
     def merged(self) -> "RowAverage":
         """The same with all steps in one, where the step no longer matters."""
         return RowAverage(self.total.sum(0, keepdims=True), self.count.sum(0, keepdims=True))

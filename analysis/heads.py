@@ -164,9 +164,11 @@ def _step_measures(rows: Observation) -> tuple[Columns, Columns]:
     even_mass = np.broadcast_to(count, mass.shape)
     own_sets = rows.mass[..., GROUP["earlier_sets"]]
     even_sets = rows.count[..., GROUP["earlier_sets"]] / rows.count.sum(-1)
+    even_own_sets = np.broadcast_to(even_sets[:, None], own_sets.shape)
+    kept = mass[..., 1:].sum(-1) >= SMALLEST_REST
     return (
-        _columns(mass, own_sets, weights, distance),
-        _columns(even_mass, np.broadcast_to(even_sets[:, None], own_sets.shape), spread, distance),
+        _columns(mass, own_sets, weights, distance, kept=kept),
+        _columns(even_mass, even_own_sets, spread, distance, kept=kept),
     )
 
 
@@ -175,10 +177,12 @@ def _columns(
     earlier_sets: Float64[np.ndarray, "layer head query"],
     weights: np.ndarray,
     distance: Float64[np.ndarray, "query slot"],
+    *,
+    kept: Bool[np.ndarray, "layer head query"],
 ) -> Columns:
     _, own, siblings, recent, distant = (mass[..., part] for part in range(len(PLACES)))
     rest = own + siblings + recent + distant
-    rest = np.where(rest >= SMALLEST_REST, rest, np.nan)
+    rest = np.where(kept & (rest > 0), rest, np.nan)
     travelled = np.einsum("lhqs,qs->lhq", weights, distance, dtype=np.float64)
     return [
         *(mass[..., part] for part in range(len(PLACES))),

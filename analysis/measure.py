@@ -7,8 +7,9 @@ from analysis.arms import Arms
 from analysis.entropy import PromptEntropy, prompt_entropy
 from analysis.heads import PromptHeads, prompt_heads
 from analysis.isolation import PromptSiblings, prompt_siblings
+from analysis.labels import inherited_labels
 from analysis.observation import ObservedTrace, observe
-from analysis.ratio import PairedRatio, inherited_labels, paired_ratio
+from analysis.ratio import PairedRatio, paired_ratio
 from analysis.widths import PromptWidths, prompt_widths
 from tempo.trace import Trace
 

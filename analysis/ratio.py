@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 
 from analysis.averages import aligned_steps, mean_over_prompts
+from analysis.labels import Labels
 from analysis.observation import GROUP, Observation, ObservedTrace, count_on, mass_on
 from analysis.statistics import (
     SEED,
@@ -18,9 +19,8 @@ from analysis.statistics import (
     estimate_with_interval,
     p_values,
 )
-from tempo.errors import InputError, NoParallelSetsError
-from tempo.slots import SlotTable
-from tempo.vocabulary import PROMPT_STEP, SINK_SLOT
+from tempo.errors import NoParallelSetsError
+from tempo.vocabulary import SINK_SLOT
 
 CHANCE = 1.0
 """The ratio under even spreading: every visible slot of a row gets the same weight."""
@@ -29,7 +29,6 @@ Q_BELOW = 0.05
 """A head differs from its null where its adjusted p is below this."""
 
 Sink = Literal["with", "without"]
-Labels = Bool[np.ndarray, " step"]
 
 _SETS, _OTHERS, _SINK = range(3)
 
@@ -87,7 +86,8 @@ class AttentionRatio:
     the ratio is exactly 1 (`CHANCE`).
 
     The null is the same ratio on the same prompt's greedy run, where the slot of step k is labelled
-    as the set of step k here. `over_null` compares the two over the steps that both have.
+    as the set of step k here, and its row counts as often as that set has members. `over_null`
+    compares the two over the steps that both have.
 
     Attributes:
         sink: "with" or "without" slot 0 among the other slots.
@@ -128,34 +128,36 @@ class AttentionRatio:
         return int((off & lower).sum()), int((off & ~lower).sum()), int(tested.sum())
 
 
-def inherited_labels(arm: SlotTable, greedy: SlotTable) -> Labels:
-    """For each step that both runs have (from 0): was the arm's set of width >= 2?
+def prompt_ratio(observed: ObservedTrace) -> PromptRatio:
+    """Ratios of one prompt, by its own sets."""
+    split = [_split_own(step) for step in observed.steps]
+    return _prompt_ratio(observed, split, np.ones(len(split), np.int64))
+
+
+def labelled_ratio(
+    greedy: ObservedTrace, labels: Labels, widths: Int64[np.ndarray, " _"]
+) -> PromptRatio:
+    """The null: ratios of a run whose sets have width 1, by labels that its steps inherit.
+
+    Args:
+        labels: Whether the set of each step, from 0, is labelled as parallel.
+        widths: Queries that the labelling arm has at each step from 1: the row of a step counts
+            that often, as the arm's rows do, so that both weigh the steps alike.
 
     Raises:
-        InputError: The greedy run holds a set of width >= 2, so it is no null.
+        LevelError: The trace was reduced to group masses.
     """
-    if (greedy.width >= 2).any():
-        raise InputError("expected the null run to have one slot in each step, got wider sets")
-    n_steps = min(arm.n_steps, greedy.n_steps)
-    labels = np.bincount(arm.step, minlength=n_steps + 1)[: n_steps + 1] >= 2
-    labels[PROMPT_STEP] = False
-    return labels
+    common = greedy.first(len(labels) - 1)
+    split = [_split_labelled(step, labels) for step in common.steps]
+    return _prompt_ratio(common, split, widths[: len(split)])
 
 
-def prompt_ratio(observed: ObservedTrace, labels: Labels | None = None) -> PromptRatio:
-    """Ratios of one prompt: by its own sets, or by labels that its steps inherit (the null).
-
-    Raises:
-        LevelError: Labels are given and the trace was reduced to group masses.
-    """
-    if labels is None:
-        split = [_split_own(step) for step in observed.steps]
-    else:
-        observed = observed.first(len(labels) - 1)
-        split = [_split_labelled(step, labels) for step in observed.steps]
+def _prompt_ratio(
+    observed: ObservedTrace, split: Sequence["_Split"], counts: Int64[np.ndarray, " step"]
+) -> PromptRatio:
     return PromptRatio(
-        with_sink=_log_ratio(observed, split, others=[_OTHERS, _SINK]),
-        without_sink=_log_ratio(observed, split, others=[_OTHERS]),
+        with_sink=_log_ratio(observed, split, counts, others=[_OTHERS, _SINK]),
+        without_sink=_log_ratio(observed, split, counts, others=[_OTHERS]),
     )
 
 
@@ -173,7 +175,8 @@ def paired_ratio(
         return PairedRatio(arm, null=nothing, common=nothing)
     n_common = len(labels) - 1
     common = arm if n_common == len(observed.steps) else prompt_ratio(observed.first(n_common))
-    return PairedRatio(arm, null=prompt_ratio(greedy, labels), common=common)
+    widths = np.array([len(step.queries) for step in observed.steps[:n_common]], np.int64)
+    return PairedRatio(arm, null=labelled_ratio(greedy, labels, widths), common=common)
 
 
 def attention_ratio(
@@ -248,7 +251,13 @@ def _split_labelled(rows: Observation, labels: Labels) -> _Split:
     return _Split(mass_on(rows.rows(), chosen), count_on(rows.visible, chosen))
 
 
-def _log_ratio(observed: ObservedTrace, split: Sequence[_Split], *, others: list[int]) -> LogRatio:
+def _log_ratio(
+    observed: ObservedTrace,
+    split: Sequence[_Split],
+    counts: Int64[np.ndarray, " step"],
+    *,
+    others: list[int],
+) -> LogRatio:
     per_set, per_other = [], []
     for step in split:
         n_sets, n_others = step.count[..., _SETS], step.count[..., others].sum(-1)
@@ -257,7 +266,8 @@ def _log_ratio(observed: ObservedTrace, split: Sequence[_Split], *, others: list
         other_weight = step.mass[..., others].sum(-1) / np.maximum(n_others, 1)[:, None]
         per_set.append(np.where(both, set_weight, np.nan))
         per_other.append(np.where(both, other_weight, np.nan))
-    top, bottom = observed.average(per_set), observed.average(per_other)
+    top = observed.average(per_set).weighted(counts)
+    bottom = observed.average(per_other).weighted(counts)
     return LogRatio(
         overall=float(_log_quotient(np.array(top.overall()), np.array(bottom.overall()))),
         by_step=_log_quotient(top.by_step(), bottom.by_step()),

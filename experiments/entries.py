@@ -101,7 +101,8 @@ def _isolation(result: Result) -> Finding:
         claim="Isolated members pay each other exactly nothing; visible members do attend to each "
         "other.",
         evidence=f"Largest weight between isolated siblings anywhere: {largest:g}. Visible "
-        f"siblings get {shown(row)} of a row together; even attention would give them {row['chance']:.3g}. "
+        f"siblings get {shown(row)} of a row together; even attention would give them "
+        f"{row['chance']:.3g}. "
         f"Their interval lies above that in layers {', '.join(above) or 'none'}.",
         status=status_of(largest == 0 and row["low"] > 0, largest > 0),
         rule="supported if the first is 0 and the interval of the second lies above 0; refuted if "

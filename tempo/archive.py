@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tempo.errors import InputError, OutputError
+from tempo.errors import CorruptTraceError, InputError, OutputError
 from tempo.manifest import Prompt, Run
 from tempo.store import HEADER_FILE, disk_errors, read_json, read_trace, write_json
 from tempo.trace import Trace
@@ -80,7 +80,8 @@ def claim(folder: Path, manifest: Manifest, *, force: bool) -> bool:
     if (folder / RUN_FILE).exists():
         found = read_json(folder / RUN_FILE, kind=RUN_KIND, format_number=RUN_FORMAT)
         if found.get("configuration_hash") == manifest.configuration_hash():
-            return bool(found["complete"])
+            pairs = [pair for batch in manifest.batches for pair in batch]
+            return found["complete"] and all(is_whole(trace_folder(folder, *p)) for p in pairs)
         raise OutputError(
             f"expected an empty folder or the same run at {folder}, got a run with other options; "
             "give another --out, or --force to replace it"
@@ -159,7 +160,14 @@ class _LazyTraces(Mapping[tuple[str, str], Trace]):
     def __getitem__(self, pair: tuple[str, str]) -> Trace:
         if pair not in self._pairs:
             raise KeyError(pair)
-        return read_trace(trace_folder(self._folder, *pair))
+        trace = read_trace(trace_folder(self._folder, *pair))
+        found = (trace.header.prompt_id, trace.header.arm)
+        if found != pair:
+            raise CorruptTraceError(
+                f"expected the trace of {'/'.join(pair)} at {trace_folder(self._folder, *pair)}, "
+                f"got that of {'/'.join(found)}; decode again"
+            )
+        return trace
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._pairs)

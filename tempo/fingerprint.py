@@ -96,3 +96,17 @@ def _essential(config: dict[str, Any]) -> dict[str, Any]:
         for key, value in config.items()
         if key not in _INCIDENTAL
     }
+
+
+def weights_mark(hf: PreTrainedModel) -> int:
+    """A number that changes when weights are replaced or written in place through torch.
+
+    It costs nothing, and tells when the fingerprint must be taken again. Writing through `.data`
+    or numpy goes unseen.
+    """
+    return hash(
+        tuple(
+            (each.data_ptr(), each.dtype, 0 if each.is_inference() else each._version)
+            for each in hf.parameters()
+        )
+    )

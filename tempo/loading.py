@@ -25,7 +25,7 @@ from transformers import (
 from tempo import registry
 from tempo.dequantise import dense_model, first_line, quiet
 from tempo.errors import InputError, ModelError
-from tempo.fingerprint import tokenizer_hash, weights_fingerprint
+from tempo.fingerprint import tokenizer_hash, weights_fingerprint, weights_mark
 from tempo.model import LanguageModel
 from tempo.support import check_supported
 
@@ -106,7 +106,12 @@ def _is_available(device: str) -> bool:
 
 
 def _as_asked(model: LanguageModel, dtype: str | None, device: str | None) -> LanguageModel:
-    """A model that was built elsewhere, if it already is what was asked for."""
+    """A model that was built elsewhere, if it already is what was asked for.
+
+    Weights that were changed since it was identified are hashed again.
+    """
+    if weights_mark(model.hf) != model.mark:
+        model = _identified(model.hf, model.tokenizer, name=model.name, revision=model.revision)
     if dtype is not None and dtype != model.dtype:
         raise InputError(
             f"expected a model in {dtype}, got {model.name} in {model.dtype}; cast it before"
@@ -147,6 +152,7 @@ def _identified(
         fingerprint=weights_fingerprint(hf),
         tokenizer_hash=tokenizer_hash(tokenizer),
         dtype=dtype,
+        mark=weights_mark(hf),
     )
 
 

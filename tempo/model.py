@@ -24,6 +24,7 @@ class LanguageModel:
         fingerprint: SHA-256 over all weights and the architecture, taken when it was loaded.
         tokenizer_hash: SHA-256 over the tokenizer; None without one.
         dtype: "float32", "bfloat16" or "float16".
+        mark: State of the weights' version counters when they were hashed; see `weights_mark`.
     """
 
     hf: PreTrainedModel
@@ -33,6 +34,7 @@ class LanguageModel:
     fingerprint: str
     tokenizer_hash: str | None
     dtype: str
+    mark: int = 0
     _texts: dict[int, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:

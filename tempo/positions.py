@@ -55,8 +55,12 @@ class Offset(Place):
 
     def check(self, largest_position: float | int, dtype: str) -> None:
         """Refuse a delta that float32 rounds away, and any fraction in half precision."""
+        if not self.delta > 0:
+            raise InputError(
+                f"expected a position offset above 0, got {self.delta:g}; for example offset:0.01"
+            )
         finest = MIN_DELTA_ULPS * float(np.spacing(np.float32(largest_position)))
-        if not finest <= abs(self.delta) < np.inf:
+        if not finest <= self.delta < np.inf:
             raise InputError(
                 f"expected a position offset of at least {finest:.2g} ({MIN_DELTA_ULPS} float32 "
                 "steps at position "

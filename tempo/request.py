@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from tempo.budget import (
     Demand,
@@ -19,7 +21,7 @@ from tempo.selection import Forced
 from tempo.support import check_rope
 from tempo.trace import Trace
 
-PromptInput = str | Sequence[int] | Prompt
+PromptInput = str | Sequence[int] | np.ndarray | Tensor | Prompt
 Pair = tuple[str, str]
 
 
@@ -127,10 +129,8 @@ def prompts_from(
     Raises:
         InputError: Nothing, or something that is neither text nor token ids.
     """
-    single = isinstance(given, str | Prompt) or (
-        len(given) > 0 and all(isinstance(item, int) for item in given)
-    )
-    items: Sequence[PromptInput] = [given] if single else list(given)  # type: ignore[list-item]
+    given_items: Any = [given] if is_single(given) else given
+    items = [_plain(item) for item in given_items]
     if not items:
         raise InputError("expected at least one prompt, got none")
     ids: dict[str, tuple[int, ...]] = {}
@@ -145,6 +145,28 @@ def prompts_from(
             ids[name] = tuple(int(token) for token in item)
             prompts.append(Prompt(name, ""))
     return tuple(prompts), ids
+
+
+def is_single(given: Any) -> bool:
+    """Whether this is one prompt (text or token ids), not a list of prompts.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if isinstance(given, str | Prompt) or hasattr(given, "tolist"):
+        return True
+    if isinstance(given, bytes) or not isinstance(given, Sequence):
+        raise InputError(
+            f"expected text, token ids or a list of these as prompts, got {type(given).__name__}"
+        )
+    return len(given) > 0 and all(isinstance(item, int) for item in given)
+
+
+def _plain(item: Any) -> PromptInput:
+    """One prompt; arrays and tensors of token ids become lists."""
+    if not is_single(item) and item:
+        raise InputError(f"expected text or token ids as a prompt, got {type(item).__name__}")
+    return item.tolist() if hasattr(item, "tolist") else item
 
 
 def arm_name(policy: Policy, taken: Sequence[str]) -> str:

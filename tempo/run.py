@@ -9,7 +9,7 @@ from tempo.errors import InputError
 from tempo.execution import Watch, execute
 from tempo.layout import layout
 from tempo.loading import Source, load_model
-from tempo.manifest import Prompt, Run
+from tempo.manifest import Run
 from tempo.model import LanguageModel
 from tempo.policies import Policy
 from tempo.request import (
@@ -17,11 +17,13 @@ from tempo.request import (
     PromptInput,
     Request,
     arm_name,
+    is_single,
     make_request,
     prompts_from,
 )
 
 DEFAULT_ARMS: tuple[str, ...] = COMPARE_DEFAULTS["arms"]
+DEFAULT_POLICY = "isolated"
 REPLAYS = {"visible@isolated": ("isolated", "visible")}
 """Arms that `compare` adds: the second policy on the sets of the first, where both are compared."""
 _POLICY_OPTIONS = ("threshold", "max_width", "readout", "positions")
@@ -31,7 +33,7 @@ def generate(
     model: Source,
     prompts: PromptInput | Sequence[PromptInput] | Sequence[tuple[PromptInput, Policy | str]],
     *,
-    policy: Policy | str = "isolated",
+    policy: Policy | str | None = None,
     out: str | Path | None = None,
     force: bool = False,
     watch: Watch | None = None,
@@ -42,7 +44,7 @@ def generate(
     Args:
         model: A loaded model, or whatever `load_model` takes.
         prompts: A text, token ids, or a list of these; or (prompt, policy) pairs, decoded together.
-        policy: A preset by name or a `Policy`.
+        policy: A preset by name or a `Policy`; isolated if not given.
         out: Folder for the run; in memory if not given.
         force: Replace a run that lies there.
         watch: Called after every step of every sequence.
@@ -87,13 +89,12 @@ def generate_request(
     model: Source,
     prompts: PromptInput | Sequence[PromptInput] | Sequence[tuple[PromptInput, Policy | str]],
     *,
-    policy: Policy | str = "isolated",
+    policy: Policy | str | None = None,
     **options: Any,
 ) -> Request:
     """What `generate` would decode, checked."""
-    loaded, chosen = _model_and_options(
-        model, {"policy": policy if isinstance(policy, str) else "custom"} | options
-    )
+    name = "custom" if isinstance(policy, Policy) else policy or DEFAULT_POLICY
+    loaded, chosen = _model_and_options(model, {"policy": name} | options)
     items = _pairs(prompts, policy)
     texts, ids = prompts_from([item for item, _ in items])
     arms: dict[str, Policy] = {}
@@ -158,20 +159,21 @@ def _model_and_options(model: Source, values: Mapping[str, Any]) -> tuple[Langua
     return loaded, make_options(facts | dict(values))
 
 
-def _pairs(prompts: Any, policy: Policy | str) -> list[tuple[PromptInput, Policy | str]]:
-    if isinstance(prompts, str | Prompt) or (
-        prompts and all(isinstance(item, int) for item in prompts)
-    ):
-        return [(prompts, policy)]
+def _pairs(prompts: Any, policy: Policy | str | None) -> list[tuple[PromptInput, Policy | str]]:
+    if is_single(prompts):
+        return [(prompts, policy or DEFAULT_POLICY)]
     paired = [
         isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Policy | str)
         for item in prompts
     ]
-    if any(paired) and not all(paired):
+    if not any(paired):
+        return [(item, policy or DEFAULT_POLICY) for item in prompts]
+    if not all(paired) or policy is not None:
         raise InputError(
-            "expected prompts only or (prompt, policy) pairs only, got both; give a policy to each"
+            "expected prompts, or (prompt, policy) pairs without a policy beside them, got both; "
+            "give a policy to each"
         )
-    return list(prompts) if any(paired) else [(item, policy) for item in prompts]
+    return list(prompts)
 
 
 def _named(

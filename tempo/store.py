@@ -4,10 +4,11 @@ A shard and the header that names it appear whole or not at all (temporary name,
 a killed run leaves a readable prefix. `docs/trace-format.md` is the one-page description.
 """
 
+import hashlib
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ Tensors = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file of tensors: those of the steps `first` to `last`."""
+    """One file of tensors: those of the steps `first` to `last`, and the SHA-256 of its bytes."""
 
     file: str
     first: int
     last: int
+    sha256: str
 
 
 @dataclass(slots=True)
@@ -62,12 +64,11 @@ class TraceWriter:
         """
         if not self._pending:
             return
-        shard = Shard(
-            f"shard-{len(self.shards):05d}.safetensors", self._first, self.header.last_step
-        )
+        file = f"shard-{len(self.shards):05d}.safetensors"
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(self.folder / shard.file, self._pending)
+            digest = write_tensors(self.folder / file, self._pending)
+        shard = Shard(file, self._first, self.header.last_step, digest)
         self.shards, self._pending, self._first = [*self.shards, shard], {}, shard.last + 1
         self._write_header()
 
@@ -79,9 +80,7 @@ class TraceWriter:
 
     def _write_header(self) -> None:
         document = {"format": FORMAT, "kind": KIND} | header_document(self.header)
-        document["shards"] = [
-            {"file": s.file, "first": s.first, "last": s.last} for s in self.shards
-        ]
+        document["shards"] = [asdict(shard) for shard in self.shards]
         with disk_errors(self.folder):
             write_json(self.folder / HEADER_FILE, document)
 
@@ -111,27 +110,44 @@ class TraceKeeper:
 
 
 class ShardTensors(Mapping[str, np.ndarray]):
-    """The tensors of a trace folder; shards are mapped at once, tensors read when asked for.
+    """The tensors of a trace folder, read when asked for; a shard is hashed before its first use.
 
     Raises:
         CorruptTraceError: A shard is missing or damaged.
     """
 
-    def __init__(self, files: Iterable[Path]) -> None:
-        readers = [_reader(file) for file in files]
-        self._reader_of = {name: reader for reader in readers for name in reader.keys()}  # noqa: SIM118
+    def __init__(self, files: Mapping[Path, str]) -> None:
+        self._hashes = dict(files)
+        self._readers = {file: _reader(file) for file in files}
+        self._file_of = {
+            name: file
+            for file, reader in self._readers.items()
+            for name in reader.keys()  # noqa: SIM118
+        }
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._reader_of[name].get_tensor(name)
+        file = self._file_of[name]
+        expected = self._hashes.pop(file, None)
+        if expected is not None and _sha256(file) != expected:
+            raise CorruptTraceError(
+                f"expected the bytes that were written at {file}, got others; decode again, or "
+                "restore the file"
+            )
+        return self._readers[file].get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._reader_of)
+        return iter(self._file_of)
 
     def __len__(self) -> int:
-        return len(self._reader_of)
+        return len(self._file_of)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._reader_of
+        return name in self._file_of
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _reader(file: Path) -> Any:
@@ -165,7 +181,7 @@ def read_trace(folder: Path) -> Trace:
             f"expected shards for steps 0 to {header.last_step} in {folder}, got "
             f"{[(shard.first, shard.last) for shard in shards]}; decode again"
         )
-    return Trace(header, ShardTensors(folder / shard.file for shard in shards))
+    return Trace(header, ShardTensors({folder / shard.file: shard.sha256 for shard in shards}))
 
 
 def header_document(header: TraceHeader) -> dict[str, Any]:
@@ -185,13 +201,13 @@ def header_from(document: Mapping[str, Any]) -> TraceHeader:
     return TraceHeader(**values)
 
 
-def write_tensors(path: Path, tensors: Tensors) -> None:
-    """Write a safetensors file that appears whole or not at all."""
+def write_tensors(path: Path, tensors: Tensors) -> str:
+    """Write a safetensors file that appears whole or not at all; gives the SHA-256 of its bytes."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(
-        save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
-    )
+    content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
+    temporary.write_bytes(content)
     temporary.replace(path)
+    return hashlib.sha256(content).hexdigest()
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -207,7 +223,7 @@ def read_json(path: Path, *, kind: str, format_number: int) -> dict[str, Any]:
     """Read a document of ours, of the one format this version knows."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CorruptTraceError(
             f"expected a {kind} at {path.parent}, got no {path.name}; give another folder"
         ) from None

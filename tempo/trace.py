@@ -49,7 +49,7 @@ class Trace:
             InputError: The trace has no such step.
             LevelError: The level of the trace does not hold this tensor.
         """
-        if not 0 <= step <= self.header.last_step:
+        if step not in range(self.header.last_step + 1):
             raise InputError(f"expected a step from 0 to {self.header.last_step}, got {step}")
         key = tensor_name(step, name)
         if key not in self.tensors:
@@ -116,12 +116,14 @@ class Trace:
 
     def visible(self, step: int) -> Bool[np.ndarray, "layer query slot"]:
         """Whether each query of a step may see each slot, in each captured layer."""
+        packed = {
+            window: self.tensor(step, visible_name(window))
+            for window in dict.fromkeys(self.header.window)
+        }
         n = self.n_slots(step)
         unpacked = {
-            window: np.unpackbits(self.tensor(step, visible_name(window)), axis=-1, count=n).astype(
-                bool
-            )
-            for window in dict.fromkeys(self.header.window)
+            window: np.unpackbits(bits, axis=-1, count=n).astype(bool)
+            for window, bits in packed.items()
         }
         return np.stack([unpacked[window] for window in self.header.window])
 

@@ -1,14 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.labels import inherited_labels
 from analysis.observation import observe
 from analysis.ratio import (
     CHANCE,
     AttentionRatio,
     attention_ratio,
-    inherited_labels,
+    labelled_ratio,
     paired_ratio,
     prompt_ratio,
 )
@@ -185,7 +188,7 @@ def test_the_null_weighs_labelled_slots_against_all_other_earlier_ones():
 def test_own_labels_give_the_ratio_of_the_groups():
     trace = planted_trace(widths=(1, 1, 1, 1), relation="greedy", rows=noisy(uniform, 1.0))
     labels = np.array([False, True, False, False, False])
-    relabelled = prompt_ratio(observe(trace), labels).without_sink
+    relabelled = labelled_ratio(observe(trace), labels, np.ones(4, np.int64)).without_sink
     expected = []
     for step in (2, 3, 4):
         rows = trace.attention(step).astype(np.float64)[:, :, 0]
@@ -215,7 +218,7 @@ def test_a_null_with_wide_sets_is_refused():
 def test_a_reduced_run_cannot_be_labelled():
     greedy = planted_trace(widths=(1, 1), relation="greedy", level="reduced")
     with pytest.raises(LevelError, match="level weights or qk"):
-        prompt_ratio(observe(greedy), np.array([False, True, False]))
+        labelled_ratio(observe(greedy), np.array([False, True, False]), np.ones(2, np.int64))
 
 
 def test_without_a_greedy_run_the_null_has_no_data():
@@ -250,3 +253,30 @@ def test_sets_without_any_weight_have_ratio_zero_and_no_interval():
     found = combine([planted_trace(widths=(2, 1), rows=favour_sets(0.0))] * 9)
     assert found.ratio.estimate == 0
     assert np.isnan(found.ratio.low)
+
+
+def test_arm_and_null_weigh_the_steps_alike() -> None:
+    """Where sets change nothing, the null is the arm: a step counts once for each member."""
+    trace = planted_trace(widths=(1, 1, 1, 1), relation="greedy", rows=noisy(uniform, 1.0))
+    labels = np.array([False, True, False, False, False])
+    observed = observe(trace)
+    repeats = np.array([1, 3, 1, 2])
+    steps = [
+        replace(
+            step,
+            queries=np.repeat(step.queries, times),
+            visible=np.repeat(step.visible, times, axis=1),
+            weights=np.repeat(step.rows(), times, axis=2),
+            mass=np.repeat(step.mass, times, axis=2),
+            count=np.repeat(step.count, times, axis=1),
+        )
+        for step, times in zip(observed.steps, repeats, strict=True)
+    ]
+    repeated = labelled_ratio(
+        replace(observed, steps=tuple(steps)), labels, np.ones(4, np.int64)
+    ).without_sink
+    weighted = labelled_ratio(observed, labels, repeats).without_sink
+    assert weighted.overall == pytest.approx(repeated.overall, rel=1e-12)
+    np.testing.assert_allclose(weighted.by_head, repeated.by_head, rtol=1e-12)
+    plain = labelled_ratio(observed, labels, np.ones(4, np.int64)).without_sink
+    assert abs(plain.overall - weighted.overall) > 1e-6

@@ -25,9 +25,13 @@ def test_an_offset_that_float32_rounds_away_is_refused() -> None:
     with pytest.raises(InputError, match=r"at least 0\.00012"):
         Offset(1e-4).check(100.0, "float32")
     with pytest.raises(InputError, match="at least"):
-        Offset(0).check(1.0, "float32")
-    with pytest.raises(InputError, match="at least"):
-        Offset(float("nan")).check(1.0, "float32")
+        Offset(float("inf")).check(1.0, "float32")
+
+
+@pytest.mark.parametrize("delta", [0, -0.5, float("nan")])
+def test_an_offset_that_is_not_above_zero_is_refused(delta) -> None:
+    with pytest.raises(InputError, match="above 0"):
+        Offset(delta).check(1.0, "float32")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

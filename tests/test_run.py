@@ -1,11 +1,13 @@
 """`generate` and `compare`: what they accept, refuse, write, and go on with."""
 
 import json
+import shutil
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import tempo
 from tempo import policies
@@ -14,6 +16,7 @@ from tempo.config import Options
 from tempo.errors import InputError, ModelError, NumericalError, OutputError, TempoError
 from tempo.policies import Policy
 from tempo.positions import Offset
+from tempo.request import is_single
 from tempo.selection import TopK
 from tempo.testing.tiny import tiny_model
 from tests.decoding import model_of
@@ -345,3 +348,36 @@ def test_peak_memory_does_not_grow_with_steps(tmp_path: Path) -> None:
     longest_shard = max(file.stat().st_size for file in (tmp_path / "180").rglob("*.safetensors"))
     assert written > 15 * 10**6
     assert many - few < 3 * longest_shard < written / 3
+
+
+def test_traces_that_went_missing_are_decoded_again(tmp_path: Path) -> None:
+    model = model_of("llama")
+    run = tempo.compare(model, TEXTS[:2], out=tmp_path / "run", **quick())
+    shutil.rmtree(trace_folder(tmp_path / "run", "p0001", "unique"))
+    again = tempo.compare(model, TEXTS[:2], out=tmp_path / "run", **quick())
+    assert not again.already_complete
+    assert len(again) == len(run) == 10
+
+
+def test_a_changed_model_is_another_model(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    before = tempo.generate(model, TEXTS[0], out=tmp_path / "run", **quick())
+    with torch.no_grad():
+        model.hf.model.layers[0].self_attn.o_proj.weight.zero_()
+    with pytest.raises(OutputError, match="other options"):
+        tempo.generate(model, TEXTS[0], out=tmp_path / "run", **quick())
+    after = tempo.generate(model, TEXTS[0], **quick())
+    assert after[0].header.model["fingerprint"] != before[0].header.model["fingerprint"]
+
+
+def test_arrays_and_tensors_of_ids_are_prompts_and_bytes_are_not() -> None:
+    model = model_of("llama")
+    ids = model.encode(TEXTS[0])
+    expected = tempo.generate(model, ids, **quick())[0]
+    for given in (np.array(ids), torch.tensor(ids), [torch.tensor(ids)]):
+        assert same(tempo.generate(model, given, **quick())[0], expected)
+    for wrong in (b"hi", 5, None):
+        with pytest.raises(InputError, match="expected text"):
+            is_single(wrong)
+    with pytest.raises(InputError, match="give a policy to each"):
+        tempo.generate(model, [(TEXTS[0], "greedy")], policy="visible", steps=1)

@@ -1,6 +1,7 @@
 """Traces on disk: round trips, and one test for each way a folder can be wrong."""
 
 import json
+import shutil
 import stat
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import pytest
 
 import tempo
 from tempo import policies
-from tempo.archive import trace_folder
+from tempo.archive import _LazyTraces, trace_folder
 from tempo.errors import CorruptTraceError, FormatVersionError, InputError, LevelError, OutputError
 from tempo.format import DROP_REASONS
 from tempo.policies import Policy
 from tempo.selection import TopK
 from tempo.store import (
     SHARD_STEPS,
+    ShardTensors,
     TraceWriter,
     header_document,
     header_from,
@@ -204,7 +206,9 @@ def test_a_header_without_a_key_is_refused(folder: Path) -> None:
 
 
 def test_a_hole_between_shards_is_refused(folder: Path) -> None:
-    edit_header(folder, shards=[{"file": "shard-00000.safetensors", "first": 1, "last": 5}])
+    edit_header(
+        folder, shards=[{"file": "shard-00000.safetensors", "first": 1, "last": 5, "sha256": ""}]
+    )
     with pytest.raises(CorruptTraceError, match="steps 0 to 5"):
         read_trace(folder)
 
@@ -241,7 +245,7 @@ def test_a_full_disk_is_one_clear_error_and_the_prefix_stays_readable(
         calls.append(path)
         if len(calls) > 1:
             raise OSError(28, "No space left on device")
-        original(path, tensors)
+        return original(path, tensors)
 
     monkeypatch.setattr("tempo.store.write_tensors", fills_up)
     with pytest.raises(OutputError, match=r"No space left.*same command again"):
@@ -266,3 +270,25 @@ def test_shards_stream_so_that_memory_does_not_grow_with_steps(tmp_path: Path) -
 def test_shards_are_as_readable_as_the_header(folder: Path) -> None:
     modes = {file.suffix: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
     assert modes[".safetensors"] == modes[".json"]
+
+
+def test_changed_bytes_in_a_shard_are_refused(folder: Path) -> None:
+    shard = folder / "shard-00000.safetensors"
+    digest = json.loads((folder / "trace.json").read_text())["shards"][0]["sha256"]
+    assert ShardTensors({shard: digest})["step/00001/weights"].size
+    content = bytearray(shard.read_bytes())
+    content[-2000:-1000] = bytes(1000)
+    shard.write_bytes(content)
+    with pytest.raises(CorruptTraceError, match="bytes that were written"):
+        ShardTensors({shard: digest})["step/00001/weights"]
+
+
+def test_a_trace_put_in_the_place_of_another_is_refused(tmp_path: Path) -> None:
+    model = model_of("llama")
+    prompts = [random_prompt(model, 5, 1), random_prompt(model, 5, 2)]
+    tempo.generate(model, prompts, steps=2, out=tmp_path / "run")
+    traces = tmp_path / "run" / "traces"
+    shutil.rmtree(traces / "p0000")
+    shutil.copytree(traces / "p0001", traces / "p0000")
+    with pytest.raises(CorruptTraceError, match="got that of p0001/isolated"):
+        _LazyTraces(tmp_path / "run", [("p0000", "isolated")])["p0000", "isolated"]
