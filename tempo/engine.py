@@ -177,11 +177,7 @@ def forward(
     )
     sight = Sight(views, session.model.hf.dtype, device)
     state = Forward(packing, cache, sight.mask, frozenset(session.capture.layers))
-    rows = [(view.table.token[view.queries], view.table.position[view.queries]) for view in views]
-    token, position = (
-        torch.from_numpy(np.concatenate(column))[None].to(device)
-        for column in zip(*rows, strict=True)
-    )
+    token, position = _fed(views, device)
     ends = np.cumsum([len(view.queries) for view in views])
     kept = torch.from_numpy(ends - 1 if last_row_only else np.arange(ends[-1]))
     with watched_positions(hf) if guarded else nullcontext([]) as positions:
@@ -201,6 +197,15 @@ def forward(
     return [
         Ran(rows, piece, facts) for rows, piece in zip(logits.split(counts), tensors, strict=True)
     ]
+
+
+def _fed(
+    views: Sequence[View], device: torch.device
+) -> tuple[Int64[Tensor, "1 row"], Float32[Tensor, "1 row"]]:
+    """Token ids and positions of all rows."""
+    token = np.concatenate([view.table.token[view.queries] for view in views])
+    position = np.concatenate([view.table.position[view.queries] for view in views])
+    return torch.from_numpy(token)[None].to(device), torch.from_numpy(position)[None].to(device)
 
 
 def _logits(

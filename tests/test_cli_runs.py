@@ -343,6 +343,7 @@ def test_an_ignored_interrupt_stays_ignored():
     try:
         with interrupts.interruptible(lambda _: None, "never"):
             signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
