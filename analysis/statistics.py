@@ -68,14 +68,15 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Means over prompts at several points (steps or layers), with pointwise intervals.
+    """Means over prompts at several points (steps or layers), with limits at each.
 
-    The intervals hold for each point by itself, not for the whole curve at once.
+    Limits from `curve` hold for each point by itself, those from `analysis.bands` at all at once.
 
     Attributes:
         x: Step or layer number of each point.
         n: Prompts with data at each point.
         methods: How the limits of each point were found.
+        simultaneous: Whether the limits hold at all points at once (a band), not at each alone.
     """
 
     x: Int64[np.ndarray, " point"]
@@ -84,6 +85,7 @@ class Curve:
     high: Float64[np.ndarray, " point"]
     n: Int64[np.ndarray, " point"]
     methods: tuple[str, ...]
+    simultaneous: bool = False
 
     def exponentiated(self) -> "Curve":
         """The curve of a ratio, from that of its logarithm."""

@@ -12,6 +12,9 @@ Scale = Literal["ratio", "difference"]
 ROUNDING_NATS = 1e-6
 """Divergences below this are what float32 rounding gives."""
 
+PROMPTS_FOR_A_CLAIM = 50
+SETS_FOR_A_CLAIM = 200
+
 _WITHIN = f"within {100 * (np.exp(MARGIN) - 1):.0f} % of"
 
 
@@ -59,6 +62,77 @@ def divergence_verdict(nats: Interval) -> str:
     if nats.high <= ROUNDING_NATS:
         return "no difference beyond rounding"
     return "the readouts differ" if nats.low > ROUNDING_NATS else "inconclusive"
+
+
+def parallel_verdict(
+    over_null: Interval, drift: Interval, dilution: Interval, *, n_sets: int
+) -> str:
+    """What parallel tokens show, from three log-ratios over prompts (judging.md, section 7).
+
+    "Below 0" means that the upper limit is below -1e-6 (rounding), "above 0" the mirror image;
+    "equivalent" that the whole interval lies strictly within +-log 1.1. The first rule that
+    applies gives the verdict:
+
+    1. An interval without limits: "no verdict", which one and why.
+    2. Fewer than 50 prompts in one of the intervals, or fewer than 200 sets: "too little data for
+       a claim".
+    3. Drift below 0 and not equivalent: "down-weighted by x %". Said with it: whether the whole
+       interval lies below -log 1.1, or a drift within the margin is not excluded.
+    4. Drift above 0 and not equivalent: "up-weighted by x %", likewise.
+    5. Drift equivalent, dilution below 0: "dilution only".
+    6. Each of the three equivalent, or neither below nor above 0: "indistinguishable from the
+       null".
+    7. Otherwise "inconclusive", with what stands in the way.
+
+    The row ratio decides between 6 and 7 only, since dilution cannot move it and the tokens
+    themselves can; it is always said, last.
+
+    Args:
+        over_null: Of the row ratio without the sink over the same ratio on the greedy run.
+        drift: Of delta-lambda, the mean score drift (in the set against alone).
+        dilution: Of the competition, the change of log M_R (in the set against alone).
+        n_sets: Sets that the intervals rest on, over all prompts.
+    """
+    three = {"row ratio over its null": over_null, "score drift": drift, "dilution": dilution}
+    missing = [
+        f"{name}: {comparison(each, 'the null', scale='ratio')}"
+        for name, each in three.items()
+        if np.isnan(each.low) or np.isnan(each.high)
+    ]
+    if missing:
+        return f"no verdict: {'; '.join(missing)}"
+    n_prompts = min(each.n for each in three.values())
+    if n_prompts < PROMPTS_FOR_A_CLAIM or n_sets < SETS_FOR_A_CLAIM:
+        return (
+            f"too little data for a claim ({n_prompts} of {PROMPTS_FOR_A_CLAIM} prompts, "
+            f"{n_sets} of {SETS_FOR_A_CLAIM} sets)"
+        )
+    ratio = over_null.exponentiated()
+    row = f"row ratio {ratio.estimate:.2f} of its null [{ratio.low:.2f}, {ratio.high:.2f}]"
+    return f"{_parallel_effect(over_null, drift, dilution)}; {row}"
+
+
+def _parallel_effect(over_null: Interval, drift: Interval, dilution: Interval) -> str:
+    """Rules 3 to 7 of `parallel_verdict`."""
+    if not equivalent(drift) and _side(drift):
+        beyond = drift.high < -MARGIN or drift.low > MARGIN
+        note = "beyond the 10 % margin" if beyond else "a drift within the 10 % margin is possible"
+        direction = "down" if _side(drift) < 0 else "up"
+        return f"{direction}-weighted by {_size(drift.estimate, 'ratio')} ({note})"
+    if equivalent(drift) and _side(dilution) < 0:
+        return f"dilution only (mass lower by {_size(dilution.estimate, 'ratio')})"
+    others = {"row ratio": over_null, "competition": dilution}
+    apart = [name for name, each in others.items() if _side(each) and not equivalent(each)]
+    if not apart:
+        return "indistinguishable from the null"
+    if _side(dilution) < 0:
+        return "inconclusive (dilution, but a score drift beyond the 10 % margin is possible)"
+    return f"inconclusive (no score drift shown, yet an effect on the {' and '.join(apart)})"
+
+
+def _side(log_ratio: Interval) -> int:
+    """-1 below 0, 1 above 0, each by more than rounding; 0 if the interval reaches 0."""
+    return int(log_ratio.low > ROUNDING_NATS) - int(log_ratio.high < -ROUNDING_NATS)
 
 
 def _size(estimate: float, scale: Scale) -> str:

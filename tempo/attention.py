@@ -75,7 +75,7 @@ def tempo_attention(
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
         sequence=packing.sequence,
-        slot=packing.slot,
+        place=packing.place,
     )
     queries = packing.unpack(query[0].transpose(0, 1))
     keys, values = tempo_forward.cache.read(layer, packing.sequences, packing.n_slots)

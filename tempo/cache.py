@@ -1,7 +1,7 @@
 """Keys and values of every slot, per layer, for a batch of sequences.
 
-Slots are kept in the order written; a sequence uses the first `n` places of its row. Buffers grow
-by doubling and live on each layer's own device.
+Slots are kept in the order written; a sequence uses the first `n` places of its row, and its slots
+move up where one is evicted. Buffers grow by doubling and live on each layer's own device.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ Buffer = Float[Tensor, "sequence kv_head capacity channel"]
 
 
 class SlotCache:
-    """Append-only key and value buffers."""
+    """Key and value buffers."""
 
     def __init__(self, *, n_sequences: int, capacity: int) -> None:
         self.n_sequences = n_sequences
@@ -40,9 +40,9 @@ class SlotCache:
         value: Float[Tensor, "row kv_head channel"],
         *,
         sequence: Int64[Tensor, " row"],
-        slot: Int64[Tensor, " row"],
+        place: Int64[Tensor, " row"],
     ) -> None:
-        """Store each row at its sequence and slot."""
+        """Store each row at its sequence and place."""
         for buffers, rows in ((self._keys, key), (self._values, value)):
             if layer not in buffers:
                 n_heads, n_channels = rows.shape[1:]
@@ -50,13 +50,20 @@ class SlotCache:
                     self.n_sequences, n_heads, self.capacity, n_channels
                 )
             device = rows.device
-            buffers[layer][sequence.to(device), :, slot.to(device)] = rows
+            buffers[layer][sequence.to(device), :, place.to(device)] = rows
 
     def read(self, layer: int, sequences: slice, n_slots: int) -> tuple[Buffer, Buffer]:
         """Views of the first `n_slots` keys and values of some sequences."""
         return self._keys[layer][sequences, :, :n_slots], self._values[layer][
             sequences, :, :n_slots
         ]
+
+    def evict(self, sequence: int, kept: Int64[Tensor, " kept"]) -> None:
+        """Free every place of a sequence but these, which move up in their order."""
+        for buffers in (self._keys, self._values):
+            for buffer in buffers.values():
+                own = buffer[sequence]
+                own[:, : len(kept)] = own[:, kept.to(buffer.device)]
 
     def take(self, sequences: Sequence[int]) -> "SlotCache":
         """A cache of copies of some sequences, in this order."""

@@ -22,8 +22,9 @@ from tempo.attention import (
     unfold,
 )
 from tempo.format import bias_name, visible_name
+from tempo.pruning import Received
 from tempo.rows import group_of, group_onehot
-from tempo.sight import Sight
+from tempo.sight import Sight, View
 
 Tensors = dict[str, np.ndarray]
 
@@ -94,8 +95,8 @@ def _layer_tensors(
     keys, _ = forward.cache.read(layer, forward.packing.sequences, forward.packing.n_slots)
     tensors: list[Tensors] = []
     for number, view in enumerate(sight.views):
-        n_queries, n_slots = len(view.queries), len(view.table)
-        kept = weights[number, :, :n_queries, :n_slots]
+        n_queries = len(view.queries)
+        kept = _by_slot(weights[number, :, :n_queries], view)
         piece = {"logsumexp": logsumexp[number, :, :n_queries]}
         if capture.level == "weights":
             piece["weights"] = kept
@@ -103,9 +104,33 @@ def _layer_tensors(
             piece |= _reduced(kept, sight, number)
         else:
             piece["q"] = call.query[number, heads, :n_queries].float()
-            piece["k"] = keys[number, :, torch.from_numpy(view.queries)].float()
+            piece["k"] = keys[number, :, torch.from_numpy(view.places)].float()
         tensors.append({name: value.cpu().numpy() for name, value in piece.items()})
     return tensors
+
+
+def received(forward: Forward, sight: Sight) -> list[Received]:
+    """What each slot gets from the rows of a forward: mean over all layers, heads and queries."""
+    total = [np.zeros(len(view.table), np.float64) for view in sight.views]
+    for layer, call in forward.calls.items():
+        weights = _rows(layer, call, forward=forward, sight=sight).weights
+        for number, view in enumerate(sight.views):
+            if len(view.queries):
+                kept = _by_slot(weights[number, :, : len(view.queries)], view)
+                total[number] += kept.mean((0, 1)).cpu().numpy()
+    return [(one / len(forward.calls)).astype(np.float32) for one in total]
+
+
+def _by_slot(
+    weights: Float32[Tensor, "head query place"], view: View
+) -> Float32[Tensor, "head query slot"]:
+    """Rows over every slot ever written; 0 for what the cache no longer holds."""
+    held = weights[..., : len(view.held)]
+    if len(view.held) == len(view.table):
+        return held
+    whole = held.new_zeros(*held.shape[:2], len(view.table))
+    whole[..., torch.from_numpy(view.held).to(held.device)] = held
+    return whole
 
 
 def _rows(layer: int, call: LayerCall, *, forward: Forward, sight: Sight) -> _Rows:
@@ -142,12 +167,19 @@ def _stack(layers: Sequence[Mapping[str, np.ndarray]]) -> Tensors:
 
 
 def _seen(sight: Sight, number: int, windows: Mapping[int | None, None]) -> Tensors:
+    view = sight.views[number]
+
+    def by_slot(columns: np.ndarray) -> np.ndarray:
+        whole = np.zeros((len(columns), len(view.table)), columns.dtype)
+        whole[:, view.held] = columns
+        return whole
+
     seen = {
-        visible_name(window): np.packbits(sight.visible(window)[number], axis=-1)
+        visible_name(window): np.packbits(by_slot(sight.visible(window)[number]), axis=-1)
         for window in windows
     }
-    if sight.views[number].policy.bias:
-        seen |= {bias_name(window): sight.bias(window)[number] for window in windows}
+    if view.policy.bias:
+        seen |= {bias_name(window): by_slot(sight.bias(window)[number]) for window in windows}
     return seen
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tempo.capture import NOTHING, Capture, Tensors
+from tempo.choosing import Nodes
 from tempo.model import LanguageModel
 from tempo.policies import Policy
 from tempo.reading import Distribution
@@ -38,6 +40,8 @@ class Decoding:
         table: Slots written so far.
         base: Position base of the next set.
         readout: The distribution that chooses the next set.
+        held: Slots in the cache, by place.
+        nodes: What each living member of the last set predicts; None where no rule asks.
         stopped: Why it ended: steps, eos, forced or context; empty while it goes on.
     """
 
@@ -45,6 +49,8 @@ class Decoding:
     table: SlotTable
     base: int
     readout: Distribution
+    held: Int64[np.ndarray, " held"]
+    nodes: Nodes | None = None
     stopped: str = ""
 
 
@@ -54,7 +60,8 @@ class StepOutcome:
 
     Attributes:
         number: Place of the sequence among the plans.
-        logits: Raw logits of the step's rows; of the prompt, those of its last slot only.
+        logits: Raw logits of the step's rows, living and dead; of the prompt, those of its last
+            slot only.
         tensors: Everything for the trace.
         facts: Scaling, window, soft cap and sinks of the captured layers.
     """

@@ -5,28 +5,27 @@ every later step feeds one parallel set for each sequence that goes on.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from tempo.attention import NAME, Forward
+from tempo.attention import NAME
 from tempo.cache import SlotCache
-from tempo.capture import Tensors, captured, join_chunks, layer_facts
+from tempo.capture import join_chunks
+from tempo.choosing import Choosing, Nodes, choose
+from tempo.deaths import Pruned, prune
 from tempo.decoding import Decoding, Plan, Session, StepOutcome
-from tempo.errors import ModelError, NumericalError
-from tempo.guards import guard_first_step, watched_positions
+from tempo.errors import NumericalError
+from tempo.forward import Ran, forward
 from tempo.model import LanguageModel, attention_as
-from tempo.packing import packed
 from tempo.policies import greedy
 from tempo.reading import combined, distributions, invalid_rows, log_probabilities
 from tempo.record import step_tensors
-from tempo.selection import Choice, choose
-from tempo.sight import Sight, View
+from tempo.selection import Choice
+from tempo.sight import View
 from tempo.slots import SlotTable, prompt_table
 
 PREFILL_ROWS = 512
@@ -70,7 +69,10 @@ def prefill(session: Session, plans: Sequence[Plan]) -> tuple[list[Decoding], Sl
     joined = [join_chunks([piece.tensors for piece in pieces]) for pieces in chunks]
     decodings: list[Decoding] = []
     for number, (plan, leader) in enumerate(zip(plans, leaders, strict=True)):
-        decoding = Decoding(plan, tables[leader], len(plan.token_ids), readouts[leader])
+        table = tables[leader]
+        row = log_probability[leader : leader + 1]
+        nodes = _nodes(plan, row, table.weight[-1:])
+        decoding = Decoding(plan, table, len(table), readouts[leader], np.arange(len(table)), nodes)
         tensors = joined[leader] | step_tensors(decoding.table, 0, readouts[leader])
         session.on_step(
             StepOutcome(number, 0, decoding, logits[leader], tensors, chunks[leader][0].facts)
@@ -91,171 +93,136 @@ def advance(
             decoding.table,
             decoding.table.members(step) if choice else np.empty(0, np.int64),
             decoding.plan.policy,
+            decoding.held,
         )
         for decoding, choice in placed
     ]
     ran = forward(session, cache, views, first=0, guarded=step == 1)
-    after = _read(session, placed, [piece.logits for piece in ran])
-    for number, (before, (decoding, choice), piece) in enumerate(
-        zip(decodings, placed, ran, strict=True)
-    ):
+    pruned = [
+        prune(session, cache, number, placed[number][0], ran[number], step)
+        if choice
+        else Pruned(placed[number][0], ran[number].logits)
+        for number, (_, choice) in enumerate(placed)
+    ]
+    after = _read(session, pruned, [choice for _, choice in placed])
+    for number, (_, choice) in enumerate(placed):
         if choice:
-            excluded = session.model.eos_ids if decoding.plan.eos == "ignore" else ()
-            margins = (before.readout.top2_margin(excluded), choice.tau_margin)
-            tensors = piece.tensors | step_tensors(
-                decoding.table, step, after[number].readout, dropped=choice.dropped, margins=margins
+            excluded = session.model.eos_ids if after[number].plan.eos == "ignore" else ()
+            margins = (decodings[number].readout.top2_margin(excluded), choice.tau_margin)
+            tensors = ran[number].tensors | step_tensors(
+                after[number].table,
+                step,
+                after[number].readout,
+                dropped=choice.dropped,
+                margins=margins,
+                decisions=pruned[number].decisions,
             )
             session.on_step(
-                StepOutcome(number, step, after[number], piece.logits, tensors, piece.facts)
+                StepOutcome(
+                    number, step, after[number], ran[number].logits, tensors, ran[number].facts
+                )
             )
     return after
 
 
 def _place(model: LanguageModel, decoding: Decoding, step: int) -> tuple[Decoding, Choice | None]:
     """Select and place the next set; no choice, and the reason noted, where the sequence ends."""
-    plan = decoding.plan
+    plan, before = decoding.plan, decoding.table
     reason = decoding.stopped or ("steps" if step > plan.steps else "")
     if reason or plan.policy.select.exhausted(step):
         return replace(decoding, stopped=reason or "forced"), None
-    choice = choose(
-        plan.policy.select,
-        decoding.readout.log_probability,
-        step,
-        eos_ids=model.eos_ids,
-        eos=plan.eos,
-    )
+    choice = choose(_choosing(model, plan), decoding.readout.log_probability, step, decoding.nodes)
+    living = before.survivors(step - 1)[-1 if step == 1 else 0 :]
     width = len(choice.token)
-    position = plan.policy.place.positions(decoding.base, width)
+    parent = np.full(width, before.heir()) if choice.parent is None else living[choice.parent]
+    position = plan.policy.place.of_set(before, decoding.base, parent)
     if position.max() >= model.max_positions:
         return replace(decoding, stopped="context"), None
-    table = decoding.table.with_set(
+    weighed_by = choice.path_log_probability
+    table = before.with_set(
         token=choice.token,
         position=position,
         probability=np.exp(choice.log_probability),
-        weight=plan.policy.read.weights(choice.log_probability),
+        weight=plan.policy.read.weights(
+            choice.log_probability if weighed_by is None else weighed_by
+        ),
+        parent=parent,
+        evidence=_evidence(decoding, choice, step),
     )
     return replace(
-        decoding, table=table, base=plan.policy.place.next_base(decoding.base, width)
+        decoding,
+        table=table,
+        base=plan.policy.place.next_base(decoding.base, width),
+        held=np.concatenate([decoding.held, table.members(step)]),
     ), choice
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """One sequence's share of a forward."""
-
-    logits: Float[Tensor, "query vocab"]
-    tensors: Tensors
-    facts: dict[str, object]
-
-
-def forward(
-    session: Session,
-    cache: SlotCache,
-    views: Sequence[View],
-    *,
-    first: int,
-    last_row_only: bool = False,
-    guarded: bool = False,
-) -> list[Ran]:
-    """Run the rows of some neighbouring sequences, packed as one sequence of rows.
-
-    Args:
-        first: Number in the cache of the first of the sequences.
-        last_row_only: Give the logits of each sequence's last row only.
-        guarded: Look at what the model did before anything is believed.
-
-    Raises:
-        ModelError: The model did not do what the slot table says.
-    """
-    hf, device = session.model.hf, session.model.device
-    cache.reserve(max(len(view.table) for view in views))
-    packing = packed(
-        [view.queries for view in views],
-        [len(view.table) for view in views],
-        first=first,
-        device=device,
+def _choosing(model: LanguageModel, plan: Plan) -> Choosing:
+    read = plan.policy.read
+    return Choosing(
+        rule=plan.policy.select,
+        children=read.children,
+        frontier=read.frontier,
+        eos_ids=model.eos_ids,
+        eos=plan.eos,
+        prompt_id=plan.prompt_id,
     )
-    sight = Sight(views, session.model.hf.dtype, device)
-    state = Forward(packing, cache, sight.mask, frozenset(session.capture.layers))
-    token, position = _fed(views, device)
-    ends = np.cumsum([len(view.queries) for view in views])
-    kept = torch.from_numpy(ends - 1 if last_row_only else np.arange(ends[-1]))
-    with watched_positions(hf) if guarded else nullcontext([]) as positions:
-        logits = _logits(hf, token, position, kept=kept, state=state)
-    counts = [1] * len(views) if last_row_only else [len(view.queries) for view in views]
-    tensors = captured(state, sight, session.capture)
-    if guarded:
-        guard_first_step(
-            session.model,
-            state,
-            views,
-            positions=positions,
-            tensors=tensors,
-            capture=session.capture,
-        )
-    facts = layer_facts(state, session.capture)
-    return [
-        Ran(rows, piece, facts) for rows, piece in zip(logits.split(counts), tensors, strict=True)
-    ]
 
 
-def _fed(
-    views: Sequence[View], device: torch.device
-) -> tuple[Int64[Tensor, "1 row"], Float32[Tensor, "1 row"]]:
-    """Token ids and positions of all rows."""
-    token = np.concatenate([view.table.token[view.queries] for view in views])
-    position = np.concatenate([view.table.position[view.queries] for view in views])
-    return torch.from_numpy(token)[None].to(device), torch.from_numpy(position)[None].to(device)
+def _evidence(
+    decoding: Decoding, choice: Choice, step: int
+) -> Float32[np.ndarray, "member previous"] | None:
+    """What each member of the last set gave the tokens chosen now, -inf where it is dead."""
+    if decoding.nodes is None:
+        return None
+    table = decoding.table
+    members = table.members(step - 1)[-1 if step == 1 else 0 :]
+    evidence = np.full((len(choice.token), len(members)), -np.inf, np.float32)
+    evidence[:, table.alive[members]] = decoding.nodes.log_probability[:, choice.token].T
+    return evidence
 
 
-def _logits(
-    hf: PreTrainedModel,
-    token: Int64[Tensor, "1 row"],
-    position: Float32[Tensor, "1 row"],
-    *,
-    kept: Int64[Tensor, " kept"],
-    state: Forward,
-) -> Float[Tensor, "kept vocab"]:
-    """The model's own forward, with the engine's state passed through it."""
-    try:
-        out = hf(
-            input_ids=token,
-            position_ids=position,
-            use_cache=False,
-            logits_to_keep=kept,
-            tempo_forward=state,
-        )
-    except (TypeError, KeyError) as error:
-        raise ModelError(
-            "expected a decoder that hands its keywords on to the attention function, got "
-            f"{type(error).__name__}: {error} from {type(hf).__name__}; not supported"
-        ) from error
-    return out.logits[0]
+def _nodes(
+    plan: Plan, rows: Float32[Tensor, "node vocab"], weight: Float32[np.ndarray, " node"]
+) -> Nodes | None:
+    if not plan.policy.needs_rows:
+        return None
+    with np.errstate(divide="ignore"):
+        return Nodes(rows.cpu().numpy(), np.log(weight))
 
 
 def _read(
-    session: Session,
-    placed: Sequence[tuple[Decoding, Choice | None]],
-    logits: Sequence[Float[Tensor, "_ vocab"]],
+    session: Session, pruned: Sequence[Pruned], choices: Sequence[Choice | None]
 ) -> list[Decoding]:
     """The next distribution of every sequence that fed a set."""
-    fed = [number for number, (_, choice) in enumerate(placed) if choice]
-    ids = [placed[number][0].plan.prompt_id for number in fed for _ in logits[number]]
-    rows = _checked(torch.cat([logits[number] for number in fed]), ids)
-    split = dict(zip(fed, rows.split([len(logits[number]) for number in fed]), strict=True))
-    merged = torch.stack([_merge(placed[number][0], split[number]) for number in fed])
+    fed = {number: pruned[number] for number, choice in enumerate(choices) if choice}
+    ids = [one.decoding.plan.prompt_id for one in fed.values() for _ in one.logits]
+    rows = _checked(torch.cat([one.logits for one in fed.values()]), ids)
+    split = dict(zip(fed, rows.split([len(one.logits) for one in fed.values()]), strict=True))
+    weights = {number: _weights(one.decoding) for number, one in fed.items()}
+    merged = torch.stack(
+        [
+            combined(split[number], weights[number], one.decoding.plan.policy.read)
+            for number, one in fed.items()
+        ]
+    )
     readouts = dict(zip(fed, distributions(merged, session.readout_size), strict=True))
     return [
-        replace(decoding, readout=readouts[number], stopped="eos" if choice.ends else "")
+        replace(
+            one.decoding,
+            readout=readouts[number],
+            nodes=_nodes(one.decoding.plan, split[number], weights[number]),
+            stopped="eos" if choice.ends else "",
+        )
         if choice
-        else decoding
-        for number, (decoding, choice) in enumerate(placed)
+        else one.decoding
+        for number, (one, choice) in enumerate(zip(pruned, choices, strict=True))
     ]
 
 
-def _merge(decoding: Decoding, rows: Float32[Tensor, "member vocab"]) -> Float32[Tensor, " vocab"]:
-    weights = decoding.table.weight[-len(rows) :]
-    return combined(rows, weights, decoding.plan.policy.read)
+def _weights(decoding: Decoding) -> Float32[np.ndarray, " member"]:
+    """Shares of the living members of the last set."""
+    return decoding.table.weight[decoding.table.survivors(decoding.table.n_steps)]
 
 
 def _checked(
@@ -274,7 +241,7 @@ def _checked(
 
 def _chunk(table: SlotTable, start: int, stop: int) -> View:
     """Rows of a prompt; they are causal whatever the policy, so any policy will do."""
-    return View(table.upto(stop), np.arange(start, stop), greedy())
+    return View(table.upto(stop), np.arange(start, stop), greedy(), np.arange(stop))
 
 
 def _prefill_groups(lengths: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:

@@ -9,6 +9,10 @@ class InputError(TempoError):
     """An argument, an option or a prompt that cannot be used."""
 
 
+class TwinError(InputError):
+    """Two traces that were to differ in one thing only, and differ in another."""
+
+
 class ModelError(TempoError):
     """A model that cannot be found, loaded or measured."""
 

@@ -13,19 +13,17 @@ from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from tempo.biases import Bias, Boost, LogPosterior, LogWeight, MassNeutral
 from tempo.model import LanguageModel, attention_as
 from tempo.policies import Policy
 from tempo.readout import combine
 from tempo.slots import SlotTable
 from tempo.visibility import (
+    Ancestor,
     BeforeSlot,
     BeforeStep,
-    Bias,
-    Boost,
     Both,
     Either,
-    LogWeight,
-    MassNeutral,
     Not,
     Relation,
     SameStep,
@@ -48,7 +46,9 @@ class OracleRun:
 
     def readout(self, table: SlotTable, step: int, policy: Policy) -> Float32[np.ndarray, " vocab"]:
         """Log-probabilities after a step."""
-        slots = table.members(step)[-1:] if step == 0 else table.members(step)
+        written = table.members(step)[-1:] if step == 0 else table.members(step)
+        died = table.died_at_step[written]
+        slots = written[(died < 0) | (died > step)]
         rows = torch.from_numpy(self.logits[slots]).log_softmax(-1).numpy()
         return combine(rows, table.weight[slots], mean=policy.read.mean)
 
@@ -141,6 +141,8 @@ def _related(see: Relation, table: SlotTable, q: int, k: int) -> bool:
             return k < q
         case Self():
             return k == q
+        case Ancestor():
+            return _descends(table, q, k)
         case Window(width):
             return bool(table.position[q] - table.position[k] < width)
         case Both(left, right):
@@ -151,6 +153,11 @@ def _related(see: Relation, table: SlotTable, q: int, k: int) -> bool:
             return not _related(relation, table, q, k)
         case _:
             raise AssertionError(f"no definition of {see}")
+
+
+def _descends(table: SlotTable, q: int, k: int) -> bool:
+    above = int(table.parent[q])
+    return above >= 0 and (above == k or _descends(table, above, k))
 
 
 def _score(bias: Bias, table: SlotTable, seen: list[bool], q: int, k: int) -> float:
@@ -168,5 +175,29 @@ def _score(bias: Bias, table: SlotTable, seen: list[bool], q: int, k: int) -> fl
             return math.log(share) if reaches_own or not own_set else 0.0
         case MassNeutral():
             return -math.log(sum(seen[slot] for slot in members))
+        case LogPosterior():
+            if own_set:
+                return 0.0
+            led = {slot: _led_from(table, q, slot) for slot in members if seen[slot]}
+            return max(math.log(max(led[k] / sum(led.values()), 1e-300)), -60.0)
         case _:
             raise AssertionError(f"no definition of {bias}")
+
+
+def _led_from(table: SlotTable, q: int, k: int) -> float:
+    """Probability that slot `k` led to slot `q`, over all ways through the sets in between."""
+    before = [slot for slot in range(len(table)) if table.step[slot] == table.step[q] - 1]
+    evidence = table.evidence[int(table.step[q]) - 1][q - _first(table, q)]
+    joint = [
+        float(table.weight[slot]) * math.exp(float(log))
+        for slot, log in zip(before, evidence, strict=True)
+    ]
+    share = {slot: one / sum(joint) for slot, one in zip(before, joint, strict=True)}
+    if k in share:
+        return share[k]
+    return sum(part * _led_from(table, slot, k) for slot, part in share.items())
+
+
+def _first(table: SlotTable, slot: int) -> int:
+    """The first slot of the same set."""
+    return min(other for other in range(len(table)) if table.step[other] == table.step[slot])

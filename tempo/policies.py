@@ -1,19 +1,20 @@
-"""A decoding policy is five small rules; a preset is one line."""
+"""A decoding policy is six small rules; a preset is one line."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tempo.biases import Bias, LogPosterior
 from tempo.errors import InputError
-from tempo.positions import Place, Shared, Unique
-from tempo.pruning import Never, Prune
-from tempo.readout import Mixture, Read
+from tempo.positions import Depth, Place, Shared, Unique
+from tempo.pruning import KEEPS, Keep, Kill, Never, Prune
+from tempo.readout import Mixture, PerNode, Read
 from tempo.selection import Greedy, Select, Threshold
-from tempo.visibility import ISOLATED, ORDERED, VISIBLE, Bias, Relation
+from tempo.visibility import ISOLATED, ORDERED, TREE, VISIBLE, Relation
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a step chooses, places, shows, reads and prunes a set.
+    """How a step chooses, places, shows, reads and prunes a set, and what a death does.
 
     Attributes:
         select: Which tokens enter.
@@ -22,6 +23,7 @@ class Policy:
         bias: Finite scores added to what is seen.
         read: The next distribution.
         prune: Which members die.
+        keep: What a death does; see `tempo.pruning.Keep`.
     """
 
     select: Select
@@ -30,6 +32,26 @@ class Policy:
     bias: tuple[Bias, ...] = ()
     read: Read = field(default_factory=Mixture)
     prune: Prune = field(default_factory=Never)
+    keep: Keep = "mask"
+
+    def __post_init__(self) -> None:
+        if self.keep not in KEEPS:
+            raise InputError(f"expected keep of {', '.join(KEEPS)}, got {self.keep!r}")
+        if self.branches and not isinstance(self.prune, Never | Kill):
+            raise InputError(
+                "expected a rule that prunes sets with a policy whose members share their "
+                f"children, got {type(self.prune).__name__} in a tree; leave out prune"
+            )
+
+    @property
+    def branches(self) -> bool:
+        """Whether members have children of their own."""
+        return self.read.children != "merged"
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether the next step asks what each member predicted, not only the readout."""
+        return self.branches or any(bias.needs_evidence for bias in self.bias)
 
 
 def isolated(threshold: float | int = 0.1, *, max_width: int = 8) -> Policy:
@@ -52,6 +74,16 @@ def unique(threshold: float | int = 0.1, *, max_width: int = 8) -> Policy:
     return Policy(Threshold(threshold, max_width), place=Unique())
 
 
+def tree(threshold: float | int = 0.1, *, max_width: int = 8) -> Policy:
+    """A tree: every node sees its ancestors and has children by conditional probability."""
+    return Policy(Threshold(threshold, max_width), Depth(), TREE, read=PerNode(max_width))
+
+
+def posterior(threshold: float | int = 0.1, *, max_width: int = 8) -> Policy:
+    """Isolated, and later queries weigh each set by what was fed since: Bayes' rule as a bias."""
+    return Policy(Threshold(threshold, max_width), bias=(LogPosterior(),))
+
+
 def greedy() -> Policy:
     """One token a step, the plain way."""
     return Policy(Greedy())
@@ -62,6 +94,8 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "visible": visible,
     "ordered": ordered,
     "unique": unique,
+    "tree": tree,
+    "posterior": posterior,
     "greedy": greedy,
 }
 

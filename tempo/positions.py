@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from tempo.errors import InputError
+from tempo.slots import SlotTable
 
 MIN_DELTA_ULPS = 16
 
@@ -21,6 +22,12 @@ class Place(ABC):
     @abstractmethod
     def next_base(self, base: int, width: int) -> int:
         """Base of the set after this one."""
+
+    def of_set(
+        self, table: SlotTable, base: int, parent: Int[np.ndarray, " member"]
+    ) -> Float32[np.ndarray, " member"]:
+        """Position of each member of the next set, from its parents' slots."""
+        return self.positions(base, len(parent))
 
     def check(self, largest_position: float | int, dtype: str) -> None:  # noqa: B027 - most places have nothing to refuse
         """Refuse what this dtype cannot tell apart at this position."""
@@ -87,12 +94,79 @@ class Unique(Place):
         return base + width
 
 
+@dataclass(frozen=True, slots=True)
+class Depth(Place):
+    """One past the parent: the depth in the tree."""
+
+    def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
+        """The base, where every parent lies one before it."""
+        return Shared().positions(base, width)
+
+    def of_set(
+        self, table: SlotTable, base: int, parent: Int[np.ndarray, " member"]
+    ) -> Float32[np.ndarray, " member"]:
+        """One past each parent."""
+        return table.position[parent] + np.float32(1)
+
+    def next_base(self, base: int, width: int) -> int:
+        """One further."""
+        return base + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped(Place):
+    """The positions of another rule, the lowest rank first."""
+
+    place: Place
+
+    def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
+        """The other rule's positions, reversed."""
+        return self.place.positions(base, width)[::-1].copy()
+
+    def next_base(self, base: int, width: int) -> int:
+        """As the other rule."""
+        return self.place.next_base(base, width)
+
+    def check(self, largest_position: float | int, dtype: str) -> None:
+        """As the other rule."""
+        self.place.check(largest_position, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Given(Place):
+    """Given positions: `sets[k - 1]` holds those of the members fed at step k."""
+
+    sets: tuple[tuple[float | int, ...], ...]
+
+    def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
+        """There is no rule to ask without the step."""
+        raise AssertionError("given positions depend on the step; ask of_set")
+
+    def of_set(
+        self, table: SlotTable, base: int, parent: Int[np.ndarray, " member"]
+    ) -> Float32[np.ndarray, " member"]:
+        """The positions given for this step."""
+        given = self.sets[table.n_steps] if table.n_steps < len(self.sets) else ()
+        if len(given) != len(parent):
+            raise InputError(
+                f"expected a position for each of {len(parent)} members of step "
+                f"{table.n_steps + 1}, got {len(given)}; give as many positions as tokens"
+            )
+        return np.asarray(given, np.float32)
+
+    def next_base(self, base: int, width: int) -> int:
+        """Not asked; kept in step with the sets."""
+        return base + 1
+
+
 def parse_place(text: str) -> Place:
-    """Read ``shared``, ``unique`` or ``offset:0.01``.
+    """Read ``shared``, ``unique``, ``depth`` or ``offset:0.01``, each also as ``swapped-...``.
 
     Raises:
         InputError: None of these.
     """
+    if text.startswith("swapped-"):
+        return Swapped(parse_place(text.removeprefix("swapped-")))
     name, _, delta = text.partition(":")
     if name == "offset":
         try:
@@ -101,7 +175,7 @@ def parse_place(text: str) -> Place:
             raise InputError(
                 f"expected offset:NUMBER, got {text!r}; for example offset:0.01"
             ) from None
-    places = {"shared": Shared(), "unique": Unique()}
+    places = {"shared": Shared(), "unique": Unique(), "depth": Depth()}
     if text not in places:
-        raise InputError(f"expected positions shared, unique or offset:NUMBER, got {text!r}")
+        raise InputError(f"expected positions shared, unique, depth or offset:NUMBER, got {text!r}")
     return places[text]

@@ -1,26 +1,153 @@
-"""Which members die after a step. Rules other than `Never` are not offered yet."""
+"""Which members die after a step, and what becomes of them.
+
+A rule judges members of parallel sets; what it decided, and by what number, goes into the trace.
+"""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32
 
+from tempo.errors import InputError
+from tempo.format import Decision
 from tempo.slots import SlotTable
+
+Keep = Literal["mask", "evict", "recompute"]
+"""What a death does. mask: later queries no longer see the slot. evict: the same, and its keys and
+values are freed. recompute: every later slot is run again as if it had never been written."""
+KEEPS: tuple[str, ...] = get_args(Keep)
+Received = Float32[np.ndarray, " slot"]
+"""What each slot got from the queries of a step: mean over layers, heads and queries."""
 
 
 class Prune(ABC):
-    """Names the slots that die once a step has run."""
+    """Judges members once a step has run."""
+
+    needs_attention: ClassVar[bool] = False
 
     @abstractmethod
-    def deaths(self, table: SlotTable, step: int) -> Int64[np.ndarray, " dead"]:
-        """Slots that later queries no longer see."""
+    def judge(self, table: SlotTable, step: int, received: Received) -> tuple[Decision, ...]:
+        """What was decided about each member looked at.
+
+        Args:
+            received: What each slot got from this step's queries; zeros unless `needs_attention`.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Never(Prune):
     """Every member lives."""
 
-    def deaths(self, table: SlotTable, step: int) -> Int64[np.ndarray, " dead"]:
-        """None."""
-        return np.empty(0, np.int64)
+    def judge(self, table: SlotTable, step: int, received: Received) -> tuple[Decision, ...]:
+        """Nobody is looked at."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionBelow(Prune):
+    """Members of earlier sets that this step attends to too little.
+
+    A set keeps at least the member that got most. Whether attention says how much a member matters
+    is a question, not a premise: see FINDINGS.md.
+
+    Attributes:
+        level: Least mean weight, or least share of what the living members of the set got.
+        relative: Whether `level` is such a share.
+    """
+
+    level: float | int
+    relative: bool = False
+    needs_attention: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level <= 1:
+            raise InputError(
+                f"expected a level of attention above 0 and at most 1, got {self.level:g}; "
+                "for example attention:0.01"
+            )
+
+    def judge(self, table: SlotTable, step: int, received: Received) -> tuple[Decision, ...]:
+        """Every living member of an earlier set of two or more."""
+        return tuple(
+            decision
+            for earlier in range(1, step)
+            for decision in self._set(table, earlier, received)
+        )
+
+    def _set(self, table: SlotTable, step: int, received: Received) -> Iterator[Decision]:
+        members = table.survivors(step)
+        if len(members) < 2:
+            return
+        got = received[members].astype(np.float64)
+        value = got / max(got.sum(), np.finfo(float).tiny) if self.relative else got
+        reason = "attention_share" if self.relative else "attention"
+        for place, slot in enumerate(members.tolist()):
+            dies = value[place] < self.level and place != got.argmax()
+            yield Decision(slot, float(value[place]), reason if dies else "kept")
+
+
+@dataclass(frozen=True, slots=True)
+class Kill(Prune):
+    """Given deaths: `(step, slot)` pairs; the slot dies once that step has run."""
+
+    deaths: tuple[tuple[int, int], ...]
+
+    def judge(self, table: SlotTable, step: int, received: Received) -> tuple[Decision, ...]:
+        """Those given for this step."""
+        slots = [slot for when, slot in self.deaths if when == step]
+        for slot in slots:
+            if not 0 <= slot < len(table) or slot < table.n_prompt:
+                raise InputError(
+                    f"expected a generated slot from {table.n_prompt} to {len(table) - 1} to die "
+                    f"at step {step}, got {slot}"
+                )
+        return tuple(Decision(slot, float("nan"), "given") for slot in slots)
+
+
+def with_descendants(table: SlotTable, decisions: tuple[Decision, ...]) -> tuple[Decision, ...]:
+    """Decisions, and the deaths in a tree of everything that descends from the dead."""
+    doomed = {decision.slot for decision in decisions if decision.reason != "kept"}
+    follow: list[Decision] = []
+    for slot, parent in enumerate(table.parent.tolist()):
+        if parent in doomed and slot not in doomed:
+            doomed.add(slot)
+            follow.append(Decision(slot, float("nan"), "parent"))
+    return (*decisions, *follow)
+
+
+def dead_of(table: SlotTable, decisions: tuple[Decision, ...]) -> list[int]:
+    """Slots that die by some decisions.
+
+    Raises:
+        InputError: A whole set would die.
+    """
+    dead = sorted({one.slot for one in decisions if one.reason != "kept" and table.alive[one.slot]})
+    for step in np.unique(table.step[dead]).tolist():
+        if np.isin(table.survivors(step), dead).all():
+            raise InputError(
+                f"expected a survivor in the set of step {step}, got the death of all its members"
+            )
+    return dead
+
+
+def parse_prune(text: str) -> Prune:
+    """Read ``never``, ``attention:0.01`` or ``attention-share:0.2``.
+
+    Raises:
+        InputError: None of these.
+    """
+    name, _, level = text.partition(":")
+    if text == "never":
+        return Never()
+    if name not in ("attention", "attention-share"):
+        raise InputError(
+            "expected a prune rule of never, attention:NUMBER or attention-share:NUMBER, "
+            f"got {text!r}"
+        )
+    try:
+        return AttentionBelow(float(level), relative=name == "attention-share")
+    except ValueError:
+        raise InputError(f"expected {name}:NUMBER, got {text!r}; for example {name}:0.1") from None

@@ -6,7 +6,7 @@ probabilities, renormalised). `combine` is the plain definition; the engine does
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -14,19 +14,31 @@ from jaxtyping import Float32, Float64
 from tempo.errors import InputError
 
 Member = Float32[np.ndarray, " member"]
+Children = Literal["merged", "each", "all"]
 
 
 class Read(ABC):
-    """Weights the members of a set."""
+    """Weights the members of a set.
+
+    Attributes:
+        mean: How the members' distributions are averaged: arithmetic or geometric.
+        children: What the next set is chosen from. "merged": the readout; its members descend
+            from the whole set. "each": every member's own distribution, which gives it children
+            of its own. "all": the readout, and every chosen token becomes a child of every member.
+        frontier: Largest set where members have children of their own.
+    """
 
     mean: ClassVar[str] = "arithmetic"
+    children: ClassVar[Children] = "merged"
+    frontier: int = 0
 
     @abstractmethod
     def weights(self, log_probability: Member) -> Member:
         """Share of each member in the readout; sums to 1.
 
         Args:
-            log_probability: Of each member, under the readout that chose it.
+            log_probability: Of each member, under the readout that chose it; of its whole path
+                where members have children of their own.
         """
 
 
@@ -69,11 +81,51 @@ class Last(Read):
         return (np.arange(len(log_probability)) == len(log_probability) - 1).astype(np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class PerNode(Read):
+    """A tree: every node has children of its own, chosen by their conditional probability.
+
+    The readout beside it is the mixture over the frontier, weighted by path probability: the exact
+    marginal over the paths kept.
+
+    Attributes:
+        frontier: Nodes kept at each depth, by path probability.
+    """
+
+    children: ClassVar[Children] = "each"
+    frontier: int = 8
+
+    def weights(self, log_probability: Member) -> Member:
+        """Renormalised path probabilities."""
+        return Mixture().weights(log_probability)
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior(Read):
+    """The exact Bayesian mixture: tokens are chosen from the mixture, paths weighed by evidence.
+
+    Every token chosen is fed after every path; a path's weight is multiplied by the probability
+    that it gave the token. In a tree this is Bayes' rule without approximation.
+
+    Attributes:
+        frontier: Paths kept at each depth, by path probability.
+    """
+
+    children: ClassVar[Children] = "all"
+    frontier: int = 8
+
+    def weights(self, log_probability: Member) -> Member:
+        """Renormalised path probabilities."""
+        return Mixture().weights(log_probability)
+
+
 READOUTS: dict[str, Read] = {
     "mixture": Mixture(),
     "product": Product(),
     "top": Top(),
     "last": Last(),
+    "per-node": PerNode(),
+    "posterior": Posterior(),
 }
 
 

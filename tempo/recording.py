@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -11,6 +11,7 @@ from tempo.decoding import Plan, StepOutcome
 from tempo.describe import describe
 from tempo.format import TraceHeader
 from tempo.model import LanguageModel
+from tempo.slots import SlotTable
 from tempo.store import TraceKeeper, TraceWriter
 
 
@@ -20,27 +21,35 @@ class Recorder:
 
     model: LanguageModel
     writer: TraceWriter | TraceKeeper
-    path: list[int] = field(default_factory=list)
 
     def take(self, outcome: StepOutcome) -> None:
         """Add one whole step."""
-        members = outcome.decoding.table.token[outcome.decoding.table.members(outcome.step)]
-        self.path += [int(token) for token in (members if outcome.step == 0 else members[:1])]
+        table = outcome.decoding.table
+        members = table.token[table.members(outcome.step)]
         mentioned = [*members.tolist(), *outcome.tensors["dropped/token"].tolist()]
         header = self.writer.header
         changed = {
             "tokens": dict(header.tokens)
             | {token: text_of(self.model, token) for token in mentioned},
-            "text": self._text(),
+            "text": self._text(best_path(table)),
         }
         if outcome.step == 0:
             changed |= outcome.facts
         self.writer.add(outcome.step, outcome.tensors, replace(header, **changed))
 
-    def _text(self) -> str:
+    def _text(self, path: list[int]) -> str:
         if self.model.tokenizer is None:
-            return "".join(text_of(self.model, token) for token in self.path)
-        return self.model.decode(self.path, skip_special=True)
+            return "".join(text_of(self.model, token) for token in path)
+        return self.model.decode(path, skip_special=True)
+
+
+def best_path(table: SlotTable) -> list[int]:
+    """Tokens from the start to the best living member of the last set, parent by parent."""
+    slot, path = table.heir(), []
+    while slot >= 0:
+        path.append(int(table.token[slot]))
+        slot = int(table.parent[slot])
+    return path[::-1]
 
 
 def text_of(model: LanguageModel, token: int) -> str:

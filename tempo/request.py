@@ -114,6 +114,12 @@ def make_request(
         pairs=tuple(pairs or [(prompt.id, arm) for prompt in prompts for arm in arms]),
         replays=replays or {},
     )
+    for name, policy in arms.items():
+        if policy.keep == "recompute" and options.capture == "qk":
+            raise InputError(
+                "expected capture of weights or reduced where deaths are recomputed, which writes "
+                f"keys anew, got qk with {name}; capture weights"
+            )
     longest = min(request.n_slots_at_most(), model.max_positions) - 1
     check_rope(model, longest)
     for policy in arms.values():

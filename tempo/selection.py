@@ -5,7 +5,7 @@ Selection is on float32 probabilities. Sets are ordered by probability, ties by 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -23,10 +23,12 @@ class Choice:
 
     Attributes:
         token: Member ids by rank.
-        log_probability: Their log-probabilities under the readout.
+        log_probability: Their log-probabilities under the distribution that chose them.
         dropped: Tokens that passed and were left out.
         tau_margin: Distance of the nearest probability to the threshold; NaN without one.
         ends: The set is an end of sequence.
+        parent: For each, which of the nodes chosen from it descends from; None if from all.
+        path_log_probability: Of each one's whole path; None where that is `log_probability`.
     """
 
     token: Int64[np.ndarray, " member"]
@@ -34,14 +36,16 @@ class Choice:
     dropped: tuple[Dropped, ...] = ()
     tau_margin: float = float("nan")
     ends: bool = False
+    parent: Int64[np.ndarray, " member"] | None = None
+    path_log_probability: Float32[np.ndarray, " member"] | None = None
 
 
 class Select(ABC):
     """Keeps tokens of a distribution."""
 
     @abstractmethod
-    def select(self, log_probability: LogProbability, step: int) -> Choice:
-        """The set for a step."""
+    def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
+        """The set for a step; rules that draw key the draw by seed, prompt and step."""
 
     @property
     def forced(self) -> bool:
@@ -67,7 +71,7 @@ class Threshold(Select):
             )
         _check_count("max_width", self.max_width)
 
-    def select(self, log_probability: LogProbability, step: int) -> Choice:
+    def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
         """Tokens at or above tau."""
         near = np.flatnonzero(log_probability >= np.log(self.tau) - _SLACK)
         passed = near[np.exp(log_probability[near]) >= np.float32(self.tau)]
@@ -102,7 +106,7 @@ class TopK(Select):
     def __post_init__(self) -> None:
         _check_count("k", self.k)
 
-    def select(self, log_probability: LogProbability, step: int) -> Choice:
+    def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
         """The best k."""
         k = min(self.k, len(log_probability))
         lowest = np.partition(log_probability, -k)[-k]
@@ -114,7 +118,7 @@ class TopK(Select):
 class Greedy(Select):
     """The most probable token."""
 
-    def select(self, log_probability: LogProbability, step: int) -> Choice:
+    def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
         """The best one; the smallest id among equals."""
         token = np.asarray([log_probability.argmax()], np.int64)
         return Choice(token, log_probability[token])
@@ -128,10 +132,12 @@ class Forced(Select):
         sets: Token ids of each set.
         log_probabilities: What the members count as having been chosen with, so that a replay
             keeps the weights of the run it replays; what the model gives them now if left out.
+        parents: In a tree, which member of the set before each one descends from, by rank.
     """
 
     sets: tuple[tuple[int, ...], ...]
     log_probabilities: tuple[tuple[float, ...], ...] | None = None
+    parents: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.sets or not all(self.sets):
@@ -142,7 +148,7 @@ class Forced(Select):
         if given is not None and [len(one) for one in given] != [len(one) for one in self.sets]:
             raise InputError("expected one log-probability for each forced token; give all or none")
 
-    def select(self, log_probability: LogProbability, step: int) -> Choice:
+    def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
         """The given set."""
         token = np.asarray(self.sets[step - 1], np.int64)
         if token.min() < 0 or token.max() >= len(log_probability):
@@ -162,45 +168,6 @@ class Forced(Select):
     def exhausted(self, step: int) -> bool:
         """Past the last given set."""
         return step > len(self.sets)
-
-
-def choose(
-    rule: Select,
-    log_probability: LogProbability,
-    step: int,
-    *,
-    eos_ids: tuple[int, ...],
-    eos: str,
-) -> Choice:
-    """The set for a step, with the end of sequence handled.
-
-    An end-of-sequence token that ranks first becomes the last set, alone; one that ranks lower is
-    left out. With `eos` "ignore" it cannot be selected. Forced tokens are fed as given.
-    """
-    if rule.forced:
-        return rule.select(log_probability, step)
-    ends = np.asarray([token for token in eos_ids if token < len(log_probability)], np.int64)
-    if eos == "ignore":
-        allowed = log_probability.copy()
-        allowed[ends] = -np.inf
-        return rule.select(allowed, step)
-    choice = rule.select(log_probability, step)
-    is_end = np.isin(choice.token, ends)
-    if not is_end.any():
-        return choice
-    kept = np.arange(len(is_end)) == 0 if is_end[0] else ~is_end
-    return replace(
-        choice,
-        token=choice.token[kept],
-        log_probability=choice.log_probability[kept],
-        dropped=choice.dropped + _left_out(choice, ~kept),
-        ends=bool(is_end[0]),
-    )
-
-
-def _left_out(choice: Choice, out: np.ndarray) -> tuple[Dropped, ...]:
-    pairs = zip(choice.token[out], choice.log_probability[out], strict=True)
-    return tuple(Dropped(int(token), float(np.exp(logp)), "eos") for token, logp in pairs)
 
 
 def _ordered(

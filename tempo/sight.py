@@ -9,9 +9,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tempo.attention import Mask
+from tempo.biases import Scores, total_bias
 from tempo.policies import Policy
 from tempo.slots import SlotTable
-from tempo.visibility import Scores, Sees, total_bias, visible_slots
+from tempo.visibility import Sees, visible_slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,21 +20,34 @@ class View:
     """One sequence's share of a forward: the rows it adds and the rules they follow.
 
     Attributes:
-        table: Its slots up to and including the rows of this forward.
+        table: Every slot ever written, up to and including the rows of this forward.
         queries: Slots of those rows.
+        held: Slots in the cache, in the order of their places; the columns of every row.
     """
 
     table: SlotTable
     queries: Int[np.ndarray, " query"]
     policy: Policy
+    held: Int[np.ndarray, " held"]
 
-    def visible(self, window: int | None) -> Sees:
-        """Which slots each row sees in layers with this sliding window."""
-        return visible_slots(self.policy.see, self.table, self.queries, window=window)
+    @property
+    def places(self) -> Int[np.ndarray, " query"]:
+        """Where in the cache the rows are written."""
+        return np.searchsorted(self.held, self.queries)
 
-    def bias(self, visible: Sees) -> Scores:
-        """Finite scores that the policy adds."""
-        return total_bias(self.policy.bias, self.table, self.queries, visible)
+    def sees(self, window: int | None) -> tuple[Sees, Scores]:
+        """Which held slots each row sees in layers with this sliding window, and added scores.
+
+        Where deaths are recomputed, the rules are asked about the table without its dead.
+        """
+        whole = self.policy.keep != "recompute"
+        table = self.table if whole else self.table.living()
+        queries = self.queries if whole else self.places
+        visible = visible_slots(self.policy.see, table, queries, window=window)
+        scores = total_bias(self.policy.bias, table, queries, visible)
+        if len(table) == len(self.held):
+            return visible, scores
+        return visible[:, self.held], scores[:, self.held]
 
 
 @dataclass(slots=True)
@@ -43,28 +57,25 @@ class Sight:
     views: Sequence[View]
     dtype: torch.dtype
     device: torch.device
-    _visible: dict[int | None, list[Sees]] = field(default_factory=dict)
-    _bias: dict[int | None, list[Scores]] = field(default_factory=dict)
+    _seen: dict[int | None, list[tuple[Sees, Scores]]] = field(default_factory=dict)
     _masks: dict[int | None, Mask] = field(default_factory=dict)
 
-    @property
-    def biased(self) -> bool:
-        """Whether any policy adds scores."""
-        return any(view.policy.bias for view in self.views)
-
     def visible(self, window: int | None) -> list[Sees]:
-        """For each sequence, which slots its rows see."""
-        if window not in self._visible:
-            self._visible[window] = [view.visible(window) for view in self.views]
-        return self._visible[window]
+        """For each sequence, which held slots its rows see."""
+        return [visible for visible, _ in self._both(window)]
 
     def bias(self, window: int | None) -> list[Scores]:
         """For each sequence, the scores added, rounded as the model gets them."""
-        if window not in self._bias:
-            pairs = zip(self.views, self.visible(window), strict=True)
-            exact = [view.bias(visible) for view, visible in pairs]
-            self._bias[window] = [torch.from_numpy(b).to(self.dtype).float().numpy() for b in exact]
-        return self._bias[window]
+        return [scores for _, scores in self._both(window)]
+
+    def _both(self, window: int | None) -> list[tuple[Sees, Scores]]:
+        if window not in self._seen:
+            seen = [view.sees(window) for view in self.views]
+            self._seen[window] = [(visible, self._rounded(exact)) for visible, exact in seen]
+        return self._seen[window]
+
+    def _rounded(self, exact: Scores) -> Scores:
+        return torch.from_numpy(exact).to(self.dtype).float().numpy()
 
     def mask(self, window: int | None) -> Mask:
         """Additive mask of all rows, `-inf` exactly where a row does not see a slot.
@@ -77,11 +88,10 @@ class Sight:
 
     def _build(self, window: int | None) -> Tensor:
         n_queries = max(len(view.queries) for view in self.views)
-        n_slots = max(len(view.table) for view in self.views)
+        n_slots = max(len(view.held) for view in self.views)
         mask = np.full((len(self.views), n_queries, n_slots), -np.inf, np.float32)
-        for number, visible in enumerate(self.visible(window)):
+        for number, (visible, added) in enumerate(self._both(window)):
             rows, columns = visible.shape
-            added = self.bias(window)[number] if self.biased else np.float32(0)
             mask[number, :rows, :columns] = np.where(visible, added, -np.inf)
             mask[number, rows:, 0] = 0
         return torch.from_numpy(mask).to(self.device, self.dtype)

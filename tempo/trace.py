@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int64
 
 from tempo.errors import InputError, LevelError
 from tempo.format import (
+    DECISIONS,
     DROP_REASONS,
+    Decision,
     Dropped,
     Readout,
     TraceHeader,
@@ -84,7 +87,12 @@ class Trace:
         """The slot table, one row for each entry of the KV cache."""
         steps = range(self.header.last_step + 1)
         pieces = {name: [self.tensor(step, f"slots/{name}") for step in steps] for name in COLUMNS}
-        return SlotTable(**{name: np.concatenate(rows) for name, rows in pieces.items()})
+        columns: Any = {name: np.concatenate(pieces[name]) for name in COLUMNS}
+        table = SlotTable(**columns)
+        for step in steps:  # a slot is stored when it is written, and may die later
+            dead = [one.slot for one in self.decisions(step) if one.reason != "kept"]
+            table = table.killed(dead, step) if dead else table
+        return table
 
     @cached_property
     def _ends(self) -> Int64[np.ndarray, " step"]:
@@ -158,6 +166,16 @@ class Trace:
         return tuple(
             Dropped(int(token), float(probability), DROP_REASONS[reason])
             for token, probability, reason in zip(*columns, strict=True)
+        )
+
+    def decisions(self, step: int) -> tuple[Decision, ...]:
+        """What the prune rule decided once this step had run, and by which number."""
+        if tensor_name(step, "judged/slot") not in self.tensors:
+            return ()
+        columns = (self.tensor(step, f"judged/{name}") for name in ("slot", "value", "reason"))
+        return tuple(
+            Decision(int(slot), float(value), DECISIONS[reason])
+            for slot, value, reason in zip(*columns, strict=True)
         )
 
     def group_mass(self, step: int) -> GroupMass:

@@ -1,4 +1,4 @@
-"""Who sees whom: relations between query slots and slots, and finite biases on what is seen.
+"""Who sees whom: relations between query slots and slots.
 
 Relations compose with ``&``, ``|`` and ``~`` and govern queries of steps >= 1 only; prompt rows are
 causal by slot. Nobody sees a later step or, after it died, a dead member.
@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Int
 
 from tempo.errors import InputError
 from tempo.slots import SlotTable
@@ -16,7 +16,6 @@ from tempo.vocabulary import NEVER_DIED, PROMPT_STEP
 
 Queries = Int[np.ndarray, " query"]
 Sees = Bool[np.ndarray, "query slot"]
-Scores = Float32[np.ndarray, "query slot"]
 
 
 class Relation(ABC):
@@ -73,6 +72,20 @@ class Self(Relation):
 
 
 @dataclass(frozen=True, slots=True)
+class Ancestor(Relation):
+    """The query's parent, its parent's parent and so on; in a prompt, every earlier slot."""
+
+    def sees(self, table: SlotTable, queries: Queries) -> Sees:
+        """True where the slot lies on the query's way to the root."""
+        above = np.zeros((len(table), len(table)), bool)
+        for slot, parent in enumerate(table.parent.tolist()):
+            if parent >= 0:
+                above[slot] = above[parent]
+                above[slot, parent] = True
+        return above[queries]
+
+
+@dataclass(frozen=True, slots=True)
 class Window(Relation):
     """Slots less than `width` positions behind the query; later positions count as near."""
 
@@ -125,6 +138,7 @@ class Not(Relation):
 ISOLATED = BeforeStep() | Self()
 VISIBLE = BeforeStep() | SameStep()
 ORDERED = BeforeSlot() | Self()
+TREE = Ancestor() | Self()
 
 
 def visible_slots(
@@ -146,80 +160,3 @@ def visible_slots(
         seen &= Window(window).sees(table, queries)
     assert bool(seen.any(-1).all()), "a query row sees no slot at all"
     return seen
-
-
-class Bias(ABC):
-    """A finite score added before the softmax to slots that are seen."""
-
-    @abstractmethod
-    def scores(self, table: SlotTable, queries: Queries, visible: Sees) -> Scores:
-        """The score added for each (query, slot); 0 where nothing is added."""
-
-
-@dataclass(frozen=True, slots=True)
-class Boost(Bias):
-    """Adds `beta` to the score of every member of a parallel set (width >= 2).
-
-    Acts on queries of later steps only, unless `own_set`.
-    """
-
-    beta: float | int
-    own_set: bool = False
-
-    def scores(self, table: SlotTable, queries: Queries, visible: Sees) -> Scores:
-        """`beta` on members of sets."""
-        targets = (table.width >= 2)[None, :] & _acts_on(table, queries, self.own_set)
-        return np.where(targets, np.float32(self.beta), np.float32(0))
-
-
-@dataclass(frozen=True, slots=True)
-class LogWeight(Bias):
-    """Adds the log of each member's probability renormalised in its set; 0 for a single token.
-
-    Acts on queries of later steps only, unless `own_set`.
-    """
-
-    own_set: bool = False
-
-    def scores(self, table: SlotTable, queries: Queries, visible: Sees) -> Scores:
-        """Log of the renormalised probability."""
-        generated = table.step != PROMPT_STEP
-        probability = np.where(generated, table.probability, 1).astype(np.float64)
-        total = np.bincount(table.step, probability)[table.step]
-        share = np.where(generated, np.log(probability / total), 0)
-        return np.where(_acts_on(table, queries, self.own_set), share[None, :], 0).astype(
-            np.float32
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class MassNeutral(Bias):
-    """Subtracts the log of the number of members of the slot's set that the row sees.
-
-    So n equal members together weigh as much as one: 0 in an isolated member's own row, -log n in
-    later rows.
-    """
-
-    def scores(self, table: SlotTable, queries: Queries, visible: Sees) -> Scores:
-        """Minus the log of the visible members of the slot's set."""
-        n_steps = table.n_steps + 1
-        of_step = table.step[:, None] == np.arange(n_steps)[None, :]
-        seen_of_step = visible.astype(np.int64) @ of_step.astype(np.int64)
-        count = np.where(table.step[None, :] == PROMPT_STEP, 1, seen_of_step[:, table.step])
-        return -np.log(np.maximum(count, 1)).astype(np.float32)
-
-
-def total_bias(
-    biases: tuple[Bias, ...], table: SlotTable, queries: Queries, visible: Sees
-) -> Scores:
-    """Sum of all biases, 0 where the slot is not seen."""
-    total = np.zeros(visible.shape, np.float32)
-    for bias in biases:
-        total += bias.scores(table, queries, visible)
-    return np.where(visible, total, np.float32(0))
-
-
-def _acts_on(table: SlotTable, queries: Queries, own_set: bool) -> Bool[np.ndarray, "query slot"]:
-    later = table.step[queries, None] > table.step[None, :]
-    generated = (table.step != PROMPT_STEP)[None, :]
-    return (later | SameStep().sees(table, queries)) & generated if own_set else later & generated

@@ -12,6 +12,7 @@ from tempo.decoding import Decoding, Plan, Session, StepOutcome
 from tempo.engine import decode
 from tempo.loading import load_model
 from tempo.model import LanguageModel, attention_as
+from tempo.oracle import run_oracle
 from tempo.policies import Policy
 from tempo.slots import SlotTable
 from tempo.testing.tiny import tiny_model
@@ -107,3 +108,16 @@ def assert_same_logits(
     actual: np.ndarray, expected: np.ndarray | torch.Tensor, *, atol: float = 1e-4
 ) -> None:
     np.testing.assert_allclose(actual, expected, atol=atol, rtol=0)
+
+
+def assert_equals_oracle(model, decoded: Decoded) -> None:
+    reference = run_oracle(model, decoded.table, decoded.decoding.plan.policy)
+    for step, outcome in enumerate(decoded.outcomes):
+        members = decoded.table.members(step)
+        kept = members[-1:] if step == 0 else members
+        weights = decoded.weights(step)
+        assert_same_logits(decoded.logits(step), reference.logits[kept])
+        expected = reference.attention[:, :, members][..., : weights.shape[-1]]
+        np.testing.assert_allclose(weights, expected, atol=1e-5, rtol=0)
+        readout = reference.readout(decoded.table, step, decoded.decoding.plan.policy)
+        assert_same_logits(outcome.decoding.readout.log_probability, readout)

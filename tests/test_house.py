@@ -20,10 +20,12 @@ BANNED_NAMES |= {"util", "helper", "managers", "handlers", "processors", "servic
 LEFTOVER = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 # The rooms that know a model. The others are numpy, and only these may name transformers.
 MODEL_ROOMS = {"model", "attention", "cache", "engine", "oracle", "capture", "edits", "testing"}
-MODEL_ROOMS |= {"loading", "dequantise", "support", "fingerprint"}
+MODEL_ROOMS |= {"loading", "dequantise", "support", "fingerprint", "forward"}
 PURE_ROOMS = {"vocabulary", "errors", "slots", "visibility", "positions", "selection", "readout"}
-PURE_ROOMS |= {"pruning", "policies", "describe", "rows", "trace", "manifest", "store", "archive"}
+PURE_ROOMS |= {"biases", "choosing", "schedules", "sampling", "twins", "pruning", "policies"}
+PURE_ROOMS |= {"describe", "rows", "trace", "manifest", "store", "archive"}
 ENGINE_ROOMS = {"attention", "cache", "capture", "engine", "packing", "reading", "record", "sight"}
+ENGINE_ROOMS |= {"forward", "deaths"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.TryStar)

@@ -13,16 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempo import policies
+from tempo.biases import Boost, LogPosterior, LogWeight, MassNeutral
 from tempo.decoding import Plan
 from tempo.oracle import run_oracle
 from tempo.policies import Policy
-from tempo.positions import Offset, Shared, Unique
-from tempo.readout import Last, Mixture, Product, Top
+from tempo.positions import Depth, Offset, Shared, Unique
+from tempo.pruning import AttentionBelow
+from tempo.readout import Last, Mixture, Posterior, Product, Top
 from tempo.selection import Forced, Greedy, Threshold, TopK
 from tempo.testing.tiny import FAMILIES
-from tempo.visibility import ISOLATED, ORDERED, VISIBLE, Boost, LogWeight, MassNeutral, Window
+from tempo.visibility import ISOLATED, ORDERED, TREE, VISIBLE, Window
 from tests.decoding import (
-    Decoded,
+    assert_equals_oracle,
     assert_same_logits,
     model_of,
     plain_forward,
@@ -51,24 +53,15 @@ POLICIES = {
     "boosted": Policy(TopK(2), bias=(Boost(1.5, own_set=True),), see=VISIBLE),
     "log_weight": Policy(TopK(3), bias=(LogWeight(),)),
     "mass_neutral": Policy(TopK(3), see=VISIBLE, bias=(MassNeutral(), Boost(-0.5))),
+    "posterior": Policy(TopK(3), bias=(LogPosterior(),)),
+    "tree": policies.tree(TAU, max_width=4),
+    "bayes": Policy(TopK(2), Depth(), TREE, read=Posterior(4)),
+    "pruned": Policy(TopK(3), prune=AttentionBelow(0.3, relative=True), keep="evict"),
 }
 
 
 def forced(*sets: tuple[int, ...], **rules) -> Policy:
     return Policy(Forced(sets), **rules)
-
-
-def assert_equals_oracle(model, decoded: Decoded) -> None:
-    reference = run_oracle(model, decoded.table, decoded.decoding.plan.policy)
-    for step, outcome in enumerate(decoded.outcomes):
-        members = decoded.table.members(step)
-        kept = members[-1:] if step == 0 else members
-        weights = decoded.weights(step)
-        assert_same_logits(decoded.logits(step), reference.logits[kept])
-        expected = reference.attention[:, :, members][..., : weights.shape[-1]]
-        np.testing.assert_allclose(weights, expected, atol=1e-5, rtol=0)
-        readout = reference.readout(decoded.table, step, decoded.decoding.plan.policy)
-        assert_same_logits(outcome.decoding.readout.log_probability, readout)
 
 
 # 1
@@ -208,7 +201,7 @@ def test_the_first_isolated_set_equals_its_sequential_paths(family: str) -> None
     np.testing.assert_allclose(np.exp(readout), marginal, atol=1e-5, rtol=0)
 
 
-# 5 (the half for sets; Tree comes with its policy)
+# 5 (the half for sets; the half for trees is in test_branches.py)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from tempo.errors import InputError
-from tempo.positions import Offset, Shared, Unique, parse_place
+from tempo.positions import Depth, Given, Offset, Shared, Swapped, Unique, parse_place
+from tempo.slots import prompt_table
 
 
 def test_shared_members_sit_together_and_the_next_set_one_further() -> None:
@@ -48,3 +49,24 @@ def test_places_are_read_by_name() -> None:
     for text in ("offset", "offset:x", "near"):
         with pytest.raises(InputError, match="expected"):
             parse_place(text)
+
+
+def test_swapped_positions_are_those_of_the_other_rule_reversed() -> None:
+    assert Swapped(Unique()).positions(5, 3).tolist() == [7, 6, 5]
+    assert Swapped(Unique()).next_base(5, 3) == 8
+    assert parse_place("swapped-offset:0.5") == Swapped(Offset(0.5))
+
+
+def test_given_positions_are_used_step_by_step() -> None:
+    table = prompt_table([1, 2])
+    place = Given(((2, 2), (9.5,)))
+    parent = np.array([1, 1])
+    assert place.of_set(table, 2, parent).tolist() == [2, 2]
+    with pytest.raises(InputError, match="for each of 1 members of step 1, got 2"):
+        place.of_set(table, 2, parent[:1])
+
+
+def test_a_child_lies_one_past_its_parent() -> None:
+    table = prompt_table([1, 2, 3])
+    assert Depth().of_set(table, 3, np.array([2, 0])).tolist() == [3, 1]
+    assert parse_place("depth") == Depth()

@@ -200,7 +200,7 @@ BAD = {
     "an unknown policy": (
         "a",
         {"policy": "parallel"},
-        "isolated, visible, ordered, unique, greedy",
+        "isolated, visible, ordered, unique, tree, posterior, greedy",
     ),
     "an unknown option": ("a", {"treshold": 0.1}, "threshold.*got 'treshold'"),
     "an unknown readout": ("a", {"readout": "mean"}, "mixture, product, top, last"),

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tempo.choosing import choose
 from tempo.errors import InputError
-from tempo.selection import Forced, Greedy, Threshold, TopK, choose
+from tempo.selection import Forced, Greedy, Threshold, TopK
 
 P = np.array([0.05, 0.3, 0.2, 0.3, 0.15])
 LOG = np.log(P).astype(np.float32)

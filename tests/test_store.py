@@ -11,6 +11,7 @@ import pytest
 import tempo
 from tempo import policies
 from tempo.archive import _LazyTraces, trace_folder
+from tempo.biases import Boost, MassNeutral
 from tempo.errors import CorruptTraceError, FormatVersionError, InputError, LevelError, OutputError
 from tempo.format import DROP_REASONS
 from tempo.policies import Policy
@@ -25,7 +26,7 @@ from tempo.store import (
     write_tensors,
 )
 from tempo.trace import Trace
-from tempo.visibility import VISIBLE, Boost, MassNeutral
+from tempo.visibility import VISIBLE
 from tests.decoding import model_of, random_prompt
 
 LEVELS = ("weights", "qk", "reduced")

@@ -11,13 +11,9 @@ from tempo.visibility import (
     VISIBLE,
     BeforeSlot,
     BeforeStep,
-    Boost,
-    LogWeight,
-    MassNeutral,
     SameStep,
     Self,
     Window,
-    total_bias,
     visible_slots,
 )
 from tests.test_slots import grown
@@ -92,36 +88,6 @@ def test_the_dead_are_seen_up_to_the_step_they_died_at() -> None:
 def test_a_relation_that_hides_everything_is_refused() -> None:
     with pytest.raises(AssertionError, match="no slot"):
         visible_slots(Self() & ~Self(), grown(1), np.array([3]))
-
-
-def test_boost_acts_on_members_of_sets_and_on_later_queries() -> None:
-    table = grown(2, 1, 2)
-    queries = np.arange(3, len(table))
-    seen = visible_slots(VISIBLE, table, queries)
-    later = total_bias((Boost(2.0),), table, queries, seen)
-    assert later[0].tolist() == [0.0] * 8  # its own set
-    assert later[2].tolist() == [0, 0, 0, 2, 2, 0, 0, 0]
-    assert later[4].tolist() == [0, 0, 0, 2, 2, 0, 0, 0]
-    own = total_bias((Boost(2.0, own_set=True),), table, queries, seen)
-    assert own[0].tolist() == [0, 0, 0, 2, 2, 0, 0, 0]
-
-
-def test_log_weights_of_a_set_are_its_renormalised_probabilities() -> None:
-    table = grown(4, 1)
-    scores = total_bias(
-        (LogWeight(),), table, np.array([7]), visible_slots(ISOLATED, table, np.array([7]))
-    )[0]
-    np.testing.assert_allclose(scores, [0, 0, 0, *[np.log(0.25)] * 4, 0], rtol=1e-6)
-
-
-def test_mass_neutral_counts_what_the_row_sees() -> None:
-    table = grown(3, 1)
-    queries = np.array([3, 6])
-    isolated = total_bias((MassNeutral(),), table, queries, visible_slots(ISOLATED, table, queries))
-    np.testing.assert_allclose(isolated[0], 0)
-    np.testing.assert_allclose(isolated[1], [0, 0, 0, *[-np.log(3)] * 3, 0], rtol=1e-6)
-    visible = total_bias((MassNeutral(),), table, queries, visible_slots(VISIBLE, table, queries))
-    np.testing.assert_allclose(visible[0, 3:6], -np.log(3), rtol=1e-6)
 
 
 def test_a_window_of_nothing_is_refused() -> None:

@@ -1,0 +1,126 @@
+"""One packed forward of the unmodified model: the rows of many sequences as one."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tempo.attention import Forward
+from tempo.cache import SlotCache
+from tempo.capture import Tensors, captured, layer_facts, received
+from tempo.decoding import Session
+from tempo.errors import ModelError
+from tempo.guards import guard_first_step, watched_positions
+from tempo.packing import packed
+from tempo.pruning import Received
+from tempo.sight import Sight, View
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One sequence's share of a forward.
+
+    Attributes:
+        received: What each slot got from the rows; zeros where no prune rule asks.
+    """
+
+    logits: Float[Tensor, "query vocab"]
+    tensors: Tensors
+    facts: dict[str, object]
+    received: Received
+
+
+def forward(
+    session: Session,
+    cache: SlotCache,
+    views: Sequence[View],
+    *,
+    first: int,
+    last_row_only: bool = False,
+    guarded: bool = False,
+) -> list[Ran]:
+    """Run the rows of some neighbouring sequences, packed as one sequence of rows.
+
+    Args:
+        first: Number in the cache of the first of the sequences.
+        last_row_only: Give the logits of each sequence's last row only.
+        guarded: Look at what the model did before anything is believed.
+
+    Raises:
+        ModelError: The model did not do what the slot table says.
+    """
+    hf, device = session.model.hf, session.model.device
+    cache.reserve(max(len(view.held) for view in views))
+    packing = packed(
+        [view.places for view in views],
+        [len(view.held) for view in views],
+        first=first,
+        device=device,
+    )
+    sight = Sight(views, session.model.hf.dtype, device)
+    judged = any(view.policy.prune.needs_attention for view in views)
+    keep = range(session.model.n_layers) if judged else session.capture.layers
+    state = Forward(packing, cache, sight.mask, frozenset(keep))
+    token, position = _fed(views, device)
+    ends = np.cumsum([len(view.queries) for view in views])
+    kept = torch.from_numpy(ends - 1 if last_row_only else np.arange(ends[-1]))
+    with watched_positions(hf) if guarded else nullcontext([]) as positions:
+        logits = _logits(hf, token, position, kept=kept, state=state)
+    counts = [1] * len(views) if last_row_only else [len(view.queries) for view in views]
+    tensors = captured(state, sight, session.capture)
+    if guarded:
+        guard_first_step(
+            session.model,
+            state,
+            views,
+            positions=positions,
+            tensors=tensors,
+            capture=session.capture,
+        )
+    facts = layer_facts(state, session.capture)
+    got = (
+        received(state, sight)
+        if judged
+        else [np.zeros(len(view.table), np.float32) for view in views]
+    )
+    each = zip(logits.split(counts), tensors, got, strict=True)
+    return [Ran(rows, piece, facts, one) for rows, piece, one in each]
+
+
+def _fed(
+    views: Sequence[View], device: torch.device
+) -> tuple[Int64[Tensor, "1 row"], Float32[Tensor, "1 row"]]:
+    """Token ids and positions of all rows."""
+    token = np.concatenate([view.table.token[view.queries] for view in views])
+    position = np.concatenate([view.table.position[view.queries] for view in views])
+    return torch.from_numpy(token)[None].to(device), torch.from_numpy(position)[None].to(device)
+
+
+def _logits(
+    hf: PreTrainedModel,
+    token: Int64[Tensor, "1 row"],
+    position: Float32[Tensor, "1 row"],
+    *,
+    kept: Int64[Tensor, " kept"],
+    state: Forward,
+) -> Float[Tensor, "kept vocab"]:
+    """The model's own forward, with the engine's state passed through it."""
+    try:
+        out = hf(
+            input_ids=token,
+            position_ids=position,
+            use_cache=False,
+            logits_to_keep=kept,
+            tempo_forward=state,
+        )
+    except (TypeError, KeyError) as error:
+        raise ModelError(
+            "expected a decoder that hands its keywords on to the attention function, got "
+            f"{type(error).__name__}: {error} from {type(hf).__name__}; not supported"
+        ) from error
+    return out.logits[0]
