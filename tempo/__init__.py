@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tempo import policies
     from tempo.archive import open_run, open_trace
     from tempo.loading import load_model
+    from tempo.replaying import replay
     from tempo.run import compare, generate
 
 _HOMES = {
@@ -18,9 +19,10 @@ _HOMES = {
     "load_model": "tempo.loading",
     "open_run": "tempo.archive",
     "open_trace": "tempo.archive",
+    "replay": "tempo.replaying",
 }
 
-__all__ = ["compare", "generate", "load_model", "open_run", "open_trace", "policies"]
+__all__ = ["compare", "generate", "load_model", "open_run", "open_trace", "policies", "replay"]
 
 
 def __getattr__(name: str) -> Any:

@@ -137,7 +137,12 @@ def open_run(path: str | Path) -> Run:
     """
     folder = Path(path)
     document = read_json(folder / RUN_FILE, kind=RUN_KIND, format_number=RUN_FORMAT)
-    pairs = [(p["id"], arm) for p in document["prompts"] for arm in document["policies"]]
+    pairs = [
+        (p["id"], name)
+        for p in document["prompts"]
+        for arm in document["policies"]
+        for name in _arms_in(folder / "traces" / p["id"], arm)
+    ]
     return Run(
         prompts=tuple(Prompt(**prompt) for prompt in document["prompts"]),
         arms=tuple(document["policies"]),
@@ -148,6 +153,13 @@ def open_run(path: str | Path) -> Run:
         settings=document["settings"],
         folder=folder,
     )
+
+
+def _arms_in(folder: Path, arm: str) -> list[str]:
+    """The arm, or, where it holds many traces of one prompt, each of them by its own name."""
+    if (folder / arm / HEADER_FILE).exists() or not (folder / arm).is_dir():
+        return [arm]
+    return [f"{arm}/{one.name}" for one in sorted((folder / arm).iterdir()) if one.is_dir()]
 
 
 class _LazyTraces(Mapping[tuple[str, str], Trace]):

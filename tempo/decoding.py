@@ -22,6 +22,7 @@ class Plan:
 
     Attributes:
         eos: "stop" ends at an end-of-sequence token that ranks first; "ignore" never selects one.
+        rows_from: Rows of earlier steps are not captured.
     """
 
     prompt_id: str
@@ -30,6 +31,7 @@ class Plan:
     policy: Policy
     steps: int
     eos: str = "stop"
+    rows_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,17 @@
-"""Rules as plain JSON, so that a trace can say which policy made it."""
+"""Rules as plain JSON, so that a trace can say which policy made it, and back again."""
 
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from types import ModuleType
 from typing import Any
+
+from tempo import biases, policies, positions, pruning, readout, selection, visibility
+from tempo.errors import CorruptTraceError
+
+_ROOMS: tuple[ModuleType, ...] = (
+    *(biases, policies, positions, pruning),
+    *(readout, selection, visibility),
+)
 
 
 def describe(rule: Any) -> Any:
@@ -13,3 +23,25 @@ def describe(rule: Any) -> Any:
     if isinstance(rule, tuple):
         return [describe(item) for item in rule]
     return rule
+
+
+def rule_from(description: Any) -> Any:
+    """The rule that `describe` described.
+
+    Raises:
+        CorruptTraceError: No such rule, or other fields than it has.
+    """
+    if isinstance(description, list):
+        return tuple(rule_from(item) for item in description)
+    if not isinstance(description, Mapping):
+        return description
+    values = {name: rule_from(value) for name, value in description.items() if name != "rule"}
+    name = description.get("rule")
+    found = [getattr(room, str(name)) for room in _ROOMS if hasattr(room, str(name))]
+    try:
+        return found[0](**values)
+    except (IndexError, TypeError) as error:
+        raise CorruptTraceError(
+            f"expected a rule of this version of tempo, got {name!r} with {sorted(values)}; "
+            "read it with the version that wrote it"
+        ) from error

@@ -73,7 +73,8 @@ def prefill(session: Session, plans: Sequence[Plan]) -> tuple[list[Decoding], Sl
         row = log_probability[leader : leader + 1]
         nodes = _nodes(plan, row, table.weight[-1:])
         decoding = Decoding(plan, table, len(table), readouts[leader], np.arange(len(table)), nodes)
-        tensors = joined[leader] | step_tensors(decoding.table, 0, readouts[leader])
+        rows = {} if plan.rows_from else joined[leader]
+        tensors = rows | step_tensors(decoding.table, 0, readouts[leader])
         session.on_step(
             StepOutcome(number, 0, decoding, logits[leader], tensors, chunks[leader][0].facts)
         )
@@ -109,7 +110,8 @@ def advance(
         if choice:
             excluded = session.model.eos_ids if after[number].plan.eos == "ignore" else ()
             margins = (decodings[number].readout.top2_margin(excluded), choice.tau_margin)
-            tensors = ran[number].tensors | step_tensors(
+            rows = ran[number].tensors if step >= after[number].plan.rows_from else {}
+            tensors = rows | step_tensors(
                 after[number].table,
                 step,
                 after[number].readout,

@@ -12,10 +12,10 @@ from tempo.capture import Capture
 from tempo.decoding import Plan, Session, StepOutcome
 from tempo.describe import describe
 from tempo.engine import decode
-from tempo.layout import Batch, Layout
+from tempo.layout import Batch, Layout, fitting
 from tempo.manifest import Run
 from tempo.recording import Recorder, first_header, model_facts, text_of, versions
-from tempo.request import Pair, Request
+from tempo.request import ALONE, Pair, Request
 from tempo.store import TraceKeeper, TraceWriter
 from tempo.trace import Trace
 from tempo.vocabulary import TOP_READOUT
@@ -39,7 +39,9 @@ def execute(
     kept: dict[Pair, Trace] = {}
     for batch in planned.batches:
         plans = _plans(request, batch, kept, folder)
-        kept |= _decode_batch(request, batch.capture, plans, folder=folder, watch=watch)
+        kept |= decode_batch(request, batch.capture, plans, folder=folder, watch=watch)
+    if request.alone is not None:
+        kept |= _decode_alone(request, planned, kept, folder=folder, watch=watch)
     if folder is None:
         return Run(
             request.prompts, tuple(manifest.policies), manifest.policies, kept, manifest.settings
@@ -48,13 +50,13 @@ def execute(
     return open_run(folder)
 
 
-def _decode_batch(
+def decode_batch(
     request: Request,
     capture: Capture,
     plans: Mapping[Pair, Plan],
     *,
-    folder: Path | None,
-    watch: Watch | None,
+    folder: Path | None = None,
+    watch: Watch | None = None,
 ) -> dict[Pair, Trace]:
     """Decode one batch; on disk, a batch that is whole already is left as it is."""
     if not plans or (
@@ -81,6 +83,29 @@ def _decode_batch(
     return {
         pair: keeper.trace() for pair, keeper in keepers.items() if isinstance(keeper, TraceKeeper)
     }
+
+
+def _decode_alone(
+    request: Request,
+    planned: Layout,
+    kept: Mapping[Pair, Trace],
+    *,
+    folder: Path | None,
+    watch: Watch | None,
+) -> dict[Pair, Trace]:
+    """Decode every member of every set of one arm without its siblings, as many as fit at a time.
+
+    The batches follow from the traces of that arm, so a resumed run makes the same.
+    """
+    traces = kept if folder is None else open_run(folder).traces
+    plans: dict[Pair, Plan] = {}
+    for prompt in request.prompts:
+        plans |= request.alone_plans(prompt.id, traces[prompt.id, str(request.alone)])
+    found: dict[Pair, Trace] = {}
+    for group in fitting(request, list(plans.values())):
+        batch = {pair: plan for pair, plan in plans.items() if plan in group}
+        found |= decode_batch(request, planned.rows, batch, folder=folder, watch=watch)
+    return found
 
 
 def _recorder(request: Request, capture: Capture, plan: Plan, folder: Path | None) -> Recorder:
@@ -111,12 +136,16 @@ def _plans(
 
 def _manifest(request: Request, planned: Layout) -> Manifest:
     policies = {name: describe(policy) for name, policy in request.arms.items()}
-    for name, (reference, policy) in request.replays.items():
-        policies[name] = describe(policy) | {"select": {"rule": "Forced", "sets_of": reference}}
+    for name, (reference, change) in request.replays.items():
+        policies[name] = describe(change) | {"sets_of": reference}
+    if request.alone is not None:
+        policies[f"{ALONE}@{request.alone}"] = {"rule": "Alone", "sets_of": request.alone}
     settings = request.options.model_dump(mode="json") | {
         "level": planned.level,
         "token_ids": {name: list(ids) for name, ids in request.token_ids.items()},
         "replays": {name: reference for name, (reference, _) in request.replays.items()},
+        "axes": {name: sorted(change.axes) for name, (_, change) in request.replays.items()},
+        "alone": request.alone,
     }
     batches = tuple(batch.pairs for batch in planned.batches)
     return Manifest(request.prompts, policies, batches, settings | _made_by(request))

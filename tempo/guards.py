@@ -70,7 +70,7 @@ def guard_first_step(
     sinks = [state.calls[layer].sinks for layer in capture.layers]
     windows = [state.calls[layer].window for layer in capture.layers]
     for view, piece in zip(views, tensors, strict=True):
-        if len(view.queries):
+        if len(view.queries) and piece:
             guard_rows(piece, sink_scores(sinks, capture.heads))
             guard_zeros(piece, windows=windows, n_slots=len(view.table))
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from tempo.budget import MemoryPlan, Shape, batches, choose_level, memory_plan
+from tempo.budget import Demand, MemoryPlan, Shape, batches, choose_level, memory_plan
 from tempo.capture import Capture
 from tempo.config import parse_bytes, parse_numbers
+from tempo.decoding import Plan
 from tempo.request import Pair, Request
-from tempo.selection import Greedy
+from tempo.selection import Forced, Greedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +30,52 @@ class Layout:
     """The batches of a run, in order.
 
     Attributes:
-        level: What is captured; the null arm of a reduced run keeps its rows all the same.
+        level: What is captured; the null arm of a reduced run keeps its rows all the same, and so
+            does an arm whose members are decoded alone too.
+        rows: How the rows of members decoded alone are captured.
     """
 
     level: str
     batches: tuple[Batch, ...]
     memory: MemoryPlan
+    rows: Capture
 
 
 def layout(request: Request) -> Layout:
     """Choose the level and the batches within the budget."""
+    shape, layers, heads = _shape(request)
+    budget_bytes = parse_bytes(request.options.budget)
+    level = _level(request, shape, budget_bytes)
+    pairs = _in_order(request, level)
+    demands = [request.demand(pair, _level_of(request, pair, level)) for pair in pairs]
+    made = [
+        Batch(
+            tuple(pairs[number] for number in group),
+            Capture(demands[group[0]].level, layers, heads),
+            replays=pairs[group[0]][1] in request.replays,
+        )
+        for group in _groups(request, shape, pairs, level=level, budget_bytes=budget_bytes)
+    ]
+    sizes = [[demands[pairs.index(pair)] for pair in batch.pairs] for batch in made]
+    rows = Capture("qk" if level == "qk" else "weights", layers, heads)
+    return Layout(level, tuple(made), memory_plan(shape, sizes, level=level), rows)
+
+
+def fitting(request: Request, plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Plans whose sets are known, in batches within the budget."""
+    shape, _, _ = _shape(request)
+    demands = [_forced_demand(plan) for plan in plans]
+    groups = batches(shape, demands, budget_bytes=parse_bytes(request.options.budget))
+    return [[plans[number] for number in group] for group in groups if group]
+
+
+def _forced_demand(plan: Plan) -> Demand:
+    assert isinstance(plan.policy.select, Forced)
+    widest = max(len(one) for one in plan.policy.select.sets[: plan.steps])
+    return Demand(len(plan.token_ids), plan.steps, widest, "weights")
+
+
+def _shape(request: Request) -> tuple[Shape, tuple[int, ...], tuple[int, ...]]:
     options, model = request.options, request.model
     layers = parse_numbers(options.layers, model.n_layers, what="layers")
     heads = parse_numbers(options.heads, model.n_heads, what="heads")
@@ -52,20 +89,7 @@ def layout(request: Request) -> Layout:
         captured_layers=len(layers),
         captured_heads=len(heads),
     )
-    budget_bytes = parse_bytes(options.budget)
-    level = _level(request, shape, budget_bytes)
-    pairs = _in_order(request, level)
-    demands = [request.demand(pair, _level_of(request, pair, level)) for pair in pairs]
-    made = [
-        Batch(
-            tuple(pairs[number] for number in group),
-            Capture(demands[group[0]].level, layers, heads),
-            replays=pairs[group[0]][1] in request.replays,
-        )
-        for group in _groups(request, shape, pairs, level=level, budget_bytes=budget_bytes)
-    ]
-    sizes = [[demands[pairs.index(pair)] for pair in batch.pairs] for batch in made]
-    return Layout(level, tuple(made), memory_plan(shape, sizes, level=level))
+    return shape, layers, heads
 
 
 def _level(request: Request, shape: Shape, budget_bytes: int) -> str:
@@ -77,9 +101,14 @@ def _level(request: Request, shape: Shape, budget_bytes: int) -> str:
 
 
 def _level_of(request: Request, pair: Pair, level: str) -> str:
-    """The level of one sequence: the labels of the null come from other runs, so it needs rows."""
+    """The level of one sequence.
+
+    The labels of the null come from other runs, and a set is held against its members alone row by
+    row, so both need rows.
+    """
     is_null = pair[1] in request.arms and isinstance(request.arms[pair[1]].select, Greedy)
-    return "weights" if is_null and request.options.capture == "auto" else level
+    needs_rows = is_null or pair[1] == request.alone
+    return "weights" if needs_rows and request.options.capture == "auto" else level
 
 
 def _in_order(request: Request, level: str) -> list[Pair]:

@@ -63,6 +63,16 @@ class Run:
             if all((prompt.id, arm) in self.traces for arm in arms):
                 yield prompt, tuple(self.traces[prompt.id, arm] for arm in arms)
 
+    def alone(self, prompt_id: str) -> dict[tuple[int, int], Trace]:
+        """By (step, rank): the twin in which that member of that set has no siblings."""
+        arm = f"alone@{self.settings.get('alone')}/"
+        found: dict[tuple[int, int], Trace] = {}
+        for one, name in self.traces:
+            if one == prompt_id and name.startswith(arm):
+                step, rank = name.removeprefix(arm).split(".")
+                found[int(step), int(rank)] = self.traces[one, name]
+        return found
+
     def __iter__(self) -> Iterator[Trace]:
         return iter(self.traces.values())
 

@@ -17,12 +17,14 @@ from tempo.errors import InputError
 from tempo.manifest import Prompt
 from tempo.model import LanguageModel
 from tempo.policies import PRESETS, Policy
-from tempo.selection import Forced
 from tempo.support import check_rope
 from tempo.trace import Trace
+from tempo.twins import Change, alone, members_of_sets
 
 PromptInput = str | Sequence[int] | np.ndarray | Tensor | Prompt
 Pair = tuple[str, str]
+ALONE = "alone"
+"""Arms `alone@isolated/03.1`: the twin of a run in which member 1 of set 3 has no siblings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class Request:
         token_ids: Of each prompt, by its id.
         arms: The policy of each arm that decodes freely.
         pairs: The (prompt id, arm) to decode, in order.
-        replays: For each arm that replays the sets of another, that other and its own policy.
+        replays: For each arm that replays the sets of another, that other and what it changes.
+        alone: The arm whose members are each decoded alone too; None if none is.
     """
 
     model: LanguageModel
@@ -42,7 +45,8 @@ class Request:
     token_ids: Mapping[str, tuple[int, ...]]
     arms: Mapping[str, Policy]
     pairs: tuple[Pair, ...]
-    replays: Mapping[str, tuple[str, Policy]]
+    replays: Mapping[str, tuple[str, Change]]
+    alone: str | None = None
 
     def plan(self, pair: Pair) -> Plan:
         """The plan of a sequence that decodes freely."""
@@ -50,13 +54,21 @@ class Request:
 
     def replay_plan(self, pair: Pair, reference: Trace) -> Plan:
         """The plan of a sequence fed with the sets of a finished trace, weighted as there."""
-        slots = reference.slots
-        members = [reference.members(step) for step in range(1, reference.n_steps + 1)]
-        replay = Forced(
-            tuple(tuple(slots.token[one].tolist()) for one in members),
-            tuple(tuple(np.log(slots.probability[one]).tolist()) for one in members),
-        )
-        return self._plan(pair, replace(self.replays[pair[1]][1], select=replay))
+        arm, change = self.replays[pair[1]]
+        return self._plan(pair, change.apply(reference.slots, self.arms[arm]))
+
+    def alone_plans(self, prompt_id: str, reference: Trace) -> dict[Pair, Plan]:
+        """For every member of every set, the plan that leaves out its siblings.
+
+        It ends with the set after, whose rows are the only ones kept.
+        """
+        assert self.alone is not None
+        policy, plans = self.arms[self.alone], {}
+        for (step, rank), slot in members_of_sets(reference.slots).items():
+            pair = (prompt_id, f"{ALONE}@{self.alone}/{step:02d}.{rank}")
+            plan = self._plan(pair, alone(reference.slots, policy, slot))
+            plans[pair] = replace(plan, steps=step + 1, rows_from=step + 1)
+        return plans
 
     def replay_pairs(self) -> tuple[Pair, ...]:
         """The (prompt id, arm) that replay another arm."""
@@ -87,7 +99,8 @@ def make_request(
     token_ids: Mapping[str, Sequence[int]],
     arms: Mapping[str, Policy],
     pairs: Sequence[Pair] | None = None,
-    replays: Mapping[str, tuple[str, Policy]] | None = None,
+    replays: Mapping[str, tuple[str, Change]] | None = None,
+    alone: str | None = None,
 ) -> Request:
     """Encode the prompts and check that the model can take them.
 
@@ -113,6 +126,7 @@ def make_request(
         arms=arms,
         pairs=tuple(pairs or [(prompt.id, arm) for prompt in prompts for arm in arms]),
         replays=replays or {},
+        alone=alone,
     )
     for name, policy in arms.items():
         if policy.keep == "recompute" and options.capture == "qk":
@@ -122,8 +136,9 @@ def make_request(
             )
     longest = min(request.n_slots_at_most(), model.max_positions) - 1
     check_rope(model, longest)
-    for policy in arms.values():
-        policy.place.check(longest, model.dtype)
+    changed = [change.place for _, change in request.replays.values() if change.place]
+    for place in (*(policy.place for policy in arms.values()), *changed):
+        place.check(longest, model.dtype)
     return request
 
 

@@ -21,11 +21,14 @@ from tempo.request import (
     make_request,
     prompts_from,
 )
+from tempo.selection import Greedy
+from tempo.twins import Change, as_policy, parse_change
 
 DEFAULT_ARMS: tuple[str, ...] = COMPARE_DEFAULTS["arms"]
 DEFAULT_POLICY = "isolated"
 REPLAYS = {"visible@isolated": ("isolated", "visible")}
-"""Arms that `compare` adds: the second policy on the sets of the first, where both are compared."""
+"""Arms that an unpaired `compare` adds: the second on the sets of the first, where both are."""
+NULL = "greedy"
 _POLICY_OPTIONS = ("threshold", "max_width", "readout", "positions")
 
 
@@ -62,7 +65,8 @@ def compare(
     model: Source,
     prompts: PromptInput | Sequence[PromptInput],
     *,
-    arms: Sequence[str] | Mapping[str, Policy] = DEFAULT_ARMS,
+    arms: Sequence[str] | Mapping[str, Policy | Change] = DEFAULT_ARMS,
+    paired: bool = False,
     out: str | Path | None = None,
     force: bool = False,
     watch: Watch | None = None,
@@ -73,15 +77,23 @@ def compare(
     Where isolated and visible are both compared, a further arm `visible@isolated` replays the sets
     of the isolated arm, so that readouts can be compared on identical tokens.
 
+    With `paired`, the first arm decodes freely and all others are its twins: they are fed its sets
+    and change one thing, `visible@isolated`; greedy decodes freely too, as the null. Every member
+    of every set of the first arm is decoded alone as well (`Run.alone`), for the exact split of
+    what a set does to the attention its members get.
+
     Args:
-        arms: Presets by name, or policies by a name of your own.
+        arms: Presets by name, or policies by a name of your own. With `paired`, from the second on
+            also any twin that `tempo.twins.parse_change` reads, such as `offset:0.01`,
+            `duplicates:3`, `sequential` or `boost:0.5`, or a `Change` by a name of your own.
+        paired: Feed every arm the sets of the first.
 
     Others as in `generate`; `capture` is "auto" unless given.
 
     Raises:
         TempoError: Something the caller can fix; nothing was decoded.
     """
-    request = compare_request(model, prompts, arms=arms, **options)
+    request = compare_request(model, prompts, arms=arms, paired=paired, **options)
     return execute(request, layout(request), out=out, force=force, watch=watch)
 
 
@@ -110,23 +122,77 @@ def compare_request(
     model: Source,
     prompts: PromptInput | Sequence[PromptInput],
     *,
-    arms: Sequence[str] | Mapping[str, Policy] = DEFAULT_ARMS,
+    arms: Sequence[str] | Mapping[str, Policy | Change] = DEFAULT_ARMS,
+    paired: bool = False,
     **options: Any,
 ) -> Request:
     """What `compare` would decode, checked."""
+    if isinstance(arms, str):
+        raise InputError(f"expected a list of arms, got the text {arms!r}; give ['isolated', ...]")
     named = arms if isinstance(arms, Mapping) else dict.fromkeys(arms)
     if len(arms) < 2 or len(named) != len(arms):
         raise InputError(f"expected at least two different arms, got {', '.join(arms) or 'none'}")
     presets = tuple(name for name, policy in named.items() if policy is None)
-    loaded, chosen = _model_and_options(model, {**COMPARE_DEFAULTS, "arms": presets, **options})
-    policies = {name: policy or chosen.policy_of(name) for name, policy in named.items()}
+    given = {**COMPARE_DEFAULTS, "arms": presets, "paired": paired, **options}
+    loaded, chosen = _model_and_options(model, given)
     texts, ids = prompts_from(prompts)
+    if chosen.paired:
+        free, replays = _paired(named, chosen)
+        reference = next(iter(free))
+        return make_request(
+            loaded, chosen, texts, token_ids=ids, arms=free, replays=replays, alone=reference
+        )
+    policies = {name: _free_policy(name, policy, chosen) for name, policy in named.items()}
     replays = {
-        name: (reference, policies[arm])
+        name: (reference, as_policy(policies[arm]).against(policies[reference]))
         for name, (reference, arm) in REPLAYS.items()
         if reference in policies and arm in policies
     }
     return make_request(loaded, chosen, texts, token_ids=ids, arms=policies, replays=replays)
+
+
+def _free_policy(name: str, given: Policy | Change | None, options: Options) -> Policy:
+    if isinstance(given, Change):
+        raise InputError(f"expected a policy for {name!r}, got a change; give it with paired=True")
+    return options.policy_of(name) if given is None else given
+
+
+def _paired(
+    named: Mapping[str, Policy | Change | None], options: Options
+) -> tuple[dict[str, Policy], dict[str, tuple[str, Change]]]:
+    """Arms that decode freely, the reference first, and its twins."""
+    reference, *others = named
+    policy = _free_policy(reference, named[reference], options)
+    if isinstance(policy.select, Greedy) or policy.branches:
+        raise InputError(
+            f"expected a first arm whose sets the others can be fed, got {reference!r}; "
+            "put isolated first"
+        )
+    free = {reference: policy} | {
+        name: _free_policy(name, named[name], options) for name in others if name == NULL
+    }
+    twins = {
+        f"{name}@{reference}": (reference, _change(name, named[name], policy))
+        for name in others
+        if name != NULL
+    }
+    if not twins:
+        raise InputError(f"expected a twin beside {reference}, got none; add visible or unique")
+    return free, twins
+
+
+def _change(name: str, given: Policy | Change | None, reference: Policy) -> Change:
+    """What a twin changes; a change of nothing is refused."""
+    if isinstance(given, Policy):
+        change = as_policy(given).against(reference)
+    else:
+        change = (parse_change(name) if given is None else given).against(reference)
+    if not change.axes:
+        raise InputError(
+            f"expected a twin that differs from the first arm, got {name!r}, which does the same; "
+            "leave it out"
+        )
+    return change
 
 
 def _model_and_options(model: Source, values: Mapping[str, Any]) -> tuple[LanguageModel, Options]:

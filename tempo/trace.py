@@ -118,6 +118,10 @@ class Trace:
             return self._rows(step)[0]
         return self.tensor(step, "weights")
 
+    def has_rows(self, step: int) -> bool:
+        """Whether this step was captured; a twin may keep the rows of its last steps only."""
+        return tensor_name(step, "logsumexp") in self.tensors
+
     def logsumexp(self, step: int) -> Float32[np.ndarray, "layer head query"]:
         """Log of the normaliser of every row: scaling, soft cap, bias and learned sink included."""
         return self.tensor(step, "logsumexp")

@@ -74,13 +74,16 @@ class StepCount:
     def done(self) -> int:
         """Steps done; a sequence that ended early counts whole, and so does a batch left behind."""
         before = self.steps * sum(len(batch) for batch in self.batches[: self.batch])
+        if self.batch == len(self.batches):
+            return before
         return before + sum(self._reached.get(pair, 0) for pair in self.batches[self.batch])
 
     def take(self, outcome: StepOutcome) -> None:
         """Count one step of one sequence."""
         pair = _pair(outcome)
-        if pair not in self.batches[self.batch]:
-            self.batch = next(n for n, batch in enumerate(self.batches) if pair in batch)
+        if self.batch == len(self.batches) or pair not in self.batches[self.batch]:
+            numbers = (n for n, batch in enumerate(self.batches) if pair in batch)
+            self.batch = next(numbers, len(self.batches))
         self._reached[pair] = self.steps if outcome.decoding.stopped else outcome.step
 
 
@@ -104,21 +107,26 @@ def growing(lattices: GrowingLattices) -> Generator[Watch]:
 
 @contextmanager
 def counting(count: StepCount) -> Generator[Watch]:
-    """Show a bar where stderr is a terminal."""
+    """Show a bar where stderr is a terminal.
+
+    Members decoded alone come last; how many there are follows from the sets, so they only show.
+    """
     console = notes()
     columns = (
-        TextColumn("decoding"),
+        TextColumn("{task.description}"),
         BarColumn(complete_style="#2aa198", finished_style="#5fa32c"),
         MofNCompleteColumn(),
         TextColumn("steps, batch {task.fields[batch]} of {task.fields[batches]}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not _is_alive(console)) as bar:
-        task = bar.add_task("", total=count.total, batch=1, batches=len(count.batches))
+        task = bar.add_task("decoding", total=count.total, batch=1, batches=len(count.batches))
 
         def take(outcome: StepOutcome) -> None:
             count.take(outcome)
-            bar.update(task, completed=count.done, batch=count.batch + 1)
+            number = min(count.batch + 1, len(count.batches))
+            what = "decoding" if count.batch < len(count.batches) else "decoding members alone"
+            bar.update(task, completed=count.done, batch=number, description=what)
 
         yield take
 

@@ -1,0 +1,121 @@
+"""Feeds a trace's own tokens again under rules that differ in one thing."""
+
+from collections.abc import Collection, Mapping
+
+from tempo.capture import Capture
+from tempo.config import make_options
+from tempo.describe import rule_from
+from tempo.errors import NoParallelSetsError, TwinError
+from tempo.execution import decode_batch
+from tempo.loading import Source, load_model
+from tempo.manifest import Prompt, Run
+from tempo.model import LanguageModel
+from tempo.policies import Policy
+from tempo.recording import model_facts
+from tempo.request import Pair, Request
+from tempo.trace import Trace
+from tempo.twins import Change, as_policy, changed_axes, check_axes, check_same_model, parse_change
+
+Rules = Policy | Change | str
+
+
+def replay(
+    trace: Trace,
+    *,
+    policy: Rules | Mapping[str, Rules],
+    model: Source | None = None,
+    axes: Collection[str] | None = None,
+) -> Trace | Run:
+    """Feed the sets of a trace again under other rules, and make sure that one thing changed.
+
+    Args:
+        trace: The reference; its tokens and their probabilities are kept, set by set.
+        policy: A `Policy` (its rule of selection and its pruning are not used), a twin by name
+            (`visible`, `unique`, `offset:0.01`, `sequential`, `boost:0.5`, `duplicates:3`, ...),
+            or a `tempo.twins.Change`; several, by a name each, decode together.
+        model: The model that made the trace; loaded by its name there if not given.
+        axes: In what the twins may differ, of `tempo.twins.AXES`; if not given, in what the change
+            says, and for a `Policy` in one axis.
+
+    Returns:
+        The twin; for several, a run of the reference and its twins.
+
+    Raises:
+        TwinError: The model has other weights, or more changed than was to.
+        NoParallelSetsError: The trace has no set of two or more, so no twin can differ.
+    """
+    loaded = load_model(trace.header.model["name"] if model is None else model)
+    check_same_model(trace, model_facts(loaded))
+    if trace.slots.width.max() < 2:
+        raise NoParallelSetsError(
+            f"expected a trace with a set of two or more members, got {trace.header.prompt_id!r} "
+            "without one; lower the threshold"
+        )
+    changes = {
+        name: _change(rules)
+        for name, rules in (policy.items() if isinstance(policy, Mapping) else [("twin", policy)])
+    }
+    reference = rule_from(trace.header.policy)
+    traces = _decode(loaded, trace, reference, changes)
+    for (_, name), twin in traces.items():
+        rules = policy[name] if isinstance(policy, Mapping) else policy
+        if axes is None and isinstance(rules, Policy):
+            _check_one(trace, twin)
+        else:
+            meant = changes[name].against(reference).axes if axes is None else axes
+            check_axes(trace, twin, meant)
+    if not isinstance(policy, Mapping):
+        return next(iter(traces.values()))
+    prompt = Prompt(trace.header.prompt_id, trace.header.prompt)
+    arm = trace.header.arm
+    return Run(
+        prompts=(prompt,),
+        arms=(arm, *changes),
+        policies={one.header.arm: one.header.policy for one in (trace, *traces.values())},
+        traces={(prompt.id, arm): trace} | traces,
+        settings={
+            "model_facts": trace.header.model,
+            "replays": dict.fromkeys(changes, arm),
+            "axes": {name: sorted(change.axes) for name, change in changes.items()},
+        },
+    )
+
+
+def _change(rules: Rules) -> Change:
+    if isinstance(rules, str):
+        return parse_change(rules)
+    return as_policy(rules) if isinstance(rules, Policy) else rules
+
+
+def _decode(
+    loaded: LanguageModel, trace: Trace, reference: Policy, changes: Mapping[str, Change]
+) -> dict[Pair, Trace]:
+    """One batch of all twins, captured as the reference was."""
+    slots, header = trace.slots, trace.header
+    prompt = Prompt(header.prompt_id, header.prompt)
+    ids = tuple(slots.token[: slots.n_prompt].tolist())
+    options = make_options(
+        {"model": loaded.name, "dtype": loaded.dtype, "steps": max(trace.n_steps, 1)}
+    )
+    request = Request(
+        model=loaded,
+        options=options,
+        prompts=(prompt,),
+        token_ids={prompt.id: ids},
+        arms={header.arm: reference},
+        pairs=(),
+        replays={name: (header.arm, change) for name, change in changes.items()},
+    )
+    plans = {(prompt.id, name): request.replay_plan((prompt.id, name), trace) for name in changes}
+    for plan in plans.values():
+        plan.policy.place.check(max(slots.position.max(), len(slots)), loaded.dtype)
+    return decode_batch(request, Capture(trace.level, trace.layers, trace.heads), plans)
+
+
+def _check_one(trace: Trace, twin: Trace) -> None:
+    found = changed_axes(trace, twin)
+    if len(found) > 1:
+        raise TwinError(
+            f"expected one thing to change, got {', '.join(sorted(found))}; give axes=... if all "
+            "of them were to"
+        )

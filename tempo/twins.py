@@ -1,0 +1,252 @@
+"""Twins: replays that are fed the tokens of a run and change one thing, and the check of that.
+
+A twin is a change to the rules or to the sets of a reference; what really differs is read off the
+two traces afterwards.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tempo.biases import BIASES, Bias, parse_bias
+from tempo.errors import InputError, TwinError
+from tempo.policies import PRESETS, Policy, preset
+from tempo.positions import Given, Place, Swapped, Unique, parse_place
+from tempo.readout import Read
+from tempo.selection import Forced
+from tempo.slots import SlotTable
+from tempo.trace import Trace
+from tempo.visibility import ORDERED, Relation
+
+AXES = ("model", "tokens", "positions", "relation", "bias", "weights", "deaths")
+"""Everything in which a twin can differ from its reference."""
+_WEIGHT_RTOL = 1e-5
+"""A replay has its weights from the logarithms of the recorded probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a twin does otherwise than its reference; None where it does the same.
+
+    Attributes:
+        copies: Every set becomes this many copies of its top-ranked member.
+    """
+
+    place: Place | None = None
+    see: Relation | None = None
+    bias: tuple[Bias, ...] | None = None
+    read: Read | None = None
+    copies: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.copies is not None and self.copies < 1:
+            raise InputError(f"expected at least 1 copy, got {self.copies}; such as duplicates:3")
+
+    def against(self, policy: Policy) -> "Change":
+        """The change without what the reference does already."""
+        same = [name for name in _RULES if getattr(self, name) == getattr(policy, name)]
+        return replace(self, **dict.fromkeys(same))
+
+    def apply(self, reference: SlotTable, policy: Policy) -> Policy:
+        """The policy that feeds the sets of a reference under the changed rules."""
+        changed = {name: getattr(self, name) for name in _RULES if getattr(self, name) is not None}
+        sets = forced(reference)
+        sets = sets if self.copies is None else _copied(sets, self.copies)
+        return replace(policy, select=sets, **changed)
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """The axes that may differ."""
+        named = {
+            "positions": self.place,
+            "relation": self.see,
+            "bias": self.bias,
+            "tokens": self.copies,
+            "weights": self.copies or self.read,
+        }
+        return frozenset(axis for axis, value in named.items() if value is not None)
+
+
+_RULES = ("place", "see", "bias", "read")
+
+
+def as_policy(policy: Policy) -> Change:
+    """The change to the rules of another policy, all but those that choose and prune.
+
+    Raises:
+        InputError: Its members have children of their own, so it cannot be fed another's sets.
+    """
+    if policy.branches:
+        raise InputError(
+            "expected a policy that can be fed the sets of another, got a tree; leave it out of "
+            "the twins"
+        )
+    return Change(place=policy.place, see=policy.see, bias=policy.bias, read=policy.read)
+
+
+def parse_change(text: str) -> Change:
+    """Read a twin's name, several joined with a plus.
+
+    A preset; `sequential` (ordered, positions of their own: plain causal text); `swapped` (own
+    positions, the lowest rank first); `offset:0.01`; `boost:0.5`, `log-weight`, `mass-neutral`,
+    `posterior`; `duplicates:3`.
+
+    Raises:
+        InputError: None of these.
+    """
+    change = Change()
+    for part in text.split("+"):
+        one = _parse_one(part)
+        given = {name: getattr(one, name) for name in (*_RULES, "copies")}
+        if change.bias is not None and one.bias is not None:
+            given["bias"] = change.bias + one.bias
+        change = replace(change, **{k: value for k, value in given.items() if value is not None})
+    return change
+
+
+def forced(reference: SlotTable) -> Forced:
+    """The rule that feeds the sets of a reference, weighted as there."""
+    members = [reference.members(step) for step in range(1, reference.n_steps + 1)]
+    with np.errstate(divide="ignore"):
+        logs = [np.log(reference.probability[one]) for one in members]
+    return Forced(
+        tuple(tuple(reference.token[one].tolist()) for one in members),
+        tuple(tuple(one.tolist()) for one in logs),
+    )
+
+
+def alone(reference: SlotTable, policy: Policy, slot: int) -> Policy:
+    """The policy that leaves out the siblings of one member, and changes nothing else."""
+    siblings = (reference.step == reference.step[slot]) & (np.arange(len(reference)) != slot)
+    left = reference.killed(np.flatnonzero(siblings).tolist(), 0).living()
+    places = [left.position[left.members(step)] for step in range(1, left.n_steps + 1)]
+    return replace(
+        policy, select=forced(left), place=Given(tuple(tuple(one.tolist()) for one in places))
+    )
+
+
+def members_of_sets(reference: SlotTable) -> dict[tuple[int, int], int]:
+    """Slots, by (step, rank), of the members of every set of two or more that another follows."""
+    return {
+        (step, rank): int(slot)
+        for step in range(1, reference.n_steps)
+        if len(reference.members(step)) >= 2
+        for rank, slot in enumerate(reference.members(step))
+    }
+
+
+def changed_axes(reference: Trace, twin: Trace) -> frozenset[str]:
+    """The axes in which two traces differ, as recorded: what reached the model.
+
+    Where the tokens differ, positions are compared set by set as far as both are the same for all
+    members, and the relation and the bias cannot be compared.
+    """
+    ours, theirs = reference.slots, twin.slots
+    differs = {
+        "model": _identity(reference) != _identity(twin),
+        "tokens": not np.array_equal(ours.token, theirs.token)
+        or not np.array_equal(ours.step, theirs.step),
+        "weights": ours.weight.shape != theirs.weight.shape
+        or not np.allclose(ours.weight, theirs.weight, rtol=_WEIGHT_RTOL, atol=0),
+        "deaths": not np.array_equal(ours.died_at_step, theirs.died_at_step),
+    }
+    if differs["tokens"]:
+        differs["deaths"] = bool((~ours.alive).any() or (~theirs.alive).any())
+        differs["positions"] = _bases(ours) != _bases(theirs)
+    else:
+        steps = [step for step in range(reference.n_steps + 1) if _has_rows(reference, twin, step)]
+        differs["positions"] = not np.array_equal(ours.position, theirs.position)
+        differs["relation"] = any(
+            not np.array_equal(reference.visible(step), twin.visible(step)) for step in steps
+        )
+        differs["bias"] = any(_bias_differs(reference, twin, step) for step in steps)
+    return frozenset(axis for axis in AXES if differs.get(axis))
+
+
+def check_axes(reference: Trace, twin: Trace, allowed: Collection[str]) -> frozenset[str]:
+    """The axes in which a twin differs.
+
+    Raises:
+        TwinError: It differs in one that was not to change.
+    """
+    found = changed_axes(reference, twin)
+    if found - set(allowed):
+        raise TwinError(
+            f"expected {twin.header.arm!r} to differ from {reference.header.arm!r} on prompt "
+            f"{reference.header.prompt_id!r} in {_listed(allowed) or 'nothing'} only, got "
+            f"{_listed(found)}; replay the reference again, changing one thing"
+        )
+    return found
+
+
+def check_same_model(trace: Trace, facts: Mapping[str, object]) -> None:
+    """Refuse to replay a trace on another model than made it.
+
+    Args:
+        facts: `fingerprint` and `dtype` of the model at hand.
+
+    Raises:
+        TwinError: The weights or the dtype differ.
+    """
+    for name in ("fingerprint", "dtype"):
+        made_with, here = trace.header.model[name], facts[name]
+        if made_with != here:
+            raise TwinError(
+                f"expected the model that made the trace ({name} {str(made_with)[:12]}), got one "
+                f"with {name} {str(here)[:12]}; load {trace.header.model['name']} as it was"
+            )
+
+
+def _parse_one(text: str) -> Change:
+    name, _, number = text.partition(":")
+    if text == "sequential":
+        return Change(place=Unique(), see=ORDERED)
+    if text == "swapped":
+        return Change(place=Swapped(Unique()))
+    if name in ("offset", "shared"):
+        return Change(place=parse_place(text))
+    if name == "boost" or text in BIASES:
+        return Change(bias=parse_bias(text))
+    if name == "duplicates" and number.isdecimal():
+        return Change(copies=int(number))
+    if text in PRESETS and text != "greedy":
+        rules = as_policy(preset(text))
+        return replace(rules, bias=None, read=None)
+    raise InputError(
+        "expected a twin such as visible, ordered, unique, sequential, swapped, offset:0.01, "
+        f"boost:0.5, log-weight, mass-neutral or duplicates:3, got {text!r}"
+    )
+
+
+def _copied(sets: Forced, copies: int) -> Forced:
+    assert sets.log_probabilities is not None
+    return Forced(
+        tuple((one[0],) * copies for one in sets.sets),
+        tuple((one[0],) * copies for one in sets.log_probabilities),
+    )
+
+
+def _identity(trace: Trace) -> tuple[object, ...]:
+    model = trace.header.model
+    return (model["fingerprint"], model["dtype"], trace.layers, trace.heads)
+
+
+def _bases(slots: SlotTable) -> list[float]:
+    """The lowest position of every set."""
+    steps = range(slots.n_steps + 1)
+    return [float(slots.position[slots.members(step)].min()) for step in steps]
+
+
+def _has_rows(reference: Trace, twin: Trace, step: int) -> bool:
+    return reference.has_rows(step) and twin.has_rows(step)
+
+
+def _bias_differs(reference: Trace, twin: Trace, step: int) -> bool:
+    added = [trace.bias(step) for trace in (reference, twin)]
+    ours, theirs = (np.zeros(1, np.float32) if one is None else one for one in added)
+    return bool((ours != theirs).any())
+
+
+def _listed(axes: Collection[str]) -> str:
+    return ", ".join(axis for axis in AXES if axis in axes)
