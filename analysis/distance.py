@@ -18,7 +18,7 @@ SMALLEST_KERNEL = 8
 """A kernel value is a mean over at least this many weights of single tokens."""
 
 _WEIGHT, _EVEN, _COUNT = range(3)
-DistanceSums = Float64[np.ndarray, "column layer head distance"]
+DistanceSums = Float64[np.ndarray, "column layer head _"]
 """Sums over the weights that earlier generated slots of one kind get, by distance: the weights,
 rescaled to the mass of their row outside slot 0; what even spreading over the visible slots other
 than slot 0 would give them; how many they are."""
@@ -42,7 +42,8 @@ class PairedDistances:
     Attributes:
         arm: Every step of the parallel arm.
         null: The labelled greedy run; no members where there is none.
-        common: The arm over the steps that the greedy run has; no members where there is none.
+        common: The arm over the steps that the greedy run has, matched with the single tokens of
+            the null; no members where there is none.
     """
 
     arm: PromptDistances
@@ -67,7 +68,8 @@ class MatchedRatio:
     Single tokens are seen in other rows than members are, so even spreading does not give exactly
     1: `chance` is the ratio it gives on these rows, `over_chance` the quotient. The null treats the
     slots of the greedy run as members that inherit the label of a set; each weight counts as often
-    as the arm has members there. Its kernel is that of the arm without the labelled slots.
+    as the arm has members there. Its kernel leaves the labelled slots out, and so does the kernel
+    of the arm in `over_null`, which therefore compares members with labelled slots.
 
     Attributes:
         log_ratio: One value for each prompt; NaN without members that can be matched.
@@ -120,11 +122,12 @@ def paired_distances(
     nothing = _prompt_distances(observed.first(0), None)
     if greedy is None or labels is None:
         return PairedDistances(_prompt_distances(observed, None), nothing, nothing)
-    common = observed.first(len(labels) - 1)
+    cut, cut_greedy = (run.first(len(labels) - 1) for run in (observed, greedy))
+    null = _labelled_distances(cut, cut_greedy, labels)
     return PairedDistances(
         arm=_prompt_distances(observed, greedy),
-        null=_labelled_distances(common, greedy.first(len(labels) - 1), labels),
-        common=_prompt_distances(common, greedy),
+        null=null,
+        common=PromptDistances(_sums(cut, _is_member), null.singles),
     )
 
 
@@ -177,11 +180,18 @@ class _Matched:
         return _over_heads(self.by_head)
 
 
+def _is_member(rows: Observation) -> Bool[np.ndarray, " slot"]:
+    return rows.table.width >= 2
+
+
+def _is_single(rows: Observation) -> Bool[np.ndarray, " slot"]:
+    return rows.table.width == 1
+
+
 def _prompt_distances(observed: ObservedTrace, greedy: ObservedTrace | None) -> PromptDistances:
-    singles = _sums(observed, lambda rows: rows.table.width == 1)
-    if greedy is not None:
-        singles = _aligned([singles, _sums(greedy, lambda rows: rows.table.width == 1)]).sum(0)
-    return PromptDistances(_sums(observed, lambda rows: rows.table.width >= 2), singles)
+    runs = [observed] if greedy is None else [observed, greedy]
+    singles = _aligned([_sums(run, _is_single) for run in runs]).sum(0)
+    return PromptDistances(_sums(observed, _is_member), singles)
 
 
 def _labelled_distances(
@@ -193,7 +203,7 @@ def _labelled_distances(
         return widths[step] * widths[np.maximum(step - distance, PROMPT_STEP)]
 
     plain = _sums(greedy, lambda rows: ~labels[rows.table.step])
-    singles = _aligned([plain, _sums(arm, lambda rows: rows.table.width == 1)]).sum(0)
+    singles = _aligned([plain, _sums(arm, _is_single)]).sum(0)
     return PromptDistances(_sums(greedy, lambda rows: labels[rows.table.step], times), singles)
 
 

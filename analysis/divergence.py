@@ -1,6 +1,6 @@
 """Do two relations between siblings change what the model says next, on identical tokens?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,14 +8,20 @@ from jaxtyping import Float64, Int64
 from scipy.special import rel_entr
 
 from analysis.averages import aligned_steps, mean_over_prompts
-from analysis.statistics import SEED, Curve, curve
+from analysis.statistics import SEED, Curve, Interval, curve, estimate_with_interval
 from tempo.errors import InputError
 from tempo.format import Readout
 from tempo.trace import Trace
 
 TOP = 10
-MEASURES = ("kl_forward", "kl_backward", "js", "top_overlap", "cosine", "shared_mass")
-IDENTICAL = {"kl_forward": 0.0, "kl_backward": 0.0, "js": 0.0, "top_overlap": 1.0, "cosine": 1.0}
+MEASURES = (
+    *("kl_forward", "kl_backward", "js", "top_overlap", "cosine", "shared_mass"),
+    *("top_1_overlap", "top_5_overlap"),
+)
+IDENTICAL = {
+    **dict.fromkeys(("kl_forward", "kl_backward", "js"), 0.0),
+    **dict.fromkeys(("top_overlap", "top_1_overlap", "top_5_overlap", "cosine"), 1.0),
+}
 """What two identical readouts have: the value to compare with."""
 
 
@@ -38,6 +44,8 @@ class ReadoutDistance:
         top_overlap: Share of the 10 best tokens of one that are among the 10 best of the other.
         cosine: Cosine of the two probability vectors.
         shared_mass: Smaller of the two masses on tokens that both list; near 1 bounds are tight.
+        top_1_overlap: 1 where both have the same best token, else 0.
+        top_5_overlap: As `top_overlap`, of the 5 best.
         complete: Whether both list the same tokens and nothing lies outside.
     """
 
@@ -47,6 +55,8 @@ class ReadoutDistance:
     top_overlap: float
     cosine: float
     shared_mass: float
+    top_1_overlap: float
+    top_5_overlap: float
     complete: bool
 
 
@@ -78,6 +88,8 @@ class Divergence:
     top_overlap: Curve
     cosine: Curve
     shared_mass: Curve
+    top_1_overlap: Curve
+    top_5_overlap: Curve
 
 
 def readout_distance(first: Readout, second: Readout) -> ReadoutDistance:
@@ -85,14 +97,15 @@ def readout_distance(first: Readout, second: Readout) -> ReadoutDistance:
     p, q, tails = _common_partition(first, second)
     same_list = np.array_equal(np.sort(first.token), np.sort(second.token))
     middle = (p + q) / 2
-    tops = np.intersect1d(first.token[:TOP], second.token[:TOP])
     return ReadoutDistance(
         kl_forward=float(rel_entr(p, q).sum()),
         kl_backward=float(rel_entr(q, p).sum()),
         js=float((rel_entr(p, middle).sum() + rel_entr(q, middle).sum()) / 2),
-        top_overlap=len(tops) / min(TOP, len(first.token), len(second.token)),
+        top_overlap=_top_overlap(first, second, TOP),
         cosine=_cosine_bound(first, second),
         shared_mass=1 - max(tails),
+        top_1_overlap=_top_overlap(first, second, 1),
+        top_5_overlap=_top_overlap(first, second, 5),
         complete=same_list and first.tail_mass <= 0 and second.tail_mass <= 0,
     )
 
@@ -126,6 +139,23 @@ def divergence(prompts: Sequence[PromptDivergence], *, seed: int = SEED) -> Dive
     )
     complete = all(prompt.complete for prompt in prompts)
     return Divergence(not complete, *(curve(x, table, seed=seed) for table in tables))
+
+
+def divergence_means(
+    prompts: Sequence[PromptDivergence], *, seed: int = SEED
+) -> Mapping[str, Interval]:
+    """Each of `MEASURES` averaged over the steps of a prompt first, then over prompts."""
+    overall = np.reshape([prompt.overall() for prompt in prompts], (len(prompts), len(MEASURES)))
+    return {
+        name: estimate_with_interval(values, seed=seed)
+        for name, values in zip(MEASURES, overall.T, strict=True)
+    }
+
+
+def _top_overlap(first: Readout, second: Readout, top: int) -> float:
+    """Share of the best tokens of one readout that are among the best of the other."""
+    both = np.intersect1d(first.token[:top], second.token[:top])
+    return len(both) / min(top, len(first.token), len(second.token))
 
 
 def _common_partition(

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tempo.errors import InputError
+from tempo.sampling import MinP, Sample, TopP
+from tempo.schedules import Schedule
 from tempo.selection import Forced, Greedy, Select, Threshold, TopK
 from tempo.store import SHARD_BYTES, SHARD_STEPS
 from tempo.vocabulary import GROUPS, TOP_READOUT
@@ -24,6 +26,7 @@ class Shape:
         item_bytes: Bytes of one number in the model's dtype.
         captured_layers: Layers kept in the trace.
         captured_heads: Query heads kept in the trace.
+        values: Whether the norms of values are kept too.
     """
 
     n_layers: int
@@ -34,6 +37,7 @@ class Shape:
     item_bytes: int
     captured_layers: int
     captured_heads: int
+    values: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +82,10 @@ def largest_width(rule: Select) -> int:
     """The widest set that a rule can give."""
     match rule:
         case Threshold(tau, max_width):
-            return min(max_width, int(1 / tau + 1e-9))
-        case TopK(k):
-            return k
+            lowest = tau.lowest if isinstance(tau, Schedule) else tau
+            return min(max_width, int(1 / lowest + 1e-9))
+        case TopP(max_width=width) | MinP(max_width=width) | Sample(width) | TopK(width):
+            return width
         case Forced(sets=sets):
             return max(len(members) for members in sets)
         case Greedy():
@@ -104,7 +109,13 @@ def step_bytes(shape: Shape, *, level: str, n_queries: float | int, n_slots: flo
         "qk": shape.head_dim * (1 + shape.n_kv_heads / shape.captured_heads),
         "reduced": len(GROUPS) + 2,
     }[level]
-    return rows * (per_row + 1) + n_queries * n_slots / 8 + TOP_READOUT * 12
+    return rows * (per_row + 1 + shape.values) + n_queries * n_slots / 8 + TOP_READOUT * 12
+
+
+def standing_bytes(shape: Shape) -> int:
+    """What a batch holds whatever it decodes: the matrices behind the norms of values."""
+    heads = shape.captured_layers * shape.captured_heads * shape.values
+    return heads * shape.head_dim**2 * _FLOAT
 
 
 def trace_bytes(shape: Shape, demand: Demand, *, width: float | int) -> int:
@@ -141,18 +152,18 @@ def batches(
         InputError: One sequence alone needs more.
     """
     made: list[list[int]] = [[]]
-    used = 0
+    used = standing = standing_bytes(shape)
     for number, demand in enumerate(demands):
         needed = working_bytes(shape, demand)
-        if needed > budget_bytes:
+        if standing + needed > budget_bytes:
             raise InputError(
-                f"expected a budget of at least {human(needed)} for a prompt of "
+                f"expected a budget of at least {human(standing + needed)} for a prompt of "
                 f"{demand.n_prompt} tokens at level {demand.level}, got {human(budget_bytes)}; "
                 "raise --budget, or use --capture reduced or fewer --layers"
             )
         if made[-1] and (used + needed > budget_bytes or len(made[-1]) == MAX_BATCH):
             made.append([])
-            used = 0
+            used = standing
         made[-1].append(number)
         used += needed
     return tuple(tuple(batch) for batch in made)
@@ -170,7 +181,8 @@ def memory_plan(shape: Shape, groups: Sequence[Sequence[Demand]], *, level: str)
         n_traces=len(everything),
         batch_sizes=tuple(len(group) for group in groups),
         kv_bytes=max(sum(kv_bytes(shape, demand) for demand in group) for group in groups),
-        peak_bytes=max(sum(working_bytes(shape, demand) for demand in group) for group in groups),
+        peak_bytes=standing_bytes(shape)
+        + max(sum(working_bytes(shape, demand) for demand in group) for group in groups),
         trace_bytes=traces(PLANNING_WIDTH),
         trace_bytes_at_most=traces(float("inf")),
     )

@@ -37,11 +37,13 @@ class Capture:
         level: weights, qk or reduced; None keeps nothing.
         layers: Layers to keep.
         heads: Query heads to keep.
+        values: Whether to keep the norm of each slot's value too, see `tempo.values`.
     """
 
     level: str | None
     layers: tuple[int, ...] = ()
     heads: tuple[int, ...] = ()
+    values: bool = False
 
 
 NOTHING = Capture(level=None)

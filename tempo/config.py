@@ -3,18 +3,49 @@
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from tempo.biases import BIASES, parse_bias
 from tempo.errors import InputError
 from tempo.policies import PRESETS, Policy, preset
 from tempo.positions import parse_place
-from tempo.readout import READOUTS, parse_readout
+from tempo.pruning import parse_prune
+from tempo.readout import READOUTS, Read, parse_readout
+from tempo.sampling import SELECTS, parse_select
+from tempo.schedules import parse_schedule
+from tempo.selection import Select
+from tempo.twins import parse_change
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def _kind_of_threshold(value: Any) -> str:
+    """A text that is no number is taken for a schedule."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return "schedule" if isinstance(value, str) else "number"
+    return "number"
+
+
+_Threshold = Annotated[
+    Annotated[float, Field(gt=0, le=1), Tag("number")] | Annotated[str, Tag("schedule")],
+    Discriminator(_kind_of_threshold),
+]
 
 
 class Options(BaseModel):
@@ -31,14 +62,30 @@ class Options(BaseModel):
     device_map: str | None = Field(None, description="How accelerate spreads the model, e.g. auto.")
     policy: str = Field("isolated", description=f"One of {', '.join(PRESETS)}.")
     arms: tuple[str, ...] = Field((), description="Policies to compare.")
-    threshold: float = Field(
-        0.1, gt=0, le=1, description="Tokens with at least this probability enter the set."
+    paired: bool = Field(
+        False, description="Feed every arm the sets of the first; arms may then be any twin."
+    )
+    select: str = Field(
+        "threshold", description=f"Which tokens enter the set: {', '.join(SELECTS)}."
+    )
+    threshold: _Threshold | None = Field(
+        0.1,
+        description="Tokens with at least this probability enter the set: a number for all steps, "
+        "linear:START:END:STEPS, bezier:START:CONTROL[:CONTROL]:END:STEPS or "
+        "relu:START:KNEE:SLOPE:END.",
     )
     max_width: int = Field(8, ge=1, description="Largest set.")
     steps: int = Field(10, ge=1, description="Sets to choose and feed.")
     readout: str = Field("mixture", description=f"One of {', '.join(READOUTS)}.")
     positions: str | None = Field(
         None, description="shared, unique or offset:NUMBER; the policy's own if not given."
+    )
+    bias: str | None = Field(
+        None, description=f"boost:NUMBER, {', '.join(BIASES)}, or several with a plus."
+    )
+    prune: str = Field("never", description="never, attention:NUMBER or attention-share:NUMBER.")
+    keep: Literal["mask", "evict", "recompute"] = Field(
+        "mask", description="What becomes of a pruned member and of what came after it."
     )
     eos: Literal["stop", "ignore"] = Field("stop", description="What an end of sequence does.")
     chat: bool = Field(False, description="Apply the tokenizer's chat template.")
@@ -51,13 +98,18 @@ class Options(BaseModel):
     heads: str | None = Field(
         None, description="Query heads to capture, e.g. 0-3; all if not given."
     )
+    values: bool = Field(
+        False, description="Keep the norm of each slot's value through the output projection."
+    )
     readouts: Literal["top", "full"] = Field(
         "top", description="Keep the 256 best tokens of each readout, or all."
     )
     budget: str = Field(
         "2GB", description="Memory of a batch, and storage below which auto keeps weights."
     )
-    seed: int = Field(0, ge=0, description="Seed of the bootstrap behind the intervals.")
+    seed: int = Field(
+        0, ge=0, description="Seed of what sample draws, and of the bootstrap behind the intervals."
+    )
 
     @field_validator("policy")
     @classmethod
@@ -69,20 +121,65 @@ class Options(BaseModel):
     @field_validator("arms")
     @classmethod
     def _known_arms(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            cls._known_policy(name)
         if len(set(names)) != len(names):
             raise ValueError("expected every arm once")
         return names
 
-    @field_validator("readout", "positions", "budget")
+    @model_validator(mode="after")
+    def _known_twins(self) -> "Options":
+        for number, name in enumerate(self.arms):
+            if self.paired and number and name != "greedy":
+                parse_change(name)
+            elif name not in (*PRESETS, "custom"):
+                raise InputError(
+                    f"arms: expected a policy of {', '.join(PRESETS)}, got {name!r}; see --help"
+                )
+        return self
+
+    @model_validator(mode="before")
     @classmethod
-    def _readable(cls, text: str | None, info: Any) -> str | None:
-        parse = {"readout": parse_readout, "positions": parse_place, "budget": parse_bytes}[
-            info.field_name
-        ]
+    def _threshold_where_used(cls, values: Any) -> Any:
+        """A selection that uses no threshold has none, rather than a default that says nothing."""
+        if values.get("select", "threshold") == "threshold" or "threshold" in values:
+            return values
+        return {**values, "threshold": None}
+
+    @model_validator(mode="after")
+    def _select_once(self) -> "Options":
+        if self.select == "threshold" and self.threshold is None:
+            raise InputError("expected a threshold, got none; for example 0.1")
+        if self.select != "threshold" and self.threshold is not None:
+            raise InputError(
+                "expected a threshold with --select threshold only, got threshold "
+                f"{self.threshold} with select {self.select!r}; leave one of them out"
+            )
+        self._select()
+        own = {"greedy": "a choice of tokens itself", "custom": "which has its own"}
+        if self.select != "threshold" and self.policy in own:
+            raise InputError(
+                f"expected no --select with policy {self.policy}, {own[self.policy]}, got "
+                f"{self.select!r}; leave one of them out"
+            )
+        return self
+
+    def _select(self) -> Select:
+        """Which tokens enter."""
+        used = {} if self.threshold is None else {"threshold": self.threshold}
+        return parse_select(self.select, max_width=self.max_width, seed=self.seed, **used)
+
+    @field_validator("threshold", "readout", "positions", "budget", "bias", "prune")
+    @classmethod
+    def _readable(cls, text: float | str | None, info: Any) -> float | str | None:
+        parse = {
+            "threshold": parse_schedule,
+            "readout": parse_readout,
+            "positions": parse_place,
+            "budget": parse_bytes,
+            "bias": parse_bias,
+            "prune": parse_prune,
+        }[info.field_name]
         try:
-            return text if text is None else (parse(text), text)[1]
+            return (parse(text), text)[1] if isinstance(text, str) else text
         except InputError as error:
             raise ValueError(str(error)) from None
 
@@ -99,11 +196,29 @@ class Options(BaseModel):
 
     def policy_of(self, name: str) -> Policy:
         """The policy of an arm under these options."""
-        chosen = preset(name, threshold=self.threshold, max_width=self.max_width)
-        place = chosen.place if self.positions is None else parse_place(self.positions)
-        return Policy(
-            chosen.select, place, chosen.see, chosen.bias, parse_readout(self.readout), chosen.prune
-        )
+        chosen = preset(name, max_width=self.max_width, select=self._select())
+        rules: dict[str, Any] = {}
+        if self.positions is not None:
+            rules["place"] = parse_place(self.positions)
+        if "readout" in self.model_fields_set:
+            rules["read"] = self._read(chosen.read)
+        if self.bias is not None:
+            rules["bias"] = (*chosen.bias, *parse_bias(self.bias))
+        if name != "greedy":
+            rules |= {"prune": parse_prune(self.prune), "keep": self.keep}
+        return replace(chosen, **rules)
+
+    def _read(self, own: Read) -> Read:
+        """The readout asked for, with the frontier of the policy."""
+        read: Any = parse_readout(self.readout)
+        if read.children == "merged":
+            return read
+        if own.children == "merged":
+            raise InputError(
+                f"expected a readout of members that share their children, got {self.readout!r}; "
+                "it goes with --policy tree"
+            )
+        return replace(read, frontier=self.max_width)
 
 
 COMPARE_DEFAULTS: Mapping[str, Any] = MappingProxyType(

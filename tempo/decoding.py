@@ -1,7 +1,7 @@
 """Sequences before, while and after they are decoded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -13,6 +13,7 @@ from tempo.model import LanguageModel
 from tempo.policies import Policy
 from tempo.reading import Distribution
 from tempo.slots import SlotTable
+from tempo.values import Projections, projections
 from tempo.vocabulary import TOP_READOUT
 
 
@@ -83,9 +84,14 @@ class Session:
     Attributes:
         readout_size: Tokens of each readout to keep; all where None.
         on_step: Called for every (step, sequence) as soon as it is whole.
+        projections: What slots write through, where their values are captured.
     """
 
     model: LanguageModel
     capture: Capture = NOTHING
     readout_size: int | None = TOP_READOUT
     on_step: Callable[[StepOutcome], None] = lambda _: None
+    projections: Projections = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "projections", projections(self.model, self.capture))

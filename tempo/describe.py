@@ -5,12 +5,23 @@ from dataclasses import fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
-from tempo import biases, policies, positions, pruning, readout, selection, visibility
+from tempo import (
+    biases,
+    policies,
+    positions,
+    pruning,
+    readout,
+    sampling,
+    schedules,
+    selection,
+    visibility,
+)
 from tempo.errors import CorruptTraceError
 
 _ROOMS: tuple[ModuleType, ...] = (
     *(biases, policies, positions, pruning),
-    *(readout, selection, visibility),
+    *(readout, sampling, schedules),
+    *(selection, visibility),
 )
 
 

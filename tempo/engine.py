@@ -56,9 +56,10 @@ def prefill(session: Session, plans: Sequence[Plan]) -> tuple[list[Decoding], Sl
     tables = [prompt_table(list(token_ids)) for token_ids in prompts]
     cache = SlotCache(n_sequences=len(prompts), capacity=max(map(len, prompts)))
     chunks: list[list[Ran]] = [[] for _ in prompts]
+    wanted = any(not plan.rows_from for plan in plans)
     for group in _prefill_groups([len(prompt) for prompt in prompts]):
         views = [_chunk(tables[number], start, stop) for number, start, stop in group]
-        ran = forward(session, cache, views, first=group[0][0], last_row_only=True)
+        ran = forward(session, cache, views, first=group[0][0], last_row_only=True, rows=wanted)
         for (number, _, _), piece in zip(group, ran, strict=True):
             chunks[number].append(piece)
     logits = [pieces[-1].logits for pieces in chunks]
@@ -98,7 +99,8 @@ def advance(
         )
         for decoding, choice in placed
     ]
-    ran = forward(session, cache, views, first=0, guarded=step == 1)
+    rows = any(choice and step >= one.plan.rows_from for one, choice in placed)
+    ran = forward(session, cache, views, first=0, guarded=step == 1, rows=rows)
     pruned = [
         prune(session, cache, number, placed[number][0], ran[number], step)
         if choice
@@ -110,8 +112,8 @@ def advance(
         if choice:
             excluded = session.model.eos_ids if after[number].plan.eos == "ignore" else ()
             margins = (decodings[number].readout.top2_margin(excluded), choice.tau_margin)
-            rows = ran[number].tensors if step >= after[number].plan.rows_from else {}
-            tensors = rows | step_tensors(
+            captured = ran[number].tensors if step >= after[number].plan.rows_from else {}
+            tensors = captured | step_tensors(
                 after[number].table,
                 step,
                 after[number].readout,

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from tempo.capture import Capture
 from tempo.decoding import Plan, Session, StepOutcome
 from tempo.describe import describe
 from tempo.engine import decode
+from tempo.forks import Fork, decode_forks
 from tempo.layout import Batch, Layout, fitting
 from tempo.manifest import Run
 from tempo.recording import Recorder, first_header, model_facts, text_of, versions
@@ -64,14 +65,7 @@ def decode_batch(
     ):
         return {}
     recorders = [_recorder(request, capture, plan, folder) for plan in plans.values()]
-
-    def take(outcome: StepOutcome) -> None:
-        recorders[outcome.number].take(outcome)
-        if watch is not None:
-            watch(outcome)
-
-    size = None if request.options.readouts == "full" else TOP_READOUT
-    session = Session(request.model, capture, size, take)
+    session = _session(request, capture, recorders, watch)
     try:
         decodings = decode(session, list(plans.values()))
     finally:
@@ -79,10 +73,7 @@ def decode_batch(
             recorder.writer.flush()
     for recorder, decoding in zip(recorders, decodings, strict=True):
         recorder.writer.close(decoding.stopped)
-    keepers = {pair: recorder.writer for pair, recorder in zip(plans, recorders, strict=True)}
-    return {
-        pair: keeper.trace() for pair, keeper in keepers.items() if isinstance(keeper, TraceKeeper)
-    }
+    return _in_memory(plans, recorders)
 
 
 def _decode_alone(
@@ -93,19 +84,64 @@ def _decode_alone(
     folder: Path | None,
     watch: Watch | None,
 ) -> dict[Pair, Trace]:
-    """Decode every member of every set of one arm without its siblings, as many as fit at a time.
+    """Decode every member of every set of one arm without its siblings.
 
-    The batches follow from the traces of that arm, so a resumed run makes the same.
+    A member leaves its prompt's run at its set, so the past is run once for all of them. What
+    decodes together follows from the traces of that arm, so a resumed run makes the same.
     """
     traces = kept if folder is None else open_run(folder).traces
-    plans: dict[Pair, Plan] = {}
-    for prompt in request.prompts:
-        plans |= request.alone_plans(prompt.id, traces[prompt.id, str(request.alone)])
-    found: dict[Pair, Trace] = {}
-    for group in fitting(request, list(plans.values())):
-        batch = {pair: plan for pair, plan in plans.items() if plan in group}
-        found |= decode_batch(request, planned.rows, batch, folder=folder, watch=watch)
-    return found
+    references = [traces[prompt.id, str(request.alone)] for prompt in request.prompts]
+    forks: dict[Pair, Fork] = {}
+    for number, trace in enumerate(references):
+        for pair, plan in request.alone_plans(trace).items():
+            forks[pair] = Fork(len(forks), number, plan.rows_from - 1, plan)
+    if folder is not None and all(is_whole(trace_folder(folder, *pair)) for pair in forks):
+        return {}
+    return _decode_forks(request, planned, references, forks, folder=folder, watch=watch)
+
+
+def _decode_forks(
+    request: Request,
+    planned: Layout,
+    references: Sequence[Trace],
+    forks: Mapping[Pair, Fork],
+    *,
+    folder: Path | None,
+    watch: Watch | None,
+) -> dict[Pair, Trace]:
+    recorders = [_recorder(request, planned.rows, fork.plan, folder) for fork in forks.values()]
+    session = _session(request, planned.rows, recorders, watch)
+    trunks = [request.again(trace) for trace in references]
+    try:
+        decodings = decode_forks(session, trunks, fitting(request, list(forks.values())))
+    finally:
+        for recorder in recorders:
+            recorder.writer.flush()
+    for number, recorder in enumerate(recorders):
+        recorder.writer.close(decodings[number].stopped)
+    return _in_memory(forks, recorders)
+
+
+def _session(
+    request: Request, capture: Capture, recorders: Sequence[Recorder], watch: Watch | None
+) -> Session:
+    """Records every outcome, and shows it."""
+
+    def take(outcome: StepOutcome) -> None:
+        recorders[outcome.number].take(outcome)
+        if watch is not None:
+            watch(outcome)
+
+    size = None if request.options.readouts == "full" else TOP_READOUT
+    return Session(request.model, capture, size, take)
+
+
+def _in_memory(pairs: Iterable[Pair], recorders: Sequence[Recorder]) -> dict[Pair, Trace]:
+    """What was kept in memory; on disk there is nothing to hand on."""
+    keepers = {pair: recorder.writer for pair, recorder in zip(pairs, recorders, strict=True)}
+    return {
+        pair: keeper.trace() for pair, keeper in keepers.items() if isinstance(keeper, TraceKeeper)
+    }
 
 
 def _recorder(request: Request, capture: Capture, plan: Plan, folder: Path | None) -> Recorder:

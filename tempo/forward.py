@@ -12,13 +12,14 @@ from transformers import PreTrainedModel
 
 from tempo.attention import Forward
 from tempo.cache import SlotCache
-from tempo.capture import Tensors, captured, layer_facts, received
+from tempo.capture import NOTHING, Tensors, captured, layer_facts, received
 from tempo.decoding import Session
 from tempo.errors import ModelError
-from tempo.guards import guard_first_step, watched_positions
+from tempo.guards import guard_first_step, guard_projections, watched_positions
 from tempo.packing import packed
 from tempo.pruning import Received
 from tempo.sight import Sight, View
+from tempo.values import captured_values, watched_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ def forward(
     first: int,
     last_row_only: bool = False,
     guarded: bool = False,
+    rows: bool = True,
 ) -> list[Ran]:
     """Run the rows of some neighbouring sequences, packed as one sequence of rows.
 
@@ -50,6 +52,7 @@ def forward(
         first: Number in the cache of the first of the sequences.
         last_row_only: Give the logits of each sequence's last row only.
         guarded: Look at what the model did before anything is believed.
+        rows: Capture attention rows, as the session says.
 
     Raises:
         ModelError: The model did not do what the slot table says.
@@ -69,10 +72,13 @@ def forward(
     token, position = _fed(views, device)
     ends = np.cumsum([len(view.queries) for view in views])
     kept = torch.from_numpy(ends - 1 if last_row_only else np.arange(ends[-1]))
-    with watched_positions(hf) if guarded else nullcontext([]) as positions:
+    with (
+        watched_positions(hf) if guarded else nullcontext([]) as positions,
+        watched_inputs(session.projections.linears if guarded else {}) as projected,
+    ):
         logits = _logits(hf, token, position, kept=kept, state=state)
     counts = [1] * len(views) if last_row_only else [len(view.queries) for view in views]
-    tensors = captured(state, sight, session.capture)
+    tensors = captured(state, sight, session.capture if rows else NOTHING)
     if guarded:
         guard_first_step(
             session.model,
@@ -82,14 +88,12 @@ def forward(
             tensors=tensors,
             capture=session.capture,
         )
+        guard_projections(state, projected)
     facts = layer_facts(state, session.capture)
-    got = (
-        received(state, sight)
-        if judged
-        else [np.zeros(len(view.table), np.float32) for view in views]
-    )
-    each = zip(logits.split(counts), tensors, got, strict=True)
-    return [Ran(rows, piece, facts, one) for rows, piece, one in each]
+    norms = captured_values(state, views, session.projections)
+    got = received(state, sight) if judged else [_nothing(view) for view in views]
+    each = zip(logits.split(counts), tensors, norms, got, strict=True)
+    return [Ran(rows, piece | values, facts, one) for rows, piece, values, one in each]
 
 
 def _fed(
@@ -124,3 +128,7 @@ def _logits(
             f"{type(error).__name__}: {error} from {type(hf).__name__}; not supported"
         ) from error
     return out.logits[0]
+
+
+def _nothing(view: View) -> Received:
+    return np.zeros(len(view.table), np.float32)

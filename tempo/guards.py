@@ -5,16 +5,17 @@ another model. These guards read what the engine has at hand; they add no forwar
 nothing.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 
-from tempo.attention import Forward
+from tempo.attention import Forward, attend
 from tempo.capture import Capture, Tensors
 from tempo.errors import ModelError
 from tempo.format import visible_name
@@ -23,6 +24,8 @@ from tempo.sight import View
 
 ROW_SUM = 1e-5
 """Rows are a float32 softmax whatever the dtype of the model, so one tolerance serves all."""
+PROJECTED = 1e-2
+"""Part of the norm by which what a projection reads may differ: a gate is far beyond."""
 _ADVICE = "ask tempo doctor about this model"
 _on_guard = ContextVar("on_guard", default=True)
 
@@ -113,6 +116,27 @@ def guard_windows(model: LanguageModel, state: Forward) -> None:
             raise ModelError(
                 f"expected layer {layer} to attend with the window its configuration declares "
                 f"({declared}), got {call.window}; {_ADVICE}"
+            )
+
+
+def guard_projections(state: Forward, given: Mapping[int, Sequence[Tensor]]) -> None:
+    """Every output projection read what its heads attended, once and as it was.
+
+    A gate or a norm in between would make the norms of values through it another model's.
+    """
+    if not _on_guard.get():
+        return
+    packing = state.packing
+    for layer, inputs in given.items():
+        call = state.calls[layer]
+        keys, values = state.cache.read(layer, packing.sequences, packing.n_slots)
+        mask = state.mask(call.window).to(call.query.device)
+        heads = packing.pack(attend(call, keys, values, mask)).flatten().float()
+        read = torch.cat([one.flatten().float() for one in inputs]) if inputs else heads[:0]
+        if len(read) != len(heads) or not (read - heads).norm() <= PROJECTED * heads.norm():
+            raise ModelError(
+                "expected an output projection that reads the outputs of its heads as they are, "
+                f"got another input in layer {layer}; leave out values"
             )
 
 

@@ -8,8 +8,10 @@ from tempo.budget import Demand, MemoryPlan, Shape, batches, choose_level, memor
 from tempo.capture import Capture
 from tempo.config import parse_bytes, parse_numbers
 from tempo.decoding import Plan
+from tempo.forks import Fork
 from tempo.request import Pair, Request
 from tempo.selection import Forced, Greedy
+from tempo.values import output_projections
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Layout:
     Attributes:
         level: What is captured; the null arm of a reduced run keeps its rows all the same, and so
             does an arm whose members are decoded alone too.
-        rows: How the rows of members decoded alone are captured.
+        rows: How the rows of members decoded alone are captured; never their values.
     """
 
     level: str
@@ -42,8 +44,16 @@ class Layout:
 
 
 def layout(request: Request) -> Layout:
-    """Choose the level and the batches within the budget."""
+    """Choose the level and the batches within the budget.
+
+    Raises:
+        InputError: The budget is too small, or layers or heads are not the model's.
+        ModelError: Values are to be kept, and a layer has no plain output projection.
+    """
     shape, layers, heads = _shape(request)
+    values = request.options.values
+    if values:
+        output_projections(request.model, layers)
     budget_bytes = parse_bytes(request.options.budget)
     level = _level(request, shape, budget_bytes)
     pairs = _in_order(request, level)
@@ -51,7 +61,7 @@ def layout(request: Request) -> Layout:
     made = [
         Batch(
             tuple(pairs[number] for number in group),
-            Capture(demands[group[0]].level, layers, heads),
+            Capture(demands[group[0]].level, layers, heads, values),
             replays=pairs[group[0]][1] in request.replays,
         )
         for group in _groups(request, shape, pairs, level=level, budget_bytes=budget_bytes)
@@ -61,12 +71,17 @@ def layout(request: Request) -> Layout:
     return Layout(level, tuple(made), memory_plan(shape, sizes, level=level), rows)
 
 
-def fitting(request: Request, plans: Sequence[Plan]) -> list[list[Plan]]:
-    """Plans whose sets are known, in batches within the budget."""
+def fitting(request: Request, forks: Sequence[Fork]) -> list[list[Fork]]:
+    """Forks that leave at the same step, in groups within the budget."""
     shape, _, _ = _shape(request)
-    demands = [_forced_demand(plan) for plan in plans]
-    groups = batches(shape, demands, budget_bytes=parse_bytes(request.options.budget))
-    return [[plans[number] for number in group] for group in groups if group]
+    budget_bytes = parse_bytes(request.options.budget)
+    made: list[list[Fork]] = []
+    for step in sorted({fork.step for fork in forks}):
+        here = [fork for fork in forks if fork.step == step]
+        demands = [_forced_demand(fork.plan) for fork in here]
+        groups = batches(shape, demands, budget_bytes=budget_bytes)
+        made += [[here[number] for number in group] for group in groups]
+    return made
 
 
 def _forced_demand(plan: Plan) -> Demand:
@@ -88,6 +103,7 @@ def _shape(request: Request) -> tuple[Shape, tuple[int, ...], tuple[int, ...]]:
         item_bytes=model.hf.dtype.itemsize,
         captured_layers=len(layers),
         captured_heads=len(heads),
+        values=request.options.values,
     )
     return shape, layers, heads
 

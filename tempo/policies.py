@@ -1,14 +1,14 @@
 """A decoding policy is six small rules; a preset is one line."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tempo.biases import Bias, LogPosterior
 from tempo.errors import InputError
 from tempo.positions import Depth, Place, Shared, Unique
 from tempo.pruning import KEEPS, Keep, Kill, Never, Prune
 from tempo.readout import Mixture, PerNode, Read
-from tempo.selection import Greedy, Select, Threshold
+from tempo.selection import Greedy, Select, Tau, Threshold
 from tempo.visibility import ISOLATED, ORDERED, TREE, VISIBLE, Relation
 
 
@@ -54,32 +54,32 @@ class Policy:
         return self.branches or any(bias.needs_evidence for bias in self.bias)
 
 
-def isolated(threshold: float | int = 0.1, *, max_width: int = 8) -> Policy:
+def isolated(threshold: Tau = 0.1, *, max_width: int = 8) -> Policy:
     """Members share a position and see the past and themselves."""
     return Policy(Threshold(threshold, max_width))
 
 
-def visible(threshold: float | int = 0.1, *, max_width: int = 8) -> Policy:
+def visible(threshold: Tau = 0.1, *, max_width: int = 8) -> Policy:
     """Members share a position and see the past and each other."""
     return Policy(Threshold(threshold, max_width), see=VISIBLE)
 
 
-def ordered(threshold: float | int = 0.1, *, max_width: int = 8) -> Policy:
+def ordered(threshold: Tau = 0.1, *, max_width: int = 8) -> Policy:
     """Members share a position and see the past and higher-ranked members."""
     return Policy(Threshold(threshold, max_width), see=ORDERED)
 
 
-def unique(threshold: float | int = 0.1, *, max_width: int = 8) -> Policy:
+def unique(threshold: Tau = 0.1, *, max_width: int = 8) -> Policy:
     """Isolated members at consecutive positions: nothing shared."""
     return Policy(Threshold(threshold, max_width), place=Unique())
 
 
-def tree(threshold: float | int = 0.1, *, max_width: int = 8) -> Policy:
+def tree(threshold: Tau = 0.1, *, max_width: int = 8) -> Policy:
     """A tree: every node sees its ancestors and has children by conditional probability."""
     return Policy(Threshold(threshold, max_width), Depth(), TREE, read=PerNode(max_width))
 
 
-def posterior(threshold: float | int = 0.1, *, max_width: int = 8) -> Policy:
+def posterior(threshold: Tau = 0.1, *, max_width: int = 8) -> Policy:
     """Isolated, and later queries weigh each set by what was fed since: Bayes' rule as a bias."""
     return Policy(Threshold(threshold, max_width), bias=(LogPosterior(),))
 
@@ -100,12 +100,20 @@ PRESETS: dict[str, Callable[..., Policy]] = {
 }
 
 
-def preset(name: str, *, threshold: float | int = 0.1, max_width: int = 8) -> Policy:
-    """A preset by name.
+def preset(
+    name: str, *, threshold: Tau = 0.1, max_width: int = 8, select: Select | None = None
+) -> Policy:
+    """A preset by name; greedy keeps one token a step whatever else is given.
+
+    Args:
+        select: Which tokens enter, instead of a threshold; of a tree, at each node.
 
     Raises:
         InputError: No such policy.
     """
     if name not in PRESETS:
         raise InputError(f"expected a policy of {', '.join(PRESETS)}, got {name!r}")
-    return greedy() if name == "greedy" else PRESETS[name](threshold, max_width=max_width)
+    if name == "greedy":
+        return greedy()
+    policy = PRESETS[name](threshold, max_width=max_width)
+    return policy if select is None else replace(policy, select=select)

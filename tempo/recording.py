@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -96,7 +97,8 @@ def model_facts(model: LanguageModel) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Versions of what made a run."""
     names = ("tempo-decoding", "torch", "transformers", "numpy", "safetensors")
     return {"python": platform.python_version()} | {name: version(name) for name in names}

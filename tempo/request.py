@@ -19,7 +19,7 @@ from tempo.model import LanguageModel
 from tempo.policies import PRESETS, Policy
 from tempo.support import check_rope
 from tempo.trace import Trace
-from tempo.twins import Change, alone, members_of_sets
+from tempo.twins import Change, alone, forced, members_of_sets
 
 PromptInput = str | Sequence[int] | np.ndarray | Tensor | Prompt
 Pair = tuple[str, str]
@@ -57,13 +57,18 @@ class Request:
         arm, change = self.replays[pair[1]]
         return self._plan(pair, change.apply(reference.slots, self.arms[arm]))
 
-    def alone_plans(self, prompt_id: str, reference: Trace) -> dict[Pair, Plan]:
+    def again(self, reference: Trace) -> Plan:
+        """The plan that feeds the sets of a finished trace under its own rules."""
+        pair = (reference.header.prompt_id, reference.header.arm)
+        return self._plan(pair, replace(self.arms[pair[1]], select=forced(reference.slots)))
+
+    def alone_plans(self, reference: Trace) -> dict[Pair, Plan]:
         """For every member of every set, the plan that leaves out its siblings.
 
         It ends with the set after, whose rows are the only ones kept.
         """
         assert self.alone is not None
-        policy, plans = self.arms[self.alone], {}
+        prompt_id, policy, plans = reference.header.prompt_id, self.arms[self.alone], {}
         for (step, rank), slot in members_of_sets(reference.slots).items():
             pair = (prompt_id, f"{ALONE}@{self.alone}/{step:02d}.{rank}")
             plan = self._plan(pair, alone(reference.slots, policy, slot))
@@ -77,7 +82,8 @@ class Request:
     def demand(self, pair: Pair, level: str) -> Demand:
         """Slots that a sequence may need, captured at a level."""
         arm = self.replays[pair[1]][0] if pair[1] in self.replays else pair[1]
-        width = largest_width(self.arms[arm].select)
+        policy = self.arms[arm]
+        width = policy.read.frontier if policy.branches else largest_width(policy.select)
         return Demand(len(self.token_ids[pair[0]]), self.options.steps, width, level)
 
     def n_slots_at_most(self) -> int:
@@ -129,10 +135,12 @@ def make_request(
         alone=alone,
     )
     for name, policy in arms.items():
-        if policy.keep == "recompute" and options.capture == "qk":
+        if policy.keep == "recompute" and (options.capture == "qk" or options.values):
+            kind = "qk" if options.capture == "qk" else "values"
             raise InputError(
-                "expected capture of weights or reduced where deaths are recomputed, which writes "
-                f"keys anew, got qk with {name}; capture weights"
+                "expected capture of weights or reduced without values where deaths are "
+                f"recomputed, which writes keys and values anew, got {kind} with {name}; capture "
+                "weights only"
             )
     longest = min(request.n_slots_at_most(), model.max_positions) - 1
     check_rope(model, longest)

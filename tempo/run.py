@@ -29,7 +29,10 @@ DEFAULT_POLICY = "isolated"
 REPLAYS = {"visible@isolated": ("isolated", "visible")}
 """Arms that an unpaired `compare` adds: the second on the sets of the first, where both are."""
 NULL = "greedy"
-_POLICY_OPTIONS = ("threshold", "max_width", "readout", "positions")
+_POLICY_OPTIONS = (
+    *("select", "threshold", "max_width", "readout"),
+    *("positions", "bias", "prune", "keep"),
+)
 
 
 def generate(

@@ -1,19 +1,23 @@
 """Which tokens enter: from a next-token distribution to a parallel set.
 
 Selection is on float32 probabilities. Sets are ordered by probability, ties by token id; only
-`Forced` keeps the order it was given.
+`Forced` keeps the order it was given. `tempo.sampling` has more rules.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from tempo.errors import InputError
 from tempo.format import Dropped
+from tempo.schedules import Schedule, check_threshold
+from tempo.vocabulary import TOP_READOUT
 
 LogProbability = Float32[np.ndarray, " vocab"]
+Tau = float | int | Schedule
+"""One threshold for all steps, or one for each."""
 _SLACK = 1e-3
 
 
@@ -61,40 +65,23 @@ class Select(ABC):
 class Threshold(Select):
     """Every token with probability >= tau, at most `max_width`; the top token if there is none."""
 
-    tau: float | int
+    tau: Tau
     max_width: int = 8
 
     def __post_init__(self) -> None:
-        if not 0 < self.tau <= 1:
-            raise InputError(
-                f"expected a threshold above 0 and at most 1, got {self.tau}; for example 0.1"
-            )
-        _check_count("max_width", self.max_width)
+        if not isinstance(self.tau, Schedule):
+            check_threshold(self.tau)
+        check_count("max_width", self.max_width)
 
     def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
-        """Tokens at or above tau."""
-        near = np.flatnonzero(log_probability >= np.log(self.tau) - _SLACK)
-        passed = near[np.exp(log_probability[near]) >= np.float32(self.tau)]
-        token = _ordered(
-            log_probability,
-            passed if len(passed) else np.flatnonzero(log_probability == log_probability.max()),
-        )
-        kept, cut = (
-            token[: self.max_width if len(passed) else 1],
-            token[self.max_width :] if len(passed) else token[:0],
-        )
-        dropped = tuple(
-            Dropped(int(t), float(np.exp(log_probability[t])), "max_width") for t in cut
-        )
-        return Choice(kept, log_probability[kept], dropped, self._margin(log_probability))
-
-    def _margin(self, log_probability: LogProbability) -> float:
-        passes = log_probability >= np.log(self.tau)
-        nearest = [
-            log_probability[passes].min(initial=np.inf),
-            log_probability[~passes].max(initial=-np.inf),
-        ]
-        return float(np.abs(np.exp(np.asarray(nearest, np.float64)) - self.tau).min())
+        """Tokens at or above the tau of the step."""
+        tau = self.tau.at(step) if isinstance(self.tau, Schedule) else float(self.tau)
+        near = np.flatnonzero(log_probability >= np.log(tau) - _SLACK)
+        passed = near[np.exp(log_probability[near]) >= np.float32(tau)]
+        if not len(passed):
+            passed = np.flatnonzero(log_probability == log_probability.max())[:1]
+        chosen = widest(log_probability, passed, self.max_width)
+        return replace(chosen, tau_margin=margin(log_probability, tau))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +91,13 @@ class TopK(Select):
     k: int
 
     def __post_init__(self) -> None:
-        _check_count("k", self.k)
+        check_count("k", self.k)
 
     def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
         """The best k."""
         k = min(self.k, len(log_probability))
         lowest = np.partition(log_probability, -k)[-k]
-        token = _ordered(log_probability, np.flatnonzero(log_probability >= lowest))[:k]
+        token = by_rank(log_probability, np.flatnonzero(log_probability >= lowest))[:k]
         return Choice(token, log_probability[token])
 
 
@@ -170,12 +157,41 @@ class Forced(Select):
         return step > len(self.sets)
 
 
-def _ordered(
+def by_rank(
     log_probability: LogProbability, token: Int64[np.ndarray, " member"]
 ) -> Int64[np.ndarray, " member"]:
+    """Tokens by probability, ties by id."""
     return token[np.lexsort((token, -log_probability[token]))]
 
 
-def _check_count(name: str, value: int) -> None:
+def widest(
+    log_probability: LogProbability, passed: Int64[np.ndarray, " passed"], max_width: int
+) -> Choice:
+    """The best of the tokens that passed, at most `max_width`; the next best are noted as dropped.
+
+    No more are noted than a trace keeps of a readout: a nucleus may hold most of a vocabulary.
+    """
+    token = by_rank(log_probability, passed)
+    kept, cut = token[:max_width], token[max_width:][:TOP_READOUT]
+    dropped = tuple(Dropped(int(t), float(np.exp(log_probability[t])), "max_width") for t in cut)
+    return Choice(kept, log_probability[kept], dropped)
+
+
+def margin(log_probability: LogProbability, tau: float) -> float:
+    """Distance of the nearest probability to a threshold."""
+    passes = log_probability >= np.log(tau)
+    nearest = [
+        log_probability[passes].min(initial=np.inf),
+        log_probability[~passes].max(initial=-np.inf),
+    ]
+    return float(np.abs(np.exp(np.asarray(nearest, np.float64)) - tau).min())
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse a number of tokens below 1.
+
+    Raises:
+        InputError: It is.
+    """
     if value < 1:
-        raise InputError(f"expected {name} of at least 1, got {value}")
+        raise InputError(f"expected {name} of at least 1, got {value}; give a whole number above 0")

@@ -219,6 +219,22 @@ class Trace:
         """Keys after RoPE of every slot written up to a step (level qk)."""
         return np.concatenate([self.tensor(earlier, "k") for earlier in range(step + 1)], axis=2)
 
+    def value_norm(self, step: int) -> Float32[np.ndarray, "layer head slot"]:
+        """How long `v W_h` is for every slot written up to a step, as it was when written.
+
+        W_h is the part of the output projection that query head h writes through.
+
+        Raises:
+            LevelError: The stream `values` was not captured.
+        """
+        if tensor_name(0, "value_norm") not in self.tensors:
+            raise LevelError(
+                "expected a trace with the norms of values, got one without; decode again with "
+                "values=True (--values)"
+            )
+        own = self.tensor(step, "value_norm")
+        return np.concatenate([*(self.tensor(k, "value_norm") for k in range(step)), own], axis=2)
+
     def token_text(self, slot: int) -> str:
         """The text that one slot's token adds."""
         return self.header.tokens[int(self.slots.token[slot])]

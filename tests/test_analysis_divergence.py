@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import rel_entr
 
-from analysis.divergence import divergence, prompt_divergence, readout_distance
+from analysis.divergence import (
+    IDENTICAL,
+    MEASURES,
+    divergence,
+    divergence_means,
+    prompt_divergence,
+    readout_distance,
+)
 from tempo.errors import InputError
 from tempo.testing.planted import VOCABULARY, planted_trace, random_readout, stored_readout
 
@@ -57,6 +64,30 @@ def test_identical_readouts_are_not_apart():
     assert (found.kl_forward, found.kl_backward, found.js) == (0, 0, 0)
     assert found.top_overlap == 1
     assert 1 - 1e-3 < found.cosine <= 1
+
+
+def test_whole_identical_readouts_have_the_values_of_identical_ones():
+    p = stored_readout(random_readout(0, 1), VOCABULARY)
+    found = readout_distance(p, p)
+    for name, same in IDENTICAL.items():
+        assert getattr(found, name) == pytest.approx(same, abs=1e-15), name
+    assert set(MEASURES) - set(IDENTICAL) == {"shared_mass"}
+
+
+def test_top_overlaps_count_the_best_tokens_of_both():
+    p = np.exp(-np.arange(20.0))
+    q = p.copy()
+    q[[0, 1]] = q[[1, 0]]  # the two best change places
+    q[[4, 7]] = q[[7, 4]]  # the fifth leaves the best five, not the best ten
+    first, second = stored_readout(p / p.sum(), 20), stored_readout(q / q.sum(), 20)
+    found = readout_distance(first, second)
+    assert (found.top_1_overlap, found.top_5_overlap, found.top_overlap) == (0.0, 0.8, 1.0)
+
+
+def test_short_lists_are_compared_as_far_as_they_go():
+    p, q = np.array([0.6, 0.3, 0.1]), np.array([0.6, 0.1, 0.3])
+    found = readout_distance(stored_readout(p, 2), stored_readout(q, 2))
+    assert (found.top_1_overlap, found.top_5_overlap) == (1.0, 0.5)
 
 
 def test_a_token_that_one_list_lacks_goes_to_the_rest_on_both_sides():
@@ -143,3 +174,16 @@ def test_prompts_are_averaged_with_intervals():
     same = divergence([prompt_divergence(*replay(n)) for n in range(12)])
     np.testing.assert_array_equal(same.js.estimate[1:], 0)
     np.testing.assert_array_equal(same.top_overlap.low[1:], 1)
+
+
+def test_steps_are_averaged_within_a_prompt_first():
+    prompts = [prompt_divergence(*replay(n, readouts=shifted)) for n in range(12)]
+    found = divergence_means(prompts)
+    assert tuple(found) == MEASURES
+    by_prompt = [np.nanmean(prompt.by_step[:, 2]) for prompt in prompts]
+    assert found["js"].estimate == pytest.approx(np.mean(by_prompt), rel=1e-12)
+    assert (found["js"].n, found["top_1_overlap"].n) == (12, 12)
+    same = divergence_means([prompt_divergence(*replay(n)) for n in range(12)])
+    assert same["kl_forward"].estimate == same["kl_backward"].estimate == 0
+    assert same["top_1_overlap"].low == same["top_5_overlap"].low == 1
+    assert divergence_means([])["js"].n == 0

@@ -9,7 +9,7 @@ import pytest
 import tempo.run
 from tempo import open_run, open_trace
 from tempo.cli.options import EVERYTHING
-from tempo.config import Options
+from tempo.config import Options, make_options
 from tempo.trace import Trace
 from tests.command_line import CAT, call, document, generated, model_folder, refusal, with_tiny
 
@@ -26,6 +26,15 @@ def kept(folder: Path, *arguments: object) -> Trace:
 
 def widths(trace: Any) -> list[int]:
     return [len(step["members"]) for step in trace["steps"]]
+
+
+def probabilities(trace: Any) -> list[list[float]]:
+    return [[member["probability"] for member in step["members"]] for step in trace["steps"]]
+
+
+def tokens(trace: Trace) -> list[int]:
+    """What was decoded, without the prompt."""
+    return trace.slots.token[trace.slots.n_prompt :].tolist()
 
 
 def positions(trace: Any) -> list[float]:
@@ -61,6 +70,120 @@ def test_a_lower_threshold_lets_more_tokens_in():
     low, high = (generated(CAT, "--threshold", tau) for tau in (0.02, 0.3))
     assert sum(widths(low)) > sum(widths(high))
     assert all(m["probability"] >= 0.02 for step in low["steps"] for m in step["members"])
+
+
+def test_a_threshold_may_follow_the_steps():
+    falling = generated(CAT, "--threshold", "linear:0.9:0.02:4", "--steps", 4)
+    flat, low = (generated(CAT, "--threshold", tau, "--steps", 1) for tau in (0.9, 0.02))
+    assert falling["steps"][0] == flat["steps"][0] != low["steps"][0]
+    assert widths(falling)[0] == 1 < widths(falling)[3]
+    assert min(probabilities(falling)[3]) >= 0.02
+    rising = generated(CAT, "--threshold", "relu:0.02:1:0.5:1", "--steps", 4)
+    assert rising["steps"][0] == low["steps"][0]
+    assert widths(rising)[2:] == [1, 1]
+    shapes = ("linear:0.9:0.02:6", "bezier:0.9:0.02:0.02:0.02:6")
+    line, bent = (generated(CAT, "--threshold", shape, "--steps", 4) for shape in shapes)
+    assert (widths(line), widths(bent)) == ([1, 1, 1, 1], [1, 1, 1, 3])
+    assert min(probabilities(bent)[3]) >= 0.4**3 * 0.88 + 0.02
+
+
+def test_a_run_keeps_its_threshold_as_it_was_given(tmp_path: Path):
+    texts = ("0.05", "bezier:0.3:0.05:0.1:5")
+    for number, text in enumerate(texts):
+        kept(tmp_path / str(number), CAT, "--threshold", text, "--steps", 1)
+    runs = [open_run(tmp_path / str(number)) for number in (0, 1)]
+    assert [run.settings["threshold"] for run in runs] == [0.05, texts[1]]
+    assert [run.policies["isolated"]["select"]["tau"] for run in runs] == [
+        0.05,
+        {"rule": "Bezier", "start": 0.3, "control": [0.05], "end": 0.1, "steps": 5},
+    ]
+
+
+@pytest.mark.parametrize("policy", ["isolated", "tree"])
+def test_select_top_k_keeps_that_many(policy: str):
+    found = widths(generated(CAT, "--select", "top-k:3", "--policy", policy, "--steps", 3))
+    assert found == ([3, 3, 3] if policy == "isolated" else [3, 8, 8])
+
+
+def test_select_top_p_keeps_a_mass_and_min_p_what_is_near_the_top():
+    nucleus = probabilities(generated(CAT, "--select", "top-p:0.5", "--max-width", 99))
+    assert all(sum(step) >= 0.5 - 1e-6 > sum(step[:-1]) for step in nucleus)
+    assert max(map(len, nucleus)) > 8
+    near = probabilities(generated(CAT, "--select", "min-p:0.5", "--max-width", 99))
+    assert all(min(step) >= 0.5 * max(step) - 1e-6 for step in near)
+    assert max(map(len, near)) > 1
+    for rule in ("top-p:0.9", "min-p:0.1"):
+        cut = generated(CAT, "--select", rule, "--max-width", 2)["steps"]
+        assert {len(step["members"]) for step in cut} == {2}
+        assert {item["reason"] for step in cut for item in step["dropped"]} == {"max_width"}
+
+
+def test_select_sample_draws_sets_and_heat_spreads_them():
+    cold, plain, hot = (
+        generated(CAT, "--select", f"sample:2{heat}", "--eos", "ignore")
+        for heat in (":0.001", "", ":50")
+    )
+    assert widths(cold) == widths(plain) == widths(hot) == [2] * 10
+    assert cold["steps"] == generated(CAT, "--select", "top-k:2", "--eos", "ignore")["steps"]
+    assert plain["steps"] != cold["steps"]
+    heats = [sum(sum(step) for step in probabilities(trace)) for trace in (cold, plain, hot)]
+    assert heats[0] > heats[1] > heats[2]
+
+
+def test_what_is_drawn_does_not_depend_on_what_decodes_beside_it(tmp_path: Path):
+    command = ("--select", "sample:2", "--eos", "ignore", "--steps", 6)
+    alone = document(with_tiny("generate", CAT, *command, "--json"))["traces"]
+    batch = document(with_tiny("generate", CAT, "a dog", CAT, *command, "--json"))["traces"]
+    members = [[[m["token"] for m in s["members"]] for s in t["steps"]] for t in (*alone, *batch)]
+    assert members[0] == members[1]
+    assert members[1] != members[3], "the same text under another id is another draw"
+
+
+def test_seed_decides_what_is_drawn(tmp_path: Path):
+    command = ("compare", CAT, "--arms", "isolated,greedy", "--select", "sample:2", "--steps", 4)
+    found = []
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert with_tiny(*command, "--seed", seed, "--out", tmp_path / folder).exit_code == 0
+        run = open_run(tmp_path / folder)
+        assert run.policies["isolated"]["select"]["seed"] == seed
+        assert run.policies["greedy"]["select"] == {"rule": "Greedy"}
+        found.append([tokens(run.trace("p0000", arm)) for arm in ("isolated", "greedy")])
+    assert found[0] == found[1]
+    assert found[0][0] != found[2][0]
+    assert found[0][1] == found[2][1]
+    again = with_tiny(*command, "--seed", 1, "--out", tmp_path / "a")
+    assert "already complete" in again.stdout
+    other = with_tiny(*command, "--seed", 2, "--out", tmp_path / "a")
+    assert other.exit_code == 2
+    assert "other options" in other.stderr
+
+
+def test_a_run_without_a_threshold_says_so(tmp_path: Path):
+    kept(tmp_path, CAT, "--select", "top-k:2", "--steps", 1)
+    settings = open_run(tmp_path).settings
+    assert (settings["select"], settings["threshold"]) == ("top-k:2", None)
+    assert make_options({name: settings[name] for name in Options.model_fields}).threshold is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--select", "best"], "expected a selection of threshold, top-k:K, top-p:P, min-p:R, sa"),
+        (["--select", "top-k:0"], "expected k of at least 1, got 0"),
+        (["--select", "top-k:9"], "got 'top-k:9'; raise --max-width to 9"),
+        (["--select", "top-p:1.5"], "expected top-p of a share above 0 and at most 1, got 1.5"),
+        (["--select", "min-p:0"], "expected min-p of a share above 0 and at most 1, got 0"),
+        (["--select", "sample:2:0"], "expected a temperature above 0, got 0"),
+        (["--select", "top-k:3", "--policy", "greedy"], "expected no --select with policy greedy"),
+        (["--select", "top-k:3", "--threshold", "0.1"], "expected a threshold with --select thr"),
+        (["--threshold", "linear:0.3:0.1"], "or linear:START:END:STEPS, bezier:START:CONTROL[:"),
+        (["--threshold", "linear:0.3:0:9"], "threshold: expected a threshold above 0 and at most"),
+        (["--threshold", "linear:0.3:0.1:1"], "threshold: expected a schedule of at least 2 steps"),
+        (["--threshold", "relu:0.3:2:0.1:0.1"], "expected a slope that leads from 0.3 to 0.1"),
+    ],
+)
+def test_a_selection_that_makes_no_sense_is_refused(arguments: list[str], says: str):
+    assert says in refusal(with_tiny("generate", CAT, *arguments))
 
 
 def test_max_width_bounds_the_sets():
@@ -181,6 +304,21 @@ def test_a_file_gives_options_and_the_command_line_wins(tmp_path: Path):
     (typed,) = document(call(*command, "--steps", 2, "--no-chat"))["traces"]
     assert widths(typed) == [1, 1]
     assert positions(typed)[0] < positions(read)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("threshold = 0.02", 8),
+        ("threshold = 1", 1),
+        ('threshold = "linear:1:0.02:2"', 1),
+        ('select = "top-k:2"', 2),
+    ],
+)
+def test_a_file_says_which_tokens_enter(tmp_path: Path, content: str, found: int):
+    config = tmp_path / "config.toml"
+    config.write_text(content)
+    assert widths(generated(CAT, "--config", config, "--steps", 1)) == [found]
 
 
 def test_a_file_names_the_arms_of_a_comparison(tmp_path: Path):

@@ -25,7 +25,7 @@ PURE_ROOMS = {"vocabulary", "errors", "slots", "visibility", "positions", "selec
 PURE_ROOMS |= {"biases", "choosing", "schedules", "sampling", "twins", "pruning", "policies"}
 PURE_ROOMS |= {"describe", "rows", "trace", "manifest", "store", "archive"}
 ENGINE_ROOMS = {"attention", "cache", "capture", "engine", "packing", "reading", "record", "sight"}
-ENGINE_ROOMS |= {"forward", "deaths"}
+ENGINE_ROOMS |= {"forward", "deaths", "values"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.TryStar)

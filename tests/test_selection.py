@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempo.choosing import choose
+from tempo.choosing import Choosing, choose
 from tempo.errors import InputError
+from tempo.schedules import Constant, Linear
 from tempo.selection import Forced, Greedy, Threshold, TopK
 
 P = np.array([0.05, 0.3, 0.2, 0.3, 0.15])
@@ -47,6 +48,30 @@ def test_the_margin_is_the_distance_of_the_nearest_probability() -> None:
     assert np.isnan(Greedy().select(LOG, 1).tau_margin)
 
 
+def test_a_scheduled_threshold_is_that_of_its_step_and_so_is_the_margin() -> None:
+    rule = Threshold(Linear(0.29, 0.19, 2))
+    assert [ids(rule.select(LOG, step)) for step in (1, 2, 9)] == [[1, 3], [1, 3, 2], [1, 3, 2]]
+    margins = [rule.select(LOG, step).tau_margin for step in (1, 2)]
+    assert margins == pytest.approx([0.01, 0.01], abs=1e-6)
+
+
+@given(logits, st.floats(0.01, 1.0))
+def test_a_constant_schedule_is_a_number(values, tau) -> None:
+    log_p = np.array(values, np.float64)
+    log_p = (log_p - np.logaddexp.reduce(log_p)).astype(np.float32)
+    plain, scheduled = (Threshold(t).select(log_p, 3) for t in (tau, Constant(tau)))
+    assert ids(plain) == ids(scheduled)
+    assert plain.tau_margin == scheduled.tau_margin
+    assert plain.dropped == scheduled.dropped
+
+
+def test_of_a_long_cut_as_many_are_noted_as_a_trace_keeps_of_a_readout() -> None:
+    flat = np.full(1000, -np.log(1000), np.float32)
+    choice = Threshold(0.0005, max_width=3).select(flat, 1)
+    assert ids(choice) == [0, 1, 2]
+    assert [d.token for d in choice.dropped] == list(range(3, 3 + 256))
+
+
 def test_top_k_and_greedy_break_ties_by_id() -> None:
     assert ids(TopK(1).select(LOG, 1)) == [1]
     assert ids(TopK(3).select(LOG, 1)) == [1, 3, 2]
@@ -71,27 +96,27 @@ def test_forced_sets_may_bring_the_probabilities_they_were_chosen_with() -> None
 
 
 def test_an_end_of_sequence_on_top_becomes_the_last_set_alone() -> None:
-    choice = choose(Threshold(0.1), LOG, 1, eos_ids=(1,), eos="stop")
+    choice = choose(Choosing(Threshold(0.1), eos_ids=(1,), eos="stop"), LOG, 1)
     assert ids(choice) == [1]
     assert choice.ends
     assert [(d.token, d.reason) for d in choice.dropped] == [(3, "eos"), (2, "eos"), (4, "eos")]
 
 
 def test_an_end_of_sequence_below_the_top_is_left_out() -> None:
-    choice = choose(Threshold(0.1), LOG, 1, eos_ids=(2,), eos="stop")
+    choice = choose(Choosing(Threshold(0.1), eos_ids=(2,), eos="stop"), LOG, 1)
     assert ids(choice) == [1, 3, 4]
     assert not choice.ends
     assert [(d.token, d.reason) for d in choice.dropped] == [(2, "eos")]
 
 
 def test_an_ignored_end_of_sequence_is_never_selected() -> None:
-    choice = choose(Greedy(), LOG, 1, eos_ids=(1, 3), eos="ignore")
+    choice = choose(Choosing(Greedy(), eos_ids=(1, 3), eos="ignore"), LOG, 1)
     assert ids(choice) == [2]
-    assert ids(choose(Threshold(0.9), LOG, 1, eos_ids=(1, 3), eos="ignore")) == [2]
+    assert ids(choose(Choosing(Threshold(0.9), eos_ids=(1, 3), eos="ignore"), LOG, 1)) == [2]
 
 
 def test_forced_ends_are_fed_as_given() -> None:
-    choice = choose(Forced(((1, 2),)), LOG, 1, eos_ids=(1,), eos="stop")
+    choice = choose(Choosing(Forced(((1, 2),)), eos_ids=(1,), eos="stop"), LOG, 1)
     assert ids(choice) == [1, 2]
     assert not choice.ends
 

@@ -22,8 +22,16 @@ from tempo.cli.screen import busy, say, show
 from tempo.cli.tables import plain_table
 from tempo.manifest import Run
 
-HEADLINES = ("attention_ratio_without_sink", "attention_ratio_with_sink", "readout_js")
+HEADLINES = (
+    *("attention_ratio_without_sink", "attention_ratio_with_sink"),
+    *("parallel_verdict", "score_drift", "competition", "dilution_predicted", "first_score_drift"),
+    *("axes_changed", "paired_ratio_without_sink", "paired_ratio_with_sink"),
+    *("readout_js", "readout_cosine", "readout_top_1_overlap"),
+)
 """The metrics that `compare` shows; `analyze` shows all."""
+
+_OF_PAIRS = ("twin", "paired_ratio", "split")
+"""Questions of paired runs, whose refusals are shown below the table."""
 
 _NOTHING = "–"
 
@@ -77,7 +85,16 @@ def show_findings(
         sys.stdout.write(results.json())
         return
     show(metrics_table(metrics))
+    show(*(Text(line, style="dim") for line in refusals_of_pairs(results)))
     show_paths(paths)
+
+
+def refusals_of_pairs(results: Results) -> list[str]:
+    """What a paired run could not answer, a line each; nothing of a run that was not paired."""
+    if results.alone is None:
+        return []
+    asked = [each for each in results.refusals if each.question in _OF_PAIRS]
+    return [f"not answered: {each.question}, {each.arm}: {each.reason}" for each in asked]
 
 
 def show_paths(paths: Sequence[Path]) -> None:

@@ -18,19 +18,20 @@ Command = Callable[..., None]
 PANELS = {
     "Model": ("model", "revision", "dtype", "device", "device_map"),
     "Decoding": (
-        *("policy", "arms", "threshold", "max_width", "steps"),
-        *("readout", "positions", "eos", "chat"),
+        *("policy", "arms", "paired", "select", "threshold", "max_width", "steps"),
+        *("readout", "positions", "bias", "prune", "keep", "eos", "chat"),
     ),
-    "Trace": ("capture", "layers", "heads", "readouts", "budget"),
-    "Statistics": ("seed",),
+    "Trace": ("capture", "layers", "heads", "values", "readouts", "budget"),
+    "Random draws": ("seed",),
 }
 """Every field of `Options`, in the order and under the title that the help gives it."""
 
 MODEL = PANELS["Model"]
-STATISTICS = PANELS["Statistics"]
+STATISTICS = PANELS["Random draws"]
 EVERYTHING = tuple(name for names in PANELS.values() for name in names)
 
 _METAVARS = MappingProxyType({float: "NUMBER", int: "INTEGER", tuple: "NAME,NAME..."})
+_OWN_METAVARS = MappingProxyType({"select": "RULE", "threshold": "NUMBER|SCHEDULE"})
 
 
 def takes_options(
@@ -124,7 +125,7 @@ def _metavar(name: str) -> str:
     kind = _kind(name)
     if kind is Literal:
         return "|".join(get_args(Options.model_fields[name].annotation))
-    return _METAVARS.get(kind, "TEXT")
+    return _OWN_METAVARS.get(name) or _METAVARS.get(kind, "TEXT")
 
 
 def _kind(name: str) -> Any:
