@@ -1,5 +1,5 @@
 # Every target sets itself up on a machine with nothing but Python 3.11 or newer:
-#   make demo | test | test-fast | bench | check | findings | clean
+#   make demo | test | test-fast | bench | check | findings | findings-quick | clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -12,7 +12,7 @@ MODEL  := smollm2-135m
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install model demo test test-fast bench check findings clean
+.PHONY: help install model demo test test-fast bench check findings findings-quick clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -51,8 +51,16 @@ bench: model ## speed against Hugging Face generate
 	@$(BIN)/python -m tempo.bench
 
 findings: model ## ask every experiment again, in order, and write FINDINGS.md
+	@rm -rf runs/findings
 	@for run in experiments/e*/run.py; do echo "$$run"; $(BIN)/python "$$run" || exit 1; done
 	@$(BIN)/python -m experiments.findings
+
+findings-quick: model ## the same with ten prompts each; the page lands in runs/quick
+	@rm -rf runs/quick runs/findings/*-quick
+	@for run in experiments/e*/run.py; do echo "$$run"; \
+		name=$$(basename $$(dirname "$$run")); \
+		$(BIN)/python "$$run" --quick --out "runs/quick/$$name" || exit 1; done
+	@$(BIN)/python -m experiments.findings --results runs/quick --page runs/quick/FINDINGS.md
 
 clean: ## remove the environment, builds and caches; runs/ stays
 	@rm -rf $(VENV) build dist .hypothesis .import_linter_cache .pytest_cache .ruff_cache

@@ -18,6 +18,8 @@ class Finding:
         status: supported, refuted or inconclusive.
         rule: How the status follows from the interval.
         controls: What the number is held against, and what would change our mind.
+        published: The sentence of the original report that it tests; empty where none.
+        why: What the numbers say about that sentence, in words.
     """
 
     claim: str
@@ -25,6 +27,8 @@ class Finding:
     status: str
     rule: str
     controls: str
+    published: str = ""
+    why: str = ""
 
 
 def metric(result: Result, name: str, arm: str) -> Mapping[str, Any]:

@@ -4,11 +4,12 @@ Each finding is one disputable sentence. Its status follows from the interval by
 entry states.
 """
 
+import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 
-from experiments.entries import ENTRIES
 from experiments.finding import Finding, Result
 
 HERE = Path(__file__).parent
@@ -19,21 +20,32 @@ HEAD = """\
 
 Made by `make findings` from the `result.json` of each experiment; no number here is typed, and a
 test holds this page against those files. The unit is the prompt; intervals are 95 %, over prompts.
-A finding that turns out wrong stays here as refuted.
+A finding that turns out wrong stays here as refuted. Questions and predictions were written first:
+`experiments/*/question.md`.
+"""
+TABLE = """\
+## What the original report said
+
+| sentence | holds? | why | finding |
+|---|---|---|---|
 """
 
+Entries = Callable[[Result], list[Finding]]
 
-def page(
-    results: Mapping[str, Result], entries: Mapping[str, Callable[[Result], list[Finding]]]
-) -> str:
-    """The whole page."""
-    parts = [HEAD]
-    number = 0
-    for name, result in results.items():
-        for finding in entries[name](result):
-            number += 1
-            parts.append(_entry(f"F{number:02d}", finding, result))
-    return "\n".join(parts)
+
+def page(results: Mapping[str, Result], entries: Mapping[str, Entries]) -> str:
+    """The whole page: the sentences of the original report, then every finding."""
+    found = [
+        (finding, result) for name, result in results.items() for finding in entries[name](result)
+    ]
+    labelled = [(f"F{number:02d}", *pair) for number, pair in enumerate(found, 1)]
+    rows = [
+        f"| {finding.published} | {finding.status} | {finding.why} | {label} |\n"
+        for label, finding, _ in labelled
+        if finding.published
+    ]
+    table = [TABLE + "".join(rows)] if rows else []
+    return "\n".join([HEAD, *table, *(_entry(*one) for one in labelled)])
 
 
 def _entry(label: str, finding: Finding, result: Result) -> str:
@@ -52,15 +64,25 @@ def _entry(label: str, finding: Finding, result: Result) -> str:
     )
 
 
-def read_results() -> dict[str, Result]:
-    """The results of all experiments that have one, in order."""
-    files = sorted(HERE.glob("e*/result.json"))
+def read_results(folder: Path = HERE) -> dict[str, Result]:
+    """The results of all experiments that have one in a folder, in order."""
+    files = sorted(folder.glob("e*/result.json"))
     return {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
+def entries_of(names: Iterable[str]) -> dict[str, Entries]:
+    """The `entries` of each experiment, from the module beside its question."""
+    return {name: import_module(f"experiments.{name}.entries").entries for name in names}
+
+
 def main() -> None:
-    """Write FINDINGS.md."""
-    PAGE.write_text(page(read_results(), ENTRIES), encoding="utf-8")
+    """Write FINDINGS.md, or the page of the results in another folder."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--results", type=Path, default=HERE, help="folder of e*/result.json")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where to write")
+    given = parser.parse_args()
+    results = read_results(given.results)
+    given.page.write_text(page(results, entries_of(results)), encoding="utf-8")
 
 
 if __name__ == "__main__":

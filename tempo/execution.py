@@ -181,7 +181,7 @@ def _manifest(request: Request, planned: Layout) -> Manifest:
         "token_ids": {name: list(ids) for name, ids in request.token_ids.items()},
         "replays": {name: reference for name, (reference, _) in request.replays.items()},
         "axes": {name: sorted(change.axes) for name, (_, change) in request.replays.items()},
-        "alone": request.alone,
+        "alone_of": request.alone,
     }
     batches = tuple(batch.pairs for batch in planned.batches)
     return Manifest(request.prompts, policies, batches, settings | _made_by(request))

@@ -19,7 +19,7 @@ from tempo.guards import guard_first_step, guard_projections, watched_positions
 from tempo.packing import packed
 from tempo.pruning import Received
 from tempo.sight import Sight, View
-from tempo.values import captured_values, watched_inputs
+from tempo.values import NONE, captured_values, watched_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def forward(
         first: Number in the cache of the first of the sequences.
         last_row_only: Give the logits of each sequence's last row only.
         guarded: Look at what the model did before anything is believed.
-        rows: Capture attention rows, as the session says.
+        rows: Capture attention rows and values, as the session says.
 
     Raises:
         ModelError: The model did not do what the slot table says.
@@ -72,9 +72,10 @@ def forward(
     token, position = _fed(views, device)
     ends = np.cumsum([len(view.queries) for view in views])
     kept = torch.from_numpy(ends - 1 if last_row_only else np.arange(ends[-1]))
+    through = session.projections if rows else NONE
     with (
         watched_positions(hf) if guarded else nullcontext([]) as positions,
-        watched_inputs(session.projections.linears if guarded else {}) as projected,
+        watched_inputs(through.linears if guarded else {}) as projected,
     ):
         logits = _logits(hf, token, position, kept=kept, state=state)
     counts = [1] * len(views) if last_row_only else [len(view.queries) for view in views]
@@ -90,7 +91,7 @@ def forward(
         )
         guard_projections(state, projected)
     facts = layer_facts(state, session.capture)
-    norms = captured_values(state, views, session.projections)
+    norms = captured_values(state, views, through)
     got = received(state, sight) if judged else [_nothing(view) for view in views]
     each = zip(logits.split(counts), tensors, norms, got, strict=True)
     return [Ran(rows, piece | values, facts, one) for rows, piece, values, one in each]

@@ -6,9 +6,9 @@ from itertools import groupby
 
 from tempo.budget import Demand, MemoryPlan, Shape, batches, choose_level, memory_plan
 from tempo.capture import Capture
-from tempo.config import parse_bytes, parse_numbers
 from tempo.decoding import Plan
 from tempo.forks import Fork
+from tempo.quantities import parse_bytes, parse_numbers
 from tempo.request import Pair, Request
 from tempo.selection import Forced, Greedy
 from tempo.values import output_projections

@@ -65,7 +65,7 @@ class Run:
 
     def alone(self, prompt_id: str) -> dict[tuple[int, int], Trace]:
         """By (step, rank): the twin in which that member of that set has no siblings."""
-        arm = f"alone@{self.settings.get('alone')}/"
+        arm = f"alone@{self.settings.get('alone_of')}/"
         found: dict[tuple[int, int], Trace] = {}
         for one, name in self.traces:
             if one == prompt_id and name.startswith(arm):

@@ -83,7 +83,7 @@ def compare(
     With `paired`, the first arm decodes freely and all others are its twins: they are fed its sets
     and change one thing, `visible@isolated`; greedy decodes freely too, as the null. Every member
     of every set of the first arm is decoded alone as well (`Run.alone`), for the exact split of
-    what a set does to the attention its members get.
+    what a set does to the attention its members get, unless `alone=False`.
 
     Args:
         arms: Presets by name, or policies by a name of your own. With `paired`, from the second on
@@ -141,7 +141,7 @@ def compare_request(
     texts, ids = prompts_from(prompts)
     if chosen.paired:
         free, replays = _paired(named, chosen)
-        reference = next(iter(free))
+        reference = next(iter(free)) if chosen.alone else None
         return make_request(
             loaded, chosen, texts, token_ids=ids, arms=free, replays=replays, alone=reference
         )

@@ -43,6 +43,9 @@ class Projections:
     kv_heads: tuple[int, ...]
 
 
+NONE = Projections({}, {}, ())
+
+
 def projections(model: LanguageModel, capture: Capture) -> Projections:
     """What the stream needs of a model, worked out once; empty where values are not captured.
 
@@ -50,7 +53,7 @@ def projections(model: LanguageModel, capture: Capture) -> Projections:
         ModelError: A captured layer has no plain output projection.
     """
     if capture.level is None or not capture.values:
-        return Projections({}, {}, ())
+        return NONE
     linears = output_projections(model, capture.layers)
     heads, group = list(capture.heads), model.n_heads // model.n_kv_heads
     grams = {layer: _gram(linear.weight, model.n_heads, heads) for layer, linear in linears.items()}

@@ -15,7 +15,8 @@ from tempo.budget import (
     kv_bytes,
     trace_bytes,
 )
-from tempo.config import parse_bytes, parse_numbers, read_config
+from tempo.config import read_config
+from tempo.quantities import parse_bytes, parse_numbers
 from tempo.errors import InputError
 from tempo.layout import layout
 from tempo.policies import Policy

@@ -9,9 +9,8 @@ import pytest
 
 import tempo
 from analysis.results import analyze
-from experiments.entries import ENTRIES
 from experiments.finding import Finding, side, status_of
-from experiments.findings import PAGE, page, read_results
+from experiments.findings import PAGE, entries_of, page, read_results
 from tempo.suites import load_suite
 from tests.decoding import real_model
 
@@ -19,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_page_is_what_the_results_say() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(read_results(), ENTRIES)
+    assert PAGE.read_text(encoding="utf-8") == page(read_results(), entries_of(read_results()))
 
 
 def test_another_result_makes_another_page() -> None:
@@ -29,7 +28,7 @@ def test_another_result_makes_another_page() -> None:
     for row in changed["metrics"]:
         if row["name"] == "attention_ratio_without_sink_over_null":
             row |= {"estimate": 1.5, "low": 1.4, "high": 1.6}
-    before, after = (ENTRIES[name](result)[1] for result in (results[name], changed))
+    before, after = (entries_of([name])[name](result)[3] for result in (results[name], changed))
     assert isinstance(after, Finding)
     assert after.status == "refuted"
     assert "1.5 (1.4 to 1.6)" in after.evidence
@@ -100,7 +99,7 @@ def test_the_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     block = readme.split("## Use\n\n```\n")[1].split("```")[0]
     lines = [line.split("#")[0].strip() for line in block.splitlines()]
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in lines:
         shown = CliRunner().invoke(app, shlex.split(line)[1:])
         assert shown.exit_code == 0, (line, shown.output)

@@ -207,6 +207,12 @@ def test_what_cannot_be_paired_is_refused(arms, message: str) -> None:
         compared(arms)
 
 
+def test_members_are_left_out_of_solitude_where_asked() -> None:
+    run = compared(["isolated", "visible"], alone=False)
+    assert run.settings["alone_of"] is None
+    assert run.alone("p0000") == {}
+
+
 def test_twins_are_read_and_joined() -> None:
     assert parse_change("duplicates:3+mass-neutral") == Change(bias=(MassNeutral(),), copies=3)
     assert parse_change("boost:1+log-weight") == Change(bias=(Boost(1.0), LogWeight()))

@@ -3,11 +3,11 @@
 import tomllib
 from pathlib import Path
 
-import tempo
 from analysis.results import Results, analyze
 from analysis.statistics import Interval, estimate_with_interval
+from experiments.command import asked
 from experiments.result import write_result
-from tempo.suites import load_suite
+from experiments.standard import compared
 
 HERE = Path(__file__).parent
 COMMAND = "tempo compare --suite standard --arms isolated,visible,unique,greedy"
@@ -19,15 +19,15 @@ def isolated_over_unique(results: Results) -> Interval:
     return estimate_with_interval(shared.log_ratio - apart.log_ratio).exponentiated()
 
 
-def main() -> None:
+def main(quick: bool, out: Path) -> None:
     options = tomllib.loads((HERE / "config.toml").read_text(encoding="utf-8"))
-    model, prompts = options.pop("model"), load_suite("standard")
-    run = tempo.compare(model, prompts, out="runs/e01", force=True, **options)
+    run = compared("free", tuple(options.pop("arms")), quick=quick, **options)
     results = analyze(run)
+    pair = isolated_over_unique(results)
     write_result(
-        HERE, run, results, command=COMMAND, isolated_over_unique=isolated_over_unique(results)
+        out, run, results, command=COMMAND, experiment=HERE.name, isolated_over_unique=pair
     )
 
 
 if __name__ == "__main__":
-    main()
+    asked(main, HERE)

@@ -11,7 +11,7 @@ from tempo.cli.screen import busy, is_terminal, say, show, show_json
 from tempo.config import Options
 from tempo.manifest import Run
 
-_OPTIONS = tuple(name for name in EVERYTHING if name not in ("arms", "paired"))
+_OPTIONS = tuple(name for name in EVERYTHING if name not in ("arms", "paired", "alone"))
 
 
 @takes_options(*_OPTIONS, config=True)

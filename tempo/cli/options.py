@@ -18,7 +18,7 @@ Command = Callable[..., None]
 PANELS = {
     "Model": ("model", "revision", "dtype", "device", "device_map"),
     "Decoding": (
-        *("policy", "arms", "paired", "select", "threshold", "max_width", "steps"),
+        *("policy", "arms", "paired", "alone", "select", "threshold", "max_width", "steps"),
         *("readout", "positions", "bias", "prune", "keep", "eos", "chat"),
     ),
     "Trace": ("capture", "layers", "heads", "values", "readouts", "budget"),

@@ -1,19 +1,25 @@
-"""What each experiment says: its findings, with the rule that turns intervals into a status."""
+"""What e01 says: its findings, with the rule that turns intervals into a status."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.finding import Finding, Result, metric, shown, side, status_of
 
 PUBLISHED = (0.36, 0.61)
 """The published "parallel tokens get 0.36-0.61x the attention of non-parallel ones"."""
+PUBLISHED_ARMS = {"isolated": 0.48, "visible": 0.58}
+MISSED = 0.1
+CURVE = ("x", "estimate", "low", "high")
 ARMS = ("isolated", "visible", "unique")
 MARGIN = 1.1
 
 
-def _attention_to_sets(result: Result) -> list[Finding]:
+def entries(result: Result) -> list[Finding]:
+    """The findings, in order."""
     return [
         _published_ratio(result),
+        _every_step(result),
+        _two_arms(result),
         _sink_free_ratio(result),
         _sharing(result),
         _isolation(result),
@@ -42,9 +48,73 @@ def _published_ratio(result: Result) -> Finding:
         rule=f"supported if, over the null, the interval lies within {low} and {high} in every "
         f"arm; refuted if it lies above {high} in every arm.",
         controls="chance 1; the greedy run of the same prompt, its steps labelled as the sets: it "
-        "carries the first-token sink and the place of the sets, but no parallel token. The next "
+        "carries the first-token sink and the place of the sets, but no parallel token. A later "
         "entry leaves the first token out.",
+        published="parallel tokens get 0.36-0.61x",
+        why="the null, where nothing is parallel, has "
+        + ", ".join(f"{row['null']:.2g}" for row in rows.values())
+        + "; over it there remain "
+        + ", ".join(f"{row['estimate']:.2g}" for row in over.values()),
     )
+
+
+def _every_step(result: Result) -> Finding:
+    low, high = PUBLISHED
+    inside, outside, total, ranges = 0, 0, 0, []
+    for arm in ARMS:
+        detail = result["detail"]["by_arm"][arm]
+        curve = zip(*(detail["ratio_by_step"]["with"][name] for name in CURVE), strict=True)
+        points = [point for point in curve if point[2] is not None]
+        nulls = [one for one in detail["null_by_step"]["with"]["estimate"] if one is not None]
+        inside += sum(low <= point[2] and point[3] <= high for point in points)
+        outside += sum(point[3] < low or high < point[2] for point in points)
+        total += len(points)
+        ranges.append(_range(arm, [point[1] for point in points], nulls))
+    return Finding(
+        claim=f"In every step, parallel tokens get {low} to {high} of the weight of others.",
+        evidence="Ratio by step, first token counted, lowest to highest: "
+        + "; ".join(ranges)
+        + f". Of {total} intervals, one for each arm and step, {inside} lie within {low} and "
+        f"{high}, {outside} lie outside.",
+        status=status_of(0 < total == inside, outside > MISSED * total),
+        rule="supported if all intervals lie within; refuted if more than a tenth lie outside, "
+        "twice what intervals of 95 % miss.",
+        controls="intervals step by step, not simultaneous, from 8 prompts on; the labelled greedy "
+        "run as in the first entry.",
+        published="... in every step",
+        why=f"of {total} intervals by arm and step, {outside} lie outside; the null falls with the "
+        "steps in the same way",
+    )
+
+
+def _range(arm: str, values: list[float], nulls: list[float]) -> str:
+    if not values or not nulls:
+        return f"{arm} no data"
+    return (
+        f"{arm} {min(values):.3g} to {max(values):.3g} (null {min(nulls):.3g} to {max(nulls):.3g})"
+    )
+
+
+def _two_arms(result: Result) -> Finding:
+    rows = {arm: metric(result, "attention_ratio_with_sink", arm) for arm in PUBLISHED_ARMS}
+    holds = [row["low"] <= value <= row["high"] for (arm, value), row in _published(rows)]
+    misses = [side(row, of=value) != 0 for (arm, value), row in _published(rows)]
+    shown_rows = "; ".join(f"{arm} {shown(row)}" for arm, row in rows.items())
+    return Finding(
+        claim="Isolated members get 0.48 and visible members 0.58 of the weight of other tokens.",
+        evidence=f"First token counted: {shown_rows}.",
+        status=status_of(all(holds), any(misses)),
+        rule="supported if both values lie in their intervals, refuted if one lies outside.",
+        controls="another model and other prompts than the published ones: this says what holds "
+        "here, not that the numbers were misread there. The order of the two arms on identical "
+        "tokens is e02's.",
+        published="isolated 0.48, visible 0.58",
+        why=shown_rows,
+    )
+
+
+def _published(rows: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    return list(zip(PUBLISHED_ARMS.items(), rows.values(), strict=True))
 
 
 def _sink_free_ratio(result: Result) -> Finding:
@@ -160,8 +230,3 @@ def _thirds(values: list[float]) -> tuple[float, float, float]:
 def _sets(result: Result) -> str:
     counts = ", ".join(f"{result['n_sets'][arm]} in {arm}" for arm in ARMS)
     return f"Sets of width >= 2: {counts}."
-
-
-ENTRIES: dict[str, Callable[[Result], list[Finding]]] = {
-    "e01_attention_to_sets": _attention_to_sets,
-}
