@@ -8,6 +8,8 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := $(shell grep '^torch==' constraints.txt)
 MODEL  := smollm2-135m
+# one thread for each of two processes; files stay whole, since they share what they build
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -42,10 +44,10 @@ check: install ## format, lint, types, import floors
 	@$(BIN)/lint-imports --no-logo
 
 test: model check ## check, then every test, fast and slow
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-fast: check ## check, then the tests that need no real model
-	@$(BIN)/python -m pytest -m 'not slow'
+	@$(PYTEST) -m 'not slow'
 
 bench: model ## speed against Hugging Face generate
 	@$(BIN)/python -m tempo.bench
