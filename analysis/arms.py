@@ -1,10 +1,13 @@
-"""Which arms of a run are parallel, which one is their null, which replay another's tokens."""
+"""Which arms of a run are parallel, which one is their null, which are twins of another."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tempo.manifest import Run
+
+BEFORE_AXES = ("relation",)
+"""What the only replay of runs that recorded no axes, `visible@isolated`, may change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +17,17 @@ class Arms:
     Attributes:
         free: Arms that chose their own tokens, in the order of the run.
         greedy: The free arm of width 1 that serves as the null; None where the run has none.
-        replays: Replay arm to the arm whose sets were forced on it; for readouts only.
+        replays: Twin to the arm whose sets were forced on it.
+        axes: Twin to what may differ from that arm, as in `tempo.twins.AXES`.
+        alone: The arm of which every member of every set was decoded without its siblings too;
+            None where the run holds no such twins.
     """
 
     free: tuple[str, ...]
     greedy: str | None
     replays: Mapping[str, str]
+    axes: Mapping[str, tuple[str, ...]]
+    alone: str | None
 
     @property
     def parallel(self) -> tuple[str, ...]:
@@ -30,9 +38,18 @@ class Arms:
 def arms_of(run: Run) -> Arms:
     """Read the parts from the settings and policies of a run."""
     replays = dict(run.settings.get("replays", {}))
-    free = tuple(arm for arm in run.arms if arm not in replays)
+    axes = run.settings.get("axes", {})
+    alone = run.settings.get("alone_of")
+    fed = {*replays, f"alone@{alone}"}
+    free = tuple(arm for arm in run.arms if arm not in fed)
     greedy = [arm for arm in free if _is_greedy(arm, run.policies.get(arm, {}))]
-    return Arms(free, greedy[0] if greedy else None, replays)
+    return Arms(
+        free=free,
+        greedy=greedy[0] if greedy else None,
+        replays=replays,
+        axes={twin: tuple(axes.get(twin, BEFORE_AXES)) for twin in replays},
+        alone=alone,
+    )
 
 
 def pair_name(source: str, replay: str) -> str:

@@ -7,13 +7,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from analysis.averages import mean_over_prompts
-from analysis.divergence import IDENTICAL, MEASURES, PromptDivergence
 from analysis.entropy import CHANCE as EVEN_ENTROPY
 from analysis.measure import PromptMeasures
 from analysis.ratio import CHANCE as EVEN_RATIO
 from analysis.ratio import AttentionRatio
 from analysis.statistics import SEED, Interval, estimate_with_interval
-from analysis.verdict import divergence_verdict, verdict
+from analysis.verdict import verdict
 
 NONE = float("nan")
 Values = Float64[np.ndarray, " prompt"]
@@ -30,7 +29,8 @@ class Metric:
         arm: Arm, or pair of arms as `isolated|visible`.
         unit: Unit of estimate, limits, chance and null.
         interval: Mean over prompts and its interval (geometric mean for ratios).
-        chance: Value under even attention, or of identical readouts; NaN where there is none.
+        chance: Value under even attention, or where a twin or a set has no effect; NaN where there
+            is none.
         null: Estimate of the same quantity on the greedy runs; NaN where there is none.
         verdict: Generated from the intervals of the comparisons with both.
     """
@@ -120,17 +120,6 @@ def null_metrics(arm: str, column: Column, *, seed: int = SEED) -> list[Metric]:
         for quantity in _QUANTITIES
         if quantity.name not in _OF_SETS_ONLY
     ]
-
-
-def pair_metrics(
-    pair: str, prompts: Sequence[PromptDivergence], *, seed: int = SEED
-) -> list[Metric]:
-    """Distance of the readouts of two arms on identical tokens."""
-    js = np.array([prompt.overall()[MEASURES.index("js")] for prompt in prompts])
-    nats = estimate_with_interval(js, seed=seed)
-    unit = "nats" if all(prompt.complete for prompt in prompts) else "nats, lower bound"
-    text = divergence_verdict(nats)
-    return [Metric("readout_js", pair, unit, nats, IDENTICAL["js"], NONE, text)]
 
 
 def metric_row(metric: Metric) -> Mapping[str, str | float | int]:

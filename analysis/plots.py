@@ -28,9 +28,16 @@ from analysis.entropy import EntropyFunnel
 from analysis.heads import HeadTable
 from analysis.ratio import CHANCE as EVEN_RATIO
 from analysis.ratio import AttentionRatio
+from analysis.set_effect import ALONE, SetEffect
 from analysis.statistics import Curve
 
-RATIO_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+FACTOR_TICKS = (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 2.0, 3.0, 4.0)
+_SPLIT_LOOKS: Mapping[str, tuple[str, dict[str, str]]] = {
+    "drift": ("score drift", {"color": COLOURS[0]}),
+    "competition": ("competition", {"color": COLOURS[1]}),
+    "predicted": ("dilution by independent odds", {"color": COLOURS[2], "linestyle": "--"}),
+}
+RATIO_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
 def ratio_figure(ratios: Mapping[str, Mapping[str, AttentionRatio]]) -> Figure:
@@ -108,6 +115,27 @@ def divergence_figure(pairs: Mapping[str, Divergence]) -> Figure:
     return figure
 
 
+def split_figure(effect: SetEffect) -> Figure:
+    """Drift, competition and its prediction by layer, of first sets and of all sets."""
+    with house_style():
+        figure = new_figure(2.9)
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        parts = {"first sets": effect.first, "all sets": effect.all_sets}
+        for axes, (title, part) in zip(panels, parts.items(), strict=True):
+            axes.set_yscale("log")
+            axes.axhline(ALONE, color=FAINT, linestyle=":", label="a token alone")
+            for name, (label, look) in _SPLIT_LOOKS.items():
+                _draw_curve(axes, part.by_layer[name], label, **look)
+            axes.set(title=f"{plain_text(effect.arm)}, {title}", xlabel="layer")
+            _name_factors(axes, FACTOR_TICKS)
+        panels[0].set_ylabel("member in its set / alone")
+        has_band = bool(np.isfinite(effect.all_sets.by_layer["drift"].low).any())
+        note = "bands: 95 %, all layers at once" if has_band else "too few prompts for bands"
+        figure.suptitle(f"{note}; scores relative to the prompt without slot 0", fontsize=7)
+        _draw_legend(figure, panels, n_columns=4)
+    return figure
+
+
 def _draw_curve(axes: Axes, curve: Curve, label: str, **look: Any) -> None:
     """A line with markers, and a band where there are intervals."""
     text = plain_text(label)
@@ -124,7 +152,12 @@ def _draw_ratio(axes: Axes, ratio: AttentionRatio) -> None:
     if ratio.null.n:
         null = "null: same labels on the greedy run"
         _draw_curve(axes, ratio.null_by_step, null, color=COLOURS[1], linestyle="--")
-    axes.yaxis.set_major_locator(FixedLocator(RATIO_TICKS))
+    _name_factors(axes, RATIO_TICKS)
+
+
+def _name_factors(axes: Axes, ticks: tuple[float, ...]) -> None:
+    """Plain numbers on a logarithmic axis, whole ones on the other."""
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -12,8 +12,15 @@ from analysis.canvas import save_figure
 from analysis.heads import KINDS, RULE
 from analysis.lattice import lattice_figure
 from analysis.metrics import Metric
-from analysis.plots import divergence_figure, entropy_figure, head_figure, ratio_figure
+from analysis.plots import (
+    divergence_figure,
+    entropy_figure,
+    head_figure,
+    ratio_figure,
+    split_figure,
+)
 from analysis.results import Results
+from analysis.statistics import Interval
 from analysis.tables import (
     arm_rows,
     fact_rows,
@@ -25,6 +32,9 @@ from analysis.tables import (
     ratio_rows,
     readout_rows,
     set_rows,
+    split_rows,
+    split_sentences,
+    twin_rows,
 )
 from tempo.manifest import Run
 from tempo.store import disk_errors
@@ -41,6 +51,11 @@ _NAMES = {
     "sink_mass": "attention on slot 0",
     "sibling_mass": "attention on siblings",
     "repetition": "repeated trigrams of the top path",
+    "parallel_verdict": "mass of a member in its set over its mass alone",
+    "score_drift": "down-weighting, the score of a member in its set against alone",
+    "competition": "dilution, the mass on the prompt in the set against alone",
+    "paired_ratio_without_sink": "weight per set slot over weight per other slot but slot 0, over "
+    "the same in the reference",
     "readout_js": "Jensen-Shannon divergence of the readouts on identical tokens",
 }
 """Metrics that are said in sentences, in words."""
@@ -79,7 +94,7 @@ def report_text(run: Run, results: Results, figures: Mapping[str, str]) -> str:
     environment = Environment(
         autoescape=False, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"number": _number, "cell": _cell}
+    environment.filters |= {"number": _number, "cell": _cell, "limits": _limits}
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(
         results=results,
@@ -94,6 +109,9 @@ def report_text(run: Run, results: Results, figures: Mapping[str, str]) -> str:
         head_rows=list(head_rows(results)),
         head_sentences=head_sentences(results),
         set_rows=set_rows(results),
+        twin_rows=twin_rows(results),
+        split_rows=list(split_rows(results)),
+        split_sentences=split_sentences(results),
         readout_rows=list(readout_rows(results)),
         readout_note=_readout_note(results),
         figures=figures,
@@ -121,6 +139,9 @@ def _write_figures(run: Run, results: Results, folder: Path) -> dict[str, str]:
         if each.ratio or each.heads:
             figure = head_figure(arm, each.ratio.get("without"), each.heads)
             files[f"Heads, {arm}"] = save_figure(figure, folder, f"heads_{_file_name(arm)}")
+    if results.set_effects:
+        figure = split_figure(results.set_effects["without"])
+        files["A member in its set over alone"] = save_figure(figure, folder, "split_by_layer")
     if results.divergence:
         figure = divergence_figure(results.divergence)
         files["Readouts on identical tokens"] = save_figure(figure, folder, "readouts_by_step")
@@ -162,6 +183,13 @@ def _readout_note(results: Results) -> str:
 def _number(value: float) -> str:
     """Three significant digits; a dash where there are no data."""
     return f"{value:.3g}" if np.isfinite(value) else "\u2013"
+
+
+def _limits(found: Interval | None) -> str:
+    """A number with its interval; dashes where there are none."""
+    if found is None or not found.n:
+        return "\u2013"
+    return f"{_number(found.estimate)} ({_number(found.low)} to {_number(found.high)})"
 
 
 def _cell(value: object) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.arms import Arms, arms_of, pair_name
-from analysis.divergence import Divergence, PromptDivergence, divergence, prompt_divergence
+from analysis.arms import Arms, arms_of
+from analysis.divergence import Divergence
 from analysis.entropy import EntropyFunnel, entropy_funnel
 from analysis.heads import KINDS, MEASURES, RULE, HeadTable, head_table
 from analysis.isolation import SiblingMass, sibling_mass
@@ -20,26 +20,24 @@ from analysis.metrics import (
     metric_row,
     missing_ratio_metrics,
     null_metrics,
-    pair_metrics,
     ratio_metrics,
 )
+from analysis.paired_metrics import (
+    refused_split_metric,
+    refused_twin_metric,
+    split_metrics,
+    twin_metrics,
+)
+from analysis.pairing import Twin, twins_of
 from analysis.ratio import AttentionRatio, Sink, attention_ratio
+from analysis.refusal import Refusal
+from analysis.set_effect import SINKS, SetEffect, set_effects
 from analysis.statistics import SEED
 from analysis.widths import Widths, widths
 from tempo.errors import InputError, NoParallelSetsError
 from tempo.manifest import Run
 
 FORMAT = 1
-SINKS: tuple[Sink, Sink] = ("without", "with")
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A question that the data cannot answer, and why."""
-
-    question: str
-    arm: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +64,32 @@ class Results:
     Attributes:
         arms: Free-running arms, the null among them.
         greedy: The null arm, None where the run has none.
-        replays: Replay arm to the arm whose sets it replayed; used for `divergence` only.
+        replays: Twin to the arm whose sets it was fed.
+        alone: The arm whose members were decoded without their siblings too; None if none was.
         n_prompts: Prompts of the run.
         metrics: One row for each number, beside its chance value, null and verdict.
         by_arm: Curves and tables of each arm.
-        divergence: By pair, as `isolated|visible`.
+        twins: What one change did on identical tokens, by twin.
+        set_effects: The exact split, "without" and "with" slot 0 in its reference; empty where
+            there is none.
         refusals: Questions without an answer.
     """
 
     arms: tuple[str, ...]
     greedy: str | None
     replays: Mapping[str, str]
+    alone: str | None
     n_prompts: int
     metrics: tuple[Metric, ...]
     by_arm: Mapping[str, ArmResults]
-    divergence: Mapping[str, Divergence]
+    twins: Mapping[str, Twin]
+    set_effects: Mapping[Sink, SetEffect]
     refusals: tuple[Refusal, ...]
+
+    @property
+    def divergence(self) -> Mapping[str, Divergence]:
+        """Distance of the readouts step by step, by pair, as `isolated|visible`."""
+        return {twin.pair: twin.by_step for twin in self.twins.values() if twin.by_step}
 
     def document(self) -> dict[str, Any]:
         """The content of `results.json`: plain JSON values, `None` where there is no data."""
@@ -96,6 +104,8 @@ class Results:
                 "metrics": plain(self.metrics),
                 "by_arm": plain(self.by_arm),
                 "divergence": plain(self.divergence),
+                "twins": {arm: _without_steps(twin) for arm, twin in self.twins.items()},
+                "set_effects": plain(self.set_effects),
                 "refusals": plain(self.refusals),
                 "heads": {"measures": list(MEASURES), "kinds": list(KINDS), "rule": RULE},
             },
@@ -121,6 +131,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def _without_steps(twin: Twin) -> Any:
+    """A twin as JSON values; its curves stand under `divergence`."""
+    return {name: value for name, value in plain(twin).items() if name != "by_step"}
+
+
 def analyze(run: Run) -> Results:
     """Ask every question of every arm.
 
@@ -137,20 +152,25 @@ def analyze(run: Run) -> Results:
         arm: _combine(column, axes, is_null=arm == arms.greedy, seed=seed)
         for arm, column in columns.items()
     }
-    pairs, refused_pairs = _divergences(run, arms)
+    twins, refused_twins = twins_of(run, arms, seed=seed)
+    effects, refused_split = set_effects(run, arms, seed=seed)
     metrics = [
         *(metric for arm in by_arm for metric in _metrics(arm, arms, columns, by_arm, seed=seed)),
-        *(row for pair, prompts in pairs.items() for row in pair_metrics(pair, prompts, seed=seed)),
+        *(metric for twin in twins.values() for metric in twin_metrics(twin)),
+        *(refused_twin_metric(one) for one in refused_twins if one.question == "twin"),
+        *_split_metrics(arms, by_arm, effects, refused_split),
     ]
     return Results(
         arms=tuple(by_arm),
         greedy=arms.greedy if arms.greedy in by_arm else None,
         replays=arms.replays,
+        alone=arms.alone,
         n_prompts=len(run.prompts),
         metrics=tuple(metrics),
         by_arm=by_arm,
-        divergence={pair: divergence(prompts, seed=seed) for pair, prompts in pairs.items()},
-        refusals=(*_unanswered(arms, by_arm), *refused_pairs),
+        twins=twins,
+        set_effects=effects,
+        refusals=(*_unanswered(arms, by_arm), *refused_twins, *refused_split),
     )
 
 
@@ -224,14 +244,39 @@ def _metrics(
 ) -> list[Metric]:
     if arm == arms.greedy:
         return null_metrics(arm, columns[arm], seed=seed)
-    null = by_arm.get(arms.greedy) if arms.greedy else None
-    no_null = "" if null else f"no null: {_NO_GREEDY}"
-    unlabelled = f"no null: {_NO_ROWS}" if null and null.heads is None else no_null
+    unlabelled = _no_labelled_null(arms, by_arm)
+    no_null = "" if arms.greedy in by_arm else unlabelled
     ratios = list(by_arm[arm].ratio.values())
     return [
         *(ratio_metrics(arm, ratios, no_null=unlabelled) or missing_ratio_metrics(arm, _NO_SETS)),
         *arm_metrics(arm, columns[arm], columns.get(arms.greedy or ""), no_null=no_null, seed=seed),
     ]
+
+
+def _no_labelled_null(arms: Arms, by_arm: Mapping[str, ArmResults]) -> str:
+    """Why the ratio has no null; empty where it has."""
+    null = by_arm.get(arms.greedy) if arms.greedy else None
+    if null is None:
+        return f"no null: {_NO_GREEDY}"
+    return "" if null.heads else f"no null: {_NO_ROWS}"
+
+
+def _split_metrics(
+    arms: Arms,
+    by_arm: Mapping[str, ArmResults],
+    effects: Mapping[Sink, SetEffect],
+    refused: Sequence[Refusal],
+) -> list[Metric]:
+    """The split of a paired run; none of a run that was not paired."""
+    if arms.alone is None:
+        return []
+    if not effects:
+        return [refused_split_metric(one) for one in refused]
+    ratios = by_arm[arms.alone].ratio
+    over_null = ratios["without"].over_null if ratios else None
+    has_null = over_null is not None and over_null.n > 0
+    no_null = _no_labelled_null(arms, by_arm) if ratios else _NO_SETS
+    return split_metrics(effects, over_null if has_null else None, no_null=no_null)
 
 
 def _unanswered(arms: Arms, by_arm: Mapping[str, ArmResults]) -> list[Refusal]:
@@ -249,17 +294,3 @@ def _unanswered(arms: Arms, by_arm: Mapping[str, ArmResults]) -> list[Refusal]:
     elif null.heads is None:
         refusals.append(Refusal("attention_ratio_null", str(arms.greedy), _NO_ROWS))
     return refusals
-
-
-def _divergences(run: Run, arms: Arms) -> tuple[dict[str, list[PromptDivergence]], list[Refusal]]:
-    """Prompts of each pair on identical tokens, and the pairs that are not."""
-    pairs, refusals = {}, []
-    for replay, source in arms.replays.items():
-        name = pair_name(source, replay)
-        try:
-            prompts = [prompt_divergence(*both) for _, both in run.pairs(source, replay)]
-        except InputError as error:
-            refusals.append(Refusal("divergence", name, str(error)))
-        else:
-            pairs |= {name: prompts} if prompts else {}
-    return pairs, refusals

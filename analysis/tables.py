@@ -7,15 +7,35 @@ import numpy as np
 
 from analysis.divergence import MEASURES as READOUT_MEASURES
 from analysis.heads import KINDS, UNTYPED, HeadTable
-from analysis.ratio import Q_BELOW, AttentionRatio
+from analysis.pairing import Twin
+from analysis.ratio import Q_BELOW, AttentionRatio, Sink
 from analysis.results import ArmResults, Results
 from analysis.statistics import Curve
+from analysis.verdict import axes_verdict
 from tempo.manifest import Run
 
 Row = dict[str, Any]
 NONE = float("nan")
 MOST_HEADS = 10
 MOST_LATTICES = 20
+SPLIT_TERMS: Mapping[Sink, tuple[str, ...]] = {
+    "without": (
+        *("total", "drift", "competition", "predicted", "elsewhere"),
+        *("sink_gain", "set_gain"),
+    ),
+    "with": ("drift", "competition", "elsewhere"),
+}
+"""Parts of the split in the order they are shown; with the sink only those that it changes."""
+
+SPLIT_WORDS = {
+    "total": "mass of a member = drift x competition",
+    "drift": "score drift, {sink} slot 0",
+    "competition": "competition, {sink} slot 0",
+    "predicted": "dilution that independent odds predict",
+    "elsewhere": "competition beyond that, {sink} slot 0",
+    "sink_gain": "mass of slot 0",
+    "set_gain": "mass of the whole set over that of one member alone",
+}
 _SETTINGS = ("command", "steps", "threshold", "max_width", "readout", "eos", "level", "seed")
 
 
@@ -37,8 +57,11 @@ def fact_rows(run: Run) -> dict[str, str]:
 def arm_rows(run: Run, results: Results) -> list[tuple[str, str, str]]:
     """Name, role and policy of every arm."""
     roles = {arm: "null" if arm == results.greedy else "parallel" for arm in results.arms}
-    for replay, source in results.replays.items():
-        roles[replay] = f"replays the sets of {source}; readouts only"
+    for twin, source in results.replays.items():
+        found = results.twins.get(twin)
+        roles[twin] = f"twin of {source}: {axes_verdict(found.axes)}" if found else "refused twin"
+    if results.alone:
+        roles[f"alone@{results.alone}"] = f"each member of a set of {results.alone} by itself"
     return [(arm, role, _policy(run.policies.get(arm, {}))) for arm, role in roles.items()]
 
 
@@ -88,6 +111,37 @@ def readout_rows(results: Results) -> Iterator[Row]:
             curves = {name: getattr(found, name) for name in READOUT_MEASURES}
             estimates = {name: _at(curve, step)["estimate"] for name, curve in curves.items()}
             yield {"pair": pair, "step": step} | _at(found.js, step) | estimates
+
+
+def twin_rows(results: Results) -> list[Row]:
+    """What changed in every twin and what followed; a refused one has no number."""
+    return [_twin_row(twin, results.twins.get(twin)) for twin in results.replays]
+
+
+def split_rows(results: Results) -> Iterator[Row]:
+    """Each part of the split, of first sets and of all sets, as a factor of a token alone."""
+    for sink, effect in results.set_effects.items():
+        for term in SPLIT_TERMS[sink]:
+            first, every = (getattr(p.factor, term) for p in (effect.first, effect.all_sets))
+            yield {"name": SPLIT_WORDS[term].format(sink=sink), "first": first, "every": every}
+
+
+def split_sentences(results: Results) -> list[str]:
+    """The verdict, what the split rests on, and in how many heads a drift is sure."""
+    verdicts = [each for each in results.metrics if each.name == "parallel_verdict"]
+    sentences = [f"**{each.arm}**: **{each.verdict}**." for each in verdicts]
+    effect = results.set_effects.get("without")
+    if effect is None:
+        return sentences
+    down, up, tested = effect.all_sets.heads_off_alone()
+    left_out = f"; {effect.n_left_out} sets lack a twin and were left out"
+    return [
+        *sentences,
+        f"{effect.n_sets} sets with {effect.n_members} members were split"
+        f"{left_out if effect.n_left_out else ''}.",
+        f"At q < {Q_BELOW:g}, {down} heads score members lower in their set than alone and {up} "
+        f"higher, of {tested} tested (all sets, without slot 0).",
+    ]
 
 
 def lattices(run: Run, results: Results) -> dict[str, list[str]]:
@@ -146,6 +200,16 @@ def _set_row(arm: str, found: ArmResults) -> Row:
     }
 
 
+def _twin_row(name: str, twin: Twin | None) -> Row:
+    if twin is None:
+        numbers = dict.fromkeys(("without", "with", "js", "cosine", "top_1_overlap"))
+        return {"twin": name, "changed": "refused, see above", "n": 0} | numbers
+    changed = axes_verdict(twin.axes)
+    numbers = {sink: twin.ratio.get(sink) for sink in ("without", "with")}
+    numbers |= {name: twin.readouts.get(name) for name in ("js", "cosine", "top_1_overlap")}
+    return {"twin": name, "changed": changed, "n": twin.n_prompts} | numbers
+
+
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
 
@@ -153,7 +217,9 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _policy(rule: Any) -> str:
     """A recorded rule in one line, as `Threshold(tau=0.1, max_width=8)`."""
     if isinstance(rule, Mapping):
-        inner = ", ".join(f"{key}={_policy(value)}" for key, value in rule.items() if key != "rule")
+        is_change = rule.get("rule") == "Change"
+        kept = {k: v for k, v in rule.items() if k != "rule" and not (is_change and v is None)}
+        inner = ", ".join(f"{key}={_policy(value)}" for key, value in kept.items())
         return f"{rule.get('rule', '')}({inner})"
     if isinstance(rule, list | tuple):
         return f"[{', '.join(_policy(each) for each in rule)}]"

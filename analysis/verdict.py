@@ -1,5 +1,6 @@
 """Sentences generated from intervals; nothing is concluded anywhere else."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -8,6 +9,9 @@ from analysis.statistics import MARGIN, Interval, equivalent
 
 Scale = Literal["ratio", "difference"]
 """Of a comparison: log-ratios, or differences in the unit of the metric."""
+
+Reference = Literal["chance", "the null", "a token alone", "the reference", "identical readouts"]
+"""What a value is compared with."""
 
 ROUNDING_NATS = 1e-6
 """Divergences below this are what float32 rounding gives."""
@@ -40,7 +44,7 @@ def verdict(
     return "; ".join(dict.fromkeys(part for part in parts if part))
 
 
-def comparison(against: Interval, reference: Literal["chance", "the null"], *, scale: Scale) -> str:
+def comparison(against: Interval, reference: Reference, *, scale: Scale) -> str:
     """One comparison in words, from its interval alone."""
     if np.isnan(against.low) or np.isnan(against.high):
         return against.method if against.n else "no data"
@@ -53,6 +57,21 @@ def comparison(against: Interval, reference: Literal["chance", "the null"], *, s
     lower, higher = ("below", "above") if reference == "chance" else ("lower than", "higher than")
     side = lower if against.high < 0 else higher
     return f"{side} {reference} by {_size(against.estimate, scale)}"
+
+
+def change_verdict(against: Interval, reference: Reference, *, scale: Scale) -> str:
+    """A `comparison` of two runs of the model, which rounding alone can set apart."""
+    if max(abs(against.low), abs(against.high)) <= ROUNDING_NATS:
+        return "no difference beyond rounding"
+    return comparison(against, reference, scale=scale)
+
+
+def axes_verdict(axes: Sequence[str]) -> str:
+    """What changed in a twin, where everything else that can be compared was found equal."""
+    if not axes:
+        return "nothing changed"
+    unknown = "; relation and bias cannot be compared" if "tokens" in axes else ""
+    return f"{', '.join(axes)} changed, nothing else{unknown}"
 
 
 def divergence_verdict(nats: Interval) -> str:

@@ -15,6 +15,7 @@ from analysis.tables import fact_rows, head_rows
 from tempo.errors import OutputError
 from tempo.manifest import Run
 from tempo.testing.planted import favour_sets, noisy, planted_run, planted_trace, uniform, with_sink
+from tests.planted_runs import marked
 
 WORDS = {0: " $x$", 1: "\n", 2: "|", 3: " \u4e2d", 4: "```", 5: "\u200b", 6: "", 7: " a_b^{2}"}
 PLANS = {
@@ -27,9 +28,8 @@ PLANS = {
 
 def planted(n_prompts: int = 9, **changed) -> Run:
     plans = {name: plan | changed for name, plan in PLANS.items()}
-    return planted_run(
-        plans, n_prompts=n_prompts, settings={"replays": {"visible@isolated": "isolated"}}
-    )
+    settings = {"replays": {"visible@isolated": "isolated"}}
+    return marked(planted_run(plans, n_prompts=n_prompts, settings=settings))
 
 
 @pytest.fixture(scope="module")

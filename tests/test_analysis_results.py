@@ -16,6 +16,7 @@ from tempo.testing.planted import (
     with_sink,
 )
 from tempo.trace import Trace
+from tests.planted_runs import marked
 
 KEYS = ["name", "arm", "estimate", "low", "high", "n", "chance", "null", "verdict"]
 WIDTHS = (2, 1, 3, 1)
@@ -33,7 +34,7 @@ def whole_run(n_prompts: int = 9, **changed) -> Run:
     arms = {"isolated": ISOLATED, "visible": VISIBLE, "greedy": GREEDY, "visible@isolated": replay}
     arms = {name: plan | changed.get(name, {}) for name, plan in arms.items()}
     settings = {"replays": {"visible@isolated": "isolated"}, "seed": 0}
-    return planted_run(arms, n_prompts=n_prompts, settings=settings)
+    return marked(planted_run(arms, n_prompts=n_prompts, settings=settings))
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +171,12 @@ def test_an_arm_without_parallel_sets_has_no_ratio_and_no_zero():
 def test_replayed_tokens_that_differ_are_refused_and_the_rest_is_answered():
     found = analyze(whole_run(**{"visible@isolated": {"widths": (1, 2, 3, 1)}}))
     assert found.divergence == {}
-    refusal = next(each for each in found.refusals if each.question == "divergence")
+    refusal = next(each for each in found.refusals if each.question == "twin")
     assert refusal.arm == "isolated|visible"
-    assert "expected arms 'isolated' and 'visible@isolated'" in refusal.reason
+    assert "on 9 of 9 prompts: expected 'visible@isolated' to differ from 'isolated'" in (
+        refusal.reason
+    )
+    assert row(found, "axes_changed", "isolated|visible")["verdict"].startswith("refused: on 9 of")
     assert row(found, "attention_ratio_without_sink", "isolated")["n"] == 9
 
 

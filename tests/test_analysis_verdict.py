@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from analysis.statistics import INFINITE, MARGIN, Interval, too_few
-from analysis.verdict import comparison, divergence_verdict, parallel_verdict, verdict
+from analysis.verdict import (
+    axes_verdict,
+    change_verdict,
+    comparison,
+    divergence_verdict,
+    parallel_verdict,
+    verdict,
+)
 
 
 def found(low: float, high: float, n: int = 40, method: str = "BCa") -> Interval:
@@ -44,6 +51,33 @@ def test_a_ratio_is_judged_by_its_interval_alone(against, reference, text):
 )
 def test_a_difference_is_judged_by_its_interval_alone(against, text):
     assert comparison(against, "chance", scale="difference") == text
+
+
+@pytest.mark.parametrize(
+    ("against", "text"),
+    [
+        (found(-1e-7, 1e-7), "no difference beyond rounding"),
+        (found(0.0, 0.0), "no difference beyond rounding"),
+        (found(-0.3, -0.1), "lower than identical readouts by 0.2"),
+        (found(-0.1, 0.3), "inconclusive"),
+        (found(np.nan, np.nan, 3, too_few(3)), too_few(3)),
+    ],
+)
+def test_rounding_is_no_change(against, text):
+    assert change_verdict(against, "identical readouts", scale="difference") == text
+
+
+@pytest.mark.parametrize(
+    ("axes", "text"),
+    [
+        ((), "nothing changed"),
+        (("positions",), "positions changed, nothing else"),
+        (("positions", "relation"), "positions, relation changed, nothing else"),
+        (("tokens",), "tokens changed, nothing else; relation and bias cannot be compared"),
+    ],
+)
+def test_what_changed_is_said_and_that_nothing_else_did(axes, text):
+    assert axes_verdict(axes) == text
 
 
 def test_both_comparisons_are_said_and_equal_ones_once():

@@ -30,9 +30,6 @@ HEADLINES = (
 )
 """The metrics that `compare` shows; `analyze` shows all."""
 
-_OF_PAIRS = ("twin", "paired_ratio", "split")
-"""Questions of paired runs, whose refusals are shown below the table."""
-
 _NOTHING = "–"
 
 
@@ -90,11 +87,10 @@ def show_findings(
 
 
 def refusals_of_pairs(results: Results) -> list[str]:
-    """What a paired run could not answer, a line each; nothing of a run that was not paired."""
-    if results.alone is None:
-        return []
-    asked = [each for each in results.refusals if each.question in _OF_PAIRS]
-    return [f"not answered: {each.question}, {each.arm}: {each.reason}" for each in asked]
+    """What twins could not answer, a line each; the split only where it was asked for."""
+    asked = {"twin", "paired_ratio"} | ({"split"} if results.alone else set())
+    refused = [each for each in results.refusals if each.question in asked]
+    return [f"not answered: {each.question}, {each.arm}: {each.reason}" for each in refused]
 
 
 def show_paths(paths: Sequence[Path]) -> None:
