@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tempo.attention import Forward
 from tempo.cache import SlotCache
@@ -16,6 +15,7 @@ from tempo.capture import NOTHING, Tensors, captured, layer_facts, received
 from tempo.decoding import Session
 from tempo.errors import ModelError
 from tempo.guards import guard_first_step, guard_projections, watched_positions
+from tempo.model import LanguageModel
 from tempo.packing import packed
 from tempo.pruning import Received
 from tempo.sight import Sight, View
@@ -57,37 +57,29 @@ def forward(
     Raises:
         ModelError: The model did not do what the slot table says.
     """
-    hf, device = session.model.hf, session.model.device
     cache.reserve(max(len(view.held) for view in views))
     packing = packed(
         [view.places for view in views],
         [len(view.held) for view in views],
         first=first,
-        device=device,
+        device=session.model.device,
     )
-    sight = Sight(views, session.model.hf.dtype, device)
+    sight = Sight(views, session.model.hf.dtype, session.model.device)
     judged = any(view.policy.prune.needs_attention for view in views)
     keep = range(session.model.n_layers) if judged else session.capture.layers
     state = Forward(packing, cache, sight.mask, frozenset(keep))
-    token, position = _fed(views, device)
-    ends = np.cumsum([len(view.queries) for view in views])
-    kept = torch.from_numpy(ends - 1 if last_row_only else np.arange(ends[-1]))
+    counts = [1 if last_row_only else len(view.queries) for view in views]
     through = session.projections if rows else NONE
     with (
-        watched_positions(hf) if guarded else nullcontext([]) as positions,
+        watched_positions(session.model.hf) if guarded else nullcontext([]) as positions,
         watched_inputs(through.linears if guarded else {}) as projected,
     ):
-        logits = _logits(hf, token, position, kept=kept, state=state)
-    counts = [1] * len(views) if last_row_only else [len(view.queries) for view in views]
-    tensors = captured(state, sight, session.capture if rows else NOTHING)
+        logits = _logits(session.model, views, last_row_only=last_row_only, state=state)
+    capture = session.capture if rows else NOTHING
+    tensors = captured(state, sight, capture)
     if guarded:
         guard_first_step(
-            session.model,
-            state,
-            views,
-            positions=positions,
-            tensors=tensors,
-            capture=session.capture,
+            session.model, state, views, positions=positions, tensors=tensors, capture=capture
         )
         guard_projections(state, projected)
     facts = layer_facts(state, session.capture)
@@ -107,16 +99,14 @@ def _fed(
 
 
 def _logits(
-    hf: PreTrainedModel,
-    token: Int64[Tensor, "1 row"],
-    position: Float32[Tensor, "1 row"],
-    *,
-    kept: Int64[Tensor, " kept"],
-    state: Forward,
+    model: LanguageModel, views: Sequence[View], *, last_row_only: bool, state: Forward
 ) -> Float[Tensor, "kept vocab"]:
     """The model's own forward, with the engine's state passed through it."""
+    token, position = _fed(views, model.device)
+    ends = np.cumsum([len(view.queries) for view in views])
+    kept = torch.from_numpy(ends - 1 if last_row_only else np.arange(ends[-1]))
     try:
-        out = hf(
+        out = model.hf(
             input_ids=token,
             position_ids=position,
             use_cache=False,
@@ -126,7 +116,7 @@ def _logits(
     except (TypeError, KeyError) as error:
         raise ModelError(
             "expected a decoder that hands its keywords on to the attention function, got "
-            f"{type(error).__name__}: {error} from {type(hf).__name__}; not supported"
+            f"{type(error).__name__}: {error} from {type(model.hf).__name__}; not supported"
         ) from error
     return out.logits[0]
 

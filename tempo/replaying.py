@@ -12,7 +12,7 @@ from tempo.manifest import Prompt, Run
 from tempo.model import LanguageModel
 from tempo.policies import Policy
 from tempo.recording import model_facts
-from tempo.request import Pair, Request
+from tempo.request import Request
 from tempo.trace import Trace
 from tempo.twins import Change, as_policy, changed_axes, check_axes, check_same_model, parse_change
 
@@ -51,31 +51,30 @@ def replay(
             f"expected a trace with a set of two or more members, got {trace.header.prompt_id!r} "
             "without one; lower the threshold"
         )
-    changes = {
-        name: _change(rules)
-        for name, rules in (policy.items() if isinstance(policy, Mapping) else [("twin", policy)])
-    }
+    wanted = dict(policy) if isinstance(policy, Mapping) else {"twin": policy}
+    changes = {name: _change(rules) for name, rules in wanted.items()}
     reference = rule_from(trace.header.policy)
-    traces = _decode(loaded, trace, reference, changes)
-    for (_, name), twin in traces.items():
-        rules = policy[name] if isinstance(policy, Mapping) else policy
-        if axes is None and isinstance(rules, Policy):
+    twins = _decode(loaded, trace, reference, changes)
+    for name, twin in twins.items():
+        if axes is None and isinstance(wanted[name], Policy):
             _check_one(trace, twin)
         else:
             meant = changes[name].against(reference).axes if axes is None else axes
             check_axes(trace, twin, meant)
-    if not isinstance(policy, Mapping):
-        return next(iter(traces.values()))
+    return _run_of(trace, twins, changes) if isinstance(policy, Mapping) else twins["twin"]
+
+
+def _run_of(trace: Trace, twins: Mapping[str, Trace], changes: Mapping[str, Change]) -> Run:
     prompt = Prompt(trace.header.prompt_id, trace.header.prompt)
-    arm = trace.header.arm
+    arms = {trace.header.arm: trace} | dict(twins)
     return Run(
         prompts=(prompt,),
-        arms=(arm, *changes),
-        policies={one.header.arm: one.header.policy for one in (trace, *traces.values())},
-        traces={(prompt.id, arm): trace} | traces,
+        arms=tuple(arms),
+        policies={name: one.header.policy for name, one in arms.items()},
+        traces={(prompt.id, name): one for name, one in arms.items()},
         settings={
             "model_facts": trace.header.model,
-            "replays": dict.fromkeys(changes, arm),
+            "replays": dict.fromkeys(changes, trace.header.arm),
             "axes": {name: sorted(change.axes) for name, change in changes.items()},
         },
     )
@@ -89,7 +88,7 @@ def _change(rules: Rules) -> Change:
 
 def _decode(
     loaded: LanguageModel, trace: Trace, reference: Policy, changes: Mapping[str, Change]
-) -> dict[Pair, Trace]:
+) -> dict[str, Trace]:
     """One batch of all twins, captured as the reference was."""
     slots, header = trace.slots, trace.header
     prompt = Prompt(header.prompt_id, header.prompt)
@@ -109,7 +108,9 @@ def _decode(
     plans = {(prompt.id, name): request.replay_plan((prompt.id, name), trace) for name in changes}
     for plan in plans.values():
         plan.policy.place.check(max(slots.position.max(), len(slots)), loaded.dtype)
-    return decode_batch(request, Capture(trace.level, trace.layers, trace.heads), plans)
+    capture = Capture(trace.level, trace.layers, trace.heads)
+    decoded = decode_batch(request, capture, plans)
+    return {name: twin for (_, name), twin in decoded.items()}
 
 
 def _check_one(trace: Trace, twin: Trace) -> None:

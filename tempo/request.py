@@ -134,7 +134,14 @@ def make_request(
         replays=replays or {},
         alone=alone,
     )
-    for name, policy in arms.items():
+    _check_rules(request)
+    return request
+
+
+def _check_rules(request: Request) -> None:
+    """Refuse rules that the model, its dtype or what is captured cannot express."""
+    options = request.options
+    for name, policy in request.arms.items():
         if policy.keep == "recompute" and (options.capture == "qk" or options.values):
             kind = "qk" if options.capture == "qk" else "values"
             raise InputError(
@@ -142,12 +149,11 @@ def make_request(
                 f"recomputed, which writes keys and values anew, got {kind} with {name}; capture "
                 "weights only"
             )
-    longest = min(request.n_slots_at_most(), model.max_positions) - 1
-    check_rope(model, longest)
+    longest = min(request.n_slots_at_most(), request.model.max_positions) - 1
+    check_rope(request.model, longest)
     changed = [change.place for _, change in request.replays.values() if change.place]
-    for place in (*(policy.place for policy in arms.values()), *changed):
-        place.check(longest, model.dtype)
-    return request
+    for place in (*(policy.place for policy in request.arms.values()), *changed):
+        place.check(longest, request.model.dtype)
 
 
 def prompts_from(

@@ -49,21 +49,29 @@ Slot = int | SoftToken
 
 
 def soft_log_probabilities(
-    model: LanguageModel, slots: Sequence[Slot]
+    model: LanguageModel, slots: Sequence[Slot], *, last: int | None = None
 ) -> Float32[np.ndarray, "slot vocab"]:
-    """Next-token log-probabilities after every slot of a causal sequence, soft or plain.
+    """Next-token log-probabilities after the slots of a causal sequence, soft or plain.
 
     The model runs as it is, on input embeddings; those that scale them do so as for token ids.
+
+    Args:
+        slots: Token ids and `SoftToken`, each at a position of its own.
+        last: Only after so many slots at the end; after every slot if not given.
 
     Raises:
         InputError: No slots, or a token id that the model does not know.
     """
-    if not slots:
-        raise InputError("expected at least one slot, got none; give token ids or SoftToken")
+    kept = len(slots) if last is None else last
+    if not 1 <= kept <= len(slots):
+        raise InputError(
+            f"expected 1 to {len(slots)} of the slots to look at, got {kept}; give token ids or "
+            "SoftToken"
+        )
     soft = [slot if isinstance(slot, SoftToken) else SoftToken((slot,), (1.0,)) for slot in slots]
     with torch.inference_mode():
         mixed = torch.stack([_embedding(model, one) for one in soft])
-        logits = model.hf(inputs_embeds=mixed[None], use_cache=False).logits[0]
+        logits = model.hf(inputs_embeds=mixed[None], use_cache=False, logits_to_keep=kept).logits[0]
     return logits.float().log_softmax(-1).cpu().numpy()
 
 

@@ -20,7 +20,7 @@ BANNED_NAMES |= {"util", "helper", "managers", "handlers", "processors", "servic
 LEFTOVER = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 # The rooms that know a model. The others are numpy, and only these may name transformers.
 MODEL_ROOMS = {"model", "attention", "cache", "engine", "oracle", "capture", "edits", "testing"}
-MODEL_ROOMS |= {"loading", "dequantise", "support", "fingerprint", "forward"}
+MODEL_ROOMS |= {"loading", "dequantise", "support", "fingerprint"}
 PURE_ROOMS = {"vocabulary", "errors", "slots", "visibility", "positions", "selection", "readout"}
 PURE_ROOMS |= {"biases", "choosing", "schedules", "sampling", "twins", "pruning", "policies"}
 PURE_ROOMS |= {"describe", "rows", "trace", "manifest", "store", "archive"}
