@@ -3,47 +3,117 @@
 import datetime
 import hashlib
 import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from analysis.results import ArmResults, Results, plain
 from tempo.manifest import Run
+from tempo.slots import SlotTable
 from tempo.store import write_json
 
+FORMAT = 1
+_DIGITS = 6
 
-def write_result(folder: Path, run: Run, results: Results, *, command: str, **more: Any) -> None:
+
+def write_result(
+    folder: Path,
+    run: Run,
+    results: Results,
+    *,
+    command: str,
+    experiment: str | None = None,
+    **more: Any,
+) -> None:
     """Write `result.json`: metrics, curves, values by prompt, and how the run was made.
 
     Args:
+        experiment: Its name, where the folder is not its own.
         more: Further numbers of this experiment.
     """
     document = results.document()
-    facts = run.settings["model_facts"]
     document["detail"] = {
         "by_arm": {arm: _curves(found) for arm, found in results.by_arm.items()},
         "divergence": document["detail"]["divergence"],
         "refusals": document["detail"]["refusals"],
         "heads_rule": document["detail"]["heads"]["rule"],
     }
+    document |= made_by(
+        experiment or folder.name,
+        command=command,
+        facts=run.settings["model_facts"],
+        versions=run.settings["versions"],
+        trace_hash=trace_hash(run),
+    )
     document |= {
-        "experiment": folder.name,
-        "command": command,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
-        "model": {name: facts[name] for name in ("name", "fingerprint", "dtype")},
-        "versions": run.settings["versions"],
-        "trace_hash": trace_hash(run),
         "n_sets": {arm: _parallel_sets(run, arm) for arm in run.arms},
         "prompts": [prompt.id for prompt in run.prompts],
     }
     write_json(folder / "result.json", document | plain(more))
 
 
+def write_document(
+    folder: Path, document: Mapping[str, Any], *, made: Mapping[str, Any], prompts: list[str]
+) -> None:
+    """Write the `result.json` of an experiment that leaves no run; floats to six digits.
+
+    Args:
+        folder: Made if it is not there.
+        document: Its numbers: metrics, detail and what else it found.
+        made: What `made_by` says.
+        prompts: Ids of the prompts (or probes) that the numbers are over.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {"format": FORMAT, "n_prompts": len(prompts)} | dict(document) | dict(made)
+    write_json(folder / "result.json", rounded(plain(whole | {"prompts": prompts})))
+
+
+def made_by(
+    experiment: str,
+    *,
+    command: str,
+    facts: Mapping[str, Any],
+    versions: Mapping[str, str],
+    trace_hash: str,
+) -> dict[str, Any]:
+    """How the numbers were made.
+
+    Args:
+        experiment: Its name.
+        command: What was run.
+        facts: Of the model, as `tempo.recording.model_facts` gives them.
+        versions: Of what ran.
+        trace_hash: Over the sequences that were decoded; see `hash_of`.
+    """
+    return {
+        "experiment": experiment,
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "model": {name: facts[name] for name in ("name", "fingerprint", "dtype")},
+        "versions": versions,
+        "trace_hash": trace_hash,
+    }
+
+
+def rounded(value: Any, digits: int = _DIGITS) -> Any:
+    """JSON values with floats to so many significant digits."""
+    if isinstance(value, dict):
+        return {key: rounded(each, digits) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each, digits) for each in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
 def trace_hash(run: Run) -> str:
     """SHA-256 over the tokens and positions of every trace, in order."""
+    return hash_of((name, arm, trace.slots) for (name, arm), trace in run.traces.items())
+
+
+def hash_of(sequences: Iterable[tuple[str, str, SlotTable]]) -> str:
+    """SHA-256 over the tokens and positions of (prompt id, arm, slots), in order."""
     digest = hashlib.sha256()
-    for (prompt_id, arm), trace in run.traces.items():
-        slots = trace.slots
+    for prompt_id, arm, slots in sequences:
         line = f"{prompt_id} {arm} {slots.token.tolist()} {slots.position.tolist()}\n"
         digest.update(line.encode())
     return digest.hexdigest()

@@ -19,6 +19,7 @@ def test_a_soft_token_of_one_token_is_that_token(family: str) -> None:
         got = soft_log_probabilities(model, slots)
         assert_same_logits(got, plain)
         np.testing.assert_allclose(np.exp(got).sum(-1), 1, atol=1e-5)
+        assert_same_logits(soft_log_probabilities(model, slots, last=3), got[-3:], atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
@@ -54,7 +55,9 @@ def test_weights_that_are_no_shares_are_refused(token: tuple, weight: tuple) -> 
 
 def test_slots_that_are_none_or_unknown_are_refused() -> None:
     model = model_of("llama")
-    with pytest.raises(InputError, match="at least one slot"):
+    with pytest.raises(InputError, match="of the slots"):
         soft_log_probabilities(model, [])
+    with pytest.raises(InputError, match="1 to 3 of the slots"):
+        soft_log_probabilities(model, [3, 4, 5], last=4)
     with pytest.raises(InputError, match="token ids from 0"):
         soft_log_probabilities(model, [3, SoftToken((5, 10**6), (0.5, 0.5))])
