@@ -16,10 +16,10 @@ from tempo.budget import (
     trace_bytes,
 )
 from tempo.config import read_config
-from tempo.quantities import parse_bytes, parse_numbers
 from tempo.errors import InputError
 from tempo.layout import layout
 from tempo.policies import Policy
+from tempo.quantities import parse_bytes, parse_numbers
 from tempo.run import compare_request
 from tempo.selection import TopK
 from tests.decoding import model_of, random_prompt

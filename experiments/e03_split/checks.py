@@ -8,7 +8,7 @@ import numpy as np
 import tempo
 from analysis.companions import rows_after
 from analysis.split import drift_from_scores, split_member
-from experiments.e03_split.limits import alone_arm, largest
+from experiments.limits import alone_arm, largest
 from experiments.standard import MODEL
 from tempo.loading import load_model
 from tempo.manifest import Prompt, Run

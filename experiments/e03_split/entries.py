@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from analysis.statistics import MARGIN
-from experiments.e03_split.limits import (
+from experiments.finding import Finding, Result, metric, status_of
+from experiments.limits import (
     Row,
     above,
     below,
@@ -13,8 +14,7 @@ from experiments.e03_split.limits import (
     told,
     within,
 )
-from experiments.e03_split.thirds import PAIRS, THIRDS, order
-from experiments.finding import Finding, Result, metric, status_of
+from experiments.thirds import PAIRS, THIRDS, order
 
 TEN_PERCENT = round(math.exp(MARGIN), 3)
 REFUSED = "parallel_verdict"

@@ -19,16 +19,16 @@ from analysis.set_effect import SetEffect, set_effects
 from analysis.statistics import Interval, estimate_with_interval
 from experiments.command import asked
 from experiments.e03_split.checks import agreement, layer_zero_drift, mass_weighted_drift
-from experiments.e03_split.limits import (
+from experiments.limits import (
     alone_arm,
     curve_rows,
     difference_metric,
     factor_metric,
     n_sets,
 )
-from experiments.e03_split.thirds import third_metrics
 from experiments.result import made_by, trace_hash, write_document
 from experiments.standard import paired_run, prompts
+from experiments.thirds import third_metrics
 from tempo.manifest import Run
 
 HERE = Path(__file__).parent

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 from analysis.verdict import PROMPTS_FOR_A_CLAIM
-from experiments.e03_split.limits import Row, number, told
-from experiments.e03_split.thirds import PAIRS, THIRDS, order
 from experiments.e09_layers_and_heads.heads import KIND
 from experiments.e09_layers_and_heads.layers import ENTROPIES
 from experiments.finding import Finding, Result, metric, status_of
+from experiments.limits import Row, number, told
+from experiments.thirds import PAIRS, THIRDS, order
 
 WITH, WITHOUT = ENTROPIES
 FUNNEL = (("middle", "early"), ("middle", "late"), ("early", "late"))

@@ -14,12 +14,12 @@ from analysis.metrics import Metric, metric_row
 from analysis.observation import observe
 from analysis.statistics import estimate_with_interval
 from experiments.command import asked
-from experiments.e03_split.limits import curve_rows, difference_metric, n_sets
-from experiments.e03_split.thirds import third_metrics
 from experiments.e09_layers_and_heads.heads import head_detail, index_metrics, index_tests, table_of
 from experiments.e09_layers_and_heads.layers import ENTROPIES, arm_difference, by_layer
+from experiments.limits import curve_rows, difference_metric, n_sets
 from experiments.result import made_by, trace_hash, write_document
 from experiments.standard import compared
+from experiments.thirds import third_metrics
 from tempo.manifest import Run
 
 HERE = Path(__file__).parent

@@ -1,7 +1,7 @@
 """What e11 says: its findings, with the rule that turns intervals into a status."""
 
-from experiments.e03_split.limits import Row, above, below, enough, number, told, within
 from experiments.finding import Finding, Result, metric, status_of
+from experiments.limits import Row, above, below, enough, number, told, within
 
 CONTROLS = {
     "plain_without_sink": "none",

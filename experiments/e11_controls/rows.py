@@ -13,7 +13,7 @@ from analysis.ratio import AttentionRatio
 from analysis.relevance import Relevance
 from analysis.statistics import Interval, estimate_with_interval
 from analysis.verdict import comparison
-from experiments.e03_split.limits import factor_metric
+from experiments.limits import factor_metric
 
 Values = Float64[np.ndarray, " prompt"]
 Row = Mapping[str, Any]

@@ -15,7 +15,6 @@ from analysis.observation import observe
 from analysis.ratio import PairedRatio, attention_ratio, paired_ratio
 from analysis.relevance import PromptRelevance, prompt_relevance, relevance
 from experiments.command import asked
-from experiments.e03_split.limits import n_sets
 from experiments.e11_controls.low_probability import (
     LowProbability,
     Probabilities,
@@ -30,6 +29,7 @@ from experiments.e11_controls.rows import (
     plain_row,
     share_rows,
 )
+from experiments.limits import n_sets
 from experiments.result import made_by, trace_hash, write_document
 from experiments.standard import paired_run
 from tempo.manifest import Run

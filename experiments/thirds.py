@@ -11,7 +11,7 @@ from analysis.entropy import CHANCE
 from analysis.metrics import NONE, Metric
 from analysis.statistics import estimate_with_interval
 from analysis.verdict import comparison
-from experiments.e03_split.limits import Row, above, below, difference_metric, factor_metric, point
+from experiments.limits import Row, above, below, difference_metric, factor_metric, point
 
 THIRDS = ("early", "middle", "late")
 PAIRS = (("middle", "early"), ("late", "early"), ("late", "middle"))
