@@ -7,7 +7,6 @@ from experiments.finding import Finding, Result, metric, shown, side, status_of
 
 PUBLISHED = (0.36, 0.61)
 """The published "parallel tokens get 0.36-0.61x the attention of non-parallel ones"."""
-PUBLISHED_ARMS = {"isolated": 0.48, "visible": 0.58}
 MISSED = 0.1
 CURVE = ("x", "estimate", "low", "high")
 ARMS = ("isolated", "visible", "unique")
@@ -19,7 +18,6 @@ def entries(result: Result) -> list[Finding]:
     return [
         _published_ratio(result),
         _every_step(result),
-        _two_arms(result),
         _sink_free_ratio(result),
         _sharing(result),
         _isolation(result),
@@ -93,28 +91,6 @@ def _range(arm: str, values: list[float], nulls: list[float]) -> str:
     return (
         f"{arm} {min(values):.3g} to {max(values):.3g} (null {min(nulls):.3g} to {max(nulls):.3g})"
     )
-
-
-def _two_arms(result: Result) -> Finding:
-    rows = {arm: metric(result, "attention_ratio_with_sink", arm) for arm in PUBLISHED_ARMS}
-    holds = [row["low"] <= value <= row["high"] for (arm, value), row in _published(rows)]
-    misses = [side(row, of=value) != 0 for (arm, value), row in _published(rows)]
-    shown_rows = "; ".join(f"{arm} {shown(row)}" for arm, row in rows.items())
-    return Finding(
-        claim="Isolated members get 0.48 and visible members 0.58 of the weight of other tokens.",
-        evidence=f"First token counted: {shown_rows}.",
-        status=status_of(all(holds), any(misses)),
-        rule="supported if both values lie in their intervals, refuted if one lies outside.",
-        controls="another model and other prompts than the published ones: this says what holds "
-        "here, not that the numbers were misread there. The order of the two arms on identical "
-        "tokens is e02's.",
-        published="isolated 0.48, visible 0.58",
-        why=shown_rows,
-    )
-
-
-def _published(rows: Mapping[str, Mapping[str, Any]]) -> list[Any]:
-    return list(zip(PUBLISHED_ARMS.items(), rows.values(), strict=True))
 
 
 def _sink_free_ratio(result: Result) -> Finding:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from analysis.metrics import Metric, metric_row
+from analysis.results import plain
 from analysis.statistics import estimate_with_interval
 from analysis.verdict import comparison, divergence_verdict
 from experiments.merging import (
@@ -27,9 +28,11 @@ from experiments.result import rounded
 MERGES = (*KV_MERGES, EMBEDDING)
 LEAST_KL = 1e-6
 """Nats; in ratios, what lies below counts as this."""
+DIGITS = 4
+"""Significant ones that are written."""
 MANY_PATHS = 1.5
 """Effective paths from which on a prompt counts as one where several remain."""
-SPREAD_ARMS = (REFERENCE, "posterior", "oracle-posterior", EMBEDDING, BEST_PATH)
+SPREAD_ARMS = (REFERENCE, "posterior", "oracle-posterior", BEST_PATH)
 Values = Float64[np.ndarray, " prompt"]
 
 
@@ -77,7 +80,7 @@ def metrics(found: Mapping[int, Sequence[Quality]]) -> list[Mapping[str, Any]]:
             made += _survival(qualities, point, width=width, depth=depth)
             remain = np.array([one.n_paths[depth] for one in qualities]) >= MANY_PATHS
             made += _where_paths_remain({arm: kl[arm][remain] for arm in SPREAD_ARMS}, point)
-    return [metric_row(metric) for metric in made]
+    return [rounded(plain(metric_row(metric)), DIGITS) for metric in made]
 
 
 def detail(found: Mapping[int, Sequence[Quality]]) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def _over_best_path(qualities: Sequence[Quality], arm: str) -> list[list[float]]
     """At every depth from 1 on, KL minus that of the best path, with its interval, in nats."""
     apart = np.array([one.kl[arm] - one.kl[BEST_PATH] for one in qualities])[:, 1:]
     found = [estimate_with_interval(column) for column in apart.T]
-    return [rounded([one.estimate, one.low, one.high], 3) for one in found]
+    return [rounded([one.estimate, one.low, one.high], DIGITS - 1) for one in found]
 
 
 def _distances(kl: Mapping[str, Values], point: str) -> list[Metric]:
