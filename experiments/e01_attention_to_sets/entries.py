@@ -20,9 +20,6 @@ def entries(result: Result) -> list[Finding]:
         _every_step(result),
         _sink_free_ratio(result),
         _sharing(result),
-        _isolation(result),
-        _readouts(result),
-        _funnel(result),
     ]
 
 
@@ -111,8 +108,8 @@ def _sink_free_ratio(result: Result) -> Finding:
         rule="supported if the interval of the ratio over its null lies below 1 in every arm, "
         "refuted if above 1 in every arm.",
         controls="first token, the query itself and its siblings left out; recency and place by "
-        "the labelled greedy run. Not controlled here: identity and rank of the members (twins "
-        "with forced tokens), so this is a difference, not yet down-weighting.",
+        "the labelled greedy run. Not controlled here: identity and rank of the members (e03 "
+        "and e11), so this is a difference, not yet down-weighting.",
     )
 
 
@@ -128,79 +125,9 @@ def _sharing(result: Result) -> Finding:
         rule=f"supported if the interval lies below 1; refuted if it lies above 1 or within "
         f"1/{MARGIN} and {MARGIN} (no difference worth the name).",
         controls="the two arms differ in positions only, but decode freely, so their tokens differ "
-        "after the first sets, and positions of their own put earlier slots farther away; the test "
-        "on identical tokens comes with the twins.",
+        "after the first sets, and positions of their own put earlier slots farther away; e04 "
+        "asks on identical tokens.",
     )
-
-
-def _isolation(result: Result) -> Finding:
-    siblings = {arm: result["detail"]["by_arm"][arm]["sibling_mass"] for arm in ARMS}
-    largest = siblings["isolated"]["largest"]
-    row = metric(result, "sibling_mass", "visible")
-    curves = siblings["visible"]["by_layer"], siblings["visible"]["chance_by_layer"]["estimate"]
-    above = [
-        str(layer)
-        for layer, low, chance in zip(curves[0]["x"], curves[0]["low"], curves[1], strict=True)
-        if low > chance
-    ]
-    return Finding(
-        claim="Isolated members pay each other exactly nothing; visible members do attend to each "
-        "other.",
-        evidence=f"Largest weight between isolated siblings anywhere: {largest:g}. Visible "
-        f"siblings get {shown(row)} of a row together; even attention would give them "
-        f"{row['chance']:.3g}. "
-        f"Their interval lies above that in layers {', '.join(above) or 'none'}.",
-        status=status_of(largest == 0 and row["low"] > 0, largest > 0),
-        rule="supported if the first is 0 and the interval of the second lies above 0; refuted if "
-        "the first is not 0. The layers are a description: their intervals hold one by one.",
-        controls="every layer, head and query of sets of width >= 2. Below even attention is no "
-        "sign of avoidance: the first token takes about half of a row in most layers.",
-    )
-
-
-def _readouts(result: Result) -> Finding:
-    row = metric(result, "readout_js", "isolated|visible")
-    return Finding(
-        claim="Letting siblings see each other changes the next distribution by less than 0.05 "
-        "nats.",
-        evidence=f"Jensen-Shannon divergence of the readouts on identical tokens: {shown(row)} "
-        "nats, a lower bound from the stored top 256 tokens; identical readouts have 0.",
-        status=status_of(row["high"] < 0.05, row["low"] > 0.05),
-        rule="supported if the interval lies below 0.05, refuted if above.",
-        controls="the visible arm is fed the isolated arm's sets, so tokens, positions and steps "
-        "are the same; steps before the first set of width >= 2 are left out.",
-    )
-
-
-def _funnel(result: Result) -> Finding:
-    funnel = result["detail"]["by_arm"]["greedy"]["entropy"]
-    thirds = {
-        name: _thirds(funnel[name]["estimate"])
-        for name in ("normalised", "normalised_without_sink")
-    }
-    early, middle, late = thirds["normalised"]
-    free_early, free_middle, free_late = thirds["normalised_without_sink"]
-    return Finding(
-        claim="Attention is mixed in early layers, broad in the middle and focused in late layers.",
-        evidence="Normalised entropy of the greedy run, means of the three thirds of the layers: "
-        f"{early:.3g}, {middle:.3g}, {late:.3g}; without the first token {free_early:.3g}, "
-        f"{free_middle:.3g}, {free_late:.3g}. Even attention has 1.",
-        status=status_of(
-            free_middle > free_early and free_late < free_early,
-            free_late >= free_early or free_middle <= free_early,
-        ),
-        rule="supported if, without the first token, the middle third is broadest and the late "
-        "third narrowest; refuted otherwise. A description by means, without a test.",
-        controls="per (layer, head, query) first, normalised by the slots each query sees; the "
-        "late narrowing with the first token counted is the attention sink.",
-    )
-
-
-def _thirds(values: list[float]) -> tuple[float, float, float]:
-    third = len(values) // 3
-    parts = (values[:third], values[third : len(values) - third], values[len(values) - third :])
-    first, second, last = (sum(part) / len(part) for part in parts)
-    return first, second, last
 
 
 def _sets(result: Result) -> str:
