@@ -120,14 +120,16 @@ def hash_of(sequences: Iterable[tuple[str, str, SlotTable]]) -> str:
 
 
 def _commit() -> str:
-    """The commit the numbers were made with, marked where the tree had changed since."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
+    """The commit the numbers were made with, marked where code had changed since."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    results = [":(exclude)experiments/*/result.json", ":(exclude)FINDINGS.md"]
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *results)
+    return f"{commit}-dirty" if commit and changed else commit or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _curves(found: ArmResults) -> dict[str, Any]:

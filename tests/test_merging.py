@@ -196,10 +196,10 @@ def test_the_rows_of_a_result_say_what_the_prompts_say() -> None:
     one = quality_of(paths, readouts, exact)
     rows = {(row["name"], row["arm"]): row for row in metrics({2: [one] * 8})}
     kl = float(kl_nats(exact[1], uniform[1]))
-    assert rows["kl", "isolated n=2 d=1"]["estimate"] == pytest.approx(kl)
-    assert rows["kl", "isolated n=2 d=1"]["null"] == pytest.approx(kl)
+    assert rows["kl", "isolated n=2 d=1"]["estimate"] == pytest.approx(kl, rel=1e-3)
+    assert rows["kl", "isolated n=2 d=1"]["null"] == pytest.approx(kl, rel=1e-3)
     over = rows["kl_over_isolated", "posterior n=2 d=1"]
-    assert over["estimate"] == pytest.approx(1e-6 / kl)
+    assert over["estimate"] == pytest.approx(1e-6 / kl, rel=1e-3)
     assert "lower than isolated" in over["verdict"]
     assert ("kl_over_isolated", "isolated n=2 d=1") not in rows
     assert rows["weight_of_top_path", "exact n=2 d=1"]["estimate"] == pytest.approx(0.25)
