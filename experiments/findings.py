@@ -30,6 +30,8 @@ TABLE = """\
 |---|---|---|---|
 """
 
+ENOUGH_SETS = 200
+
 Entries = Callable[[Result], list[Finding]]
 
 
@@ -55,9 +57,11 @@ def _entry(label: str, finding: Finding, result: Result) -> str:
         f"({model['fingerprint'][:12]}, {model['dtype']}); {result['n_prompts']} prompts; traces "
         f"{result['trace_hash'][:12]}; commit {result['commit']}; {result['date']}"
     )
+    n_sets = max(result["n_sets"].values())
+    few = f" A description: {n_sets} sets, a claim needs {ENOUGH_SETS}." * (n_sets < ENOUGH_SETS)
     return (
         f"## {label}. {finding.claim}\n\n"
-        f"**{finding.status}.** {finding.evidence}\n\n"
+        f"**{finding.status}.** {finding.evidence}{few}\n\n"
         f"- Rule: {finding.rule}\n"
         f"- Controls: {finding.controls}\n"
         f"- Made by: {made}\n"

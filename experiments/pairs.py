@@ -110,6 +110,7 @@ def write_run(
     made_for: tuple[str, bool],
     detail: Mapping[str, Any],
     arms: Sequence[str] | None = None,
+    n_sets: Mapping[str, int] | None = None,
 ) -> None:
     """Write `result.json` of an experiment on one run.
 
@@ -117,6 +118,7 @@ def write_run(
         made_for: The experiment, and whether it was quick.
         detail: Curves and checks beside the metrics.
         arms: Those that were read; all if not given.
+        n_sets: Sets that the numbers are over; all of two or more members if not given.
     """
     used = run.arms if arms is None else arms
     traces = {key: trace for key, trace in run.traces.items() if key[1] in used}
@@ -128,12 +130,12 @@ def write_run(
         versions=run.settings["versions"],
         trace_hash=hash_of((name, arm, trace.slots) for (name, arm), trace in traces.items()),
     )
-    n_sets = dict.fromkeys(used, 0)
+    counted = dict.fromkeys(used, 0)
     for (_, arm), trace in traces.items():
-        n_sets[arm] += int((trace.slots.rank == 1).sum())
+        counted[arm] += int((trace.slots.rank == 1).sum())
     document = {
         "metrics": [metric_row(metric) for metric in metrics],
-        "n_sets": n_sets,
+        "n_sets": counted if n_sets is None else n_sets,
         "detail": detail,
     }
     write_document(out, document, made=made, prompts=[prompt.id for prompt in run.prompts])

@@ -21,7 +21,13 @@ def main(quick: bool, out: Path) -> None:
     tables = [run.trace(prompt.id, arm).slots for prompt in run.prompts]
     found = [sibling(model, tables[place]) for place in first_sets(tables)]
     write_run(
-        out, run, metrics(found), made_for=(HERE.name, quick), detail=detail(found), arms=(arm,)
+        out,
+        run,
+        metrics(found),
+        made_for=(HERE.name, quick),
+        detail=detail(found),
+        arms=(arm,),
+        n_sets={arm: len(found)},
     )
 
 
