@@ -95,14 +95,15 @@ def _filter(result: Result) -> Finding:
         "than its best single path beyond depth 2: a decoding mode of its own.",
         evidence=f"KL over that of best-path at depth 1: {_range(shallow)}; at depths 3 and 4: "
         f"{_range(deep)}; with the exact posterior, a bound: {_range(bound)}. Means of KL, "
-        f"posterior against best-path: {means}; paired differences at depths 1 to 4: {gaps}. Only prompts in which "
-        f"paths remain: {_remaining(result)}.",
+        f"posterior against best-path: {means}; paired differences at depths 1 to 4: "
+        f"{gaps}. Only prompts in which paths remain: {_remaining(result)}.",
         status=_of(deep, below=1, any_fails=True),
         rule="supported if the interval lies below 1 for every n at depths 3 and 4; refuted if it "
         "lies above 1 for some n and below 1 for none.",
         controls=CONTROLS + " best-path knows afterwards which path is best, which decoding does "
         "not: it is a hard opponent. The weights concentrate on one path at once, and there the "
-        "ratio compares numbers near 0; which prompts keep several was looked at afterwards. top-path is what greedy follows.",
+        "ratio compares numbers near 0; which prompts keep several was looked at afterwards. "
+        "top-path is what greedy follows.",
     )
 
 

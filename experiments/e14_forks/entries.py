@@ -23,9 +23,9 @@ def _branches(result: Result) -> Finding:
         + "; ".join(f"{arm} {shown(row)}" for arm, row in mass.items())
         + f". Members whose consequence is among the n most probable tokens: isolated "
         f"{shown(recovered)}, exact mixture {shown(exact)}; with no set {recovered['null']:.2g}. "
-        f"{result['n_prompts']} probes. Effective branches, exp of the entropy of the shares: isolated "
-        f"{shown(metric(result, 'effective_branches', 'isolated'))}, with no set "
-        f"{shown(metric(result, 'effective_branches', 'no-set'))}: they say nothing by themselves.",
+        f"{result['n_prompts']} probes. Effective branches, exp of the entropy of the shares: "
+        f"isolated {shown(metric(result, 'effective_branches', 'isolated'))}, with no "
+        f"set {shown(metric(result, 'effective_branches', 'no-set'))}: these say nothing alone.",
         status=status_of(
             known and plain["low"] > 0.5 and plain["low"] > null["high"],
             known and plain["high"] < 0.5,
