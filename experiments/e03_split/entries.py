@@ -63,7 +63,7 @@ def _down_weighting(result: Result) -> Finding:
         "again, read by the same queries. Layer 0 and a second route to the score part are checked "
         "in an entry below. One model; the queries carry the set too, so a score falls because "
         "of a changed query, not because a key changed.",
-        published="Parallel tokens are down-weighted.",
+        published="parallel tokens are down-weighted",
         why=f"a member's score is {told(drift)} and its share by competition {told(dilution)} of "
         "what they are alone",
     )
@@ -125,7 +125,7 @@ def _late_layers(result: Result) -> Finding:
         "them.",
         controls="in layer 0 the score part is 1 whatever siblings do; the band holds in all "
         "layers at once. Layers are not replicates: limits are over prompts.",
-        published="Late layers down-weight most.",
+        published="late layers down-weight most",
         why=f"late over early {told(rows['late', 'early'])}, late over middle "
         f"{told(rows['late', 'middle'])}",
     )
@@ -188,7 +188,7 @@ def _refused(result: Result) -> Finding:
         status="inconclusive",
         rule="without a set that could be split there is no verdict.",
         controls="none.",
-        published="Parallel tokens are down-weighted.",
+        published="parallel tokens are down-weighted",
         why="no data",
     )
 

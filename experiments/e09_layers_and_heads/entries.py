@@ -14,8 +14,8 @@ FUNNEL = (("middle", "early"), ("middle", "late"), ("early", "late"))
 """The broader third of each pair, as published."""
 NULL = "greedy"
 SENTENCES = (
-    "Entropy follows early-mixed, middle-broad, late-focused.",
-    "Heads are long-range, balanced or diffuse by index.",
+    "entropy follows early-mixed, middle-broad, late-focused",
+    "heads are long-range, balanced or diffuse by index",
 )
 
 
