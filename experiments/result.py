@@ -49,6 +49,7 @@ def write_result(
         "n_sets": {arm: _parallel_sets(run, arm) for arm in run.arms},
         "prompts": [prompt.id for prompt in run.prompts],
     }
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "result.json", document | plain(more))
 
 

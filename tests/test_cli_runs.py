@@ -349,8 +349,10 @@ def test_an_ignored_interrupt_stays_ignored():
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, *, step: int, prompt_id: str = "p0000") -> None:
-    """Press Ctrl-C during a step of a prompt."""
+    """Press Ctrl-C during a step of a prompt, also where it is ignored, as in a background job."""
     from tempo.cli import live
+
+    monkeypatch.setattr(interrupts.signal, "getsignal", lambda _: signal.default_int_handler)
 
     def press(outcome) -> None:
         if outcome.step == step and outcome.decoding.plan.prompt_id == prompt_id:

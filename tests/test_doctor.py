@@ -14,6 +14,7 @@ import torch
 import tempo.attention
 import tempo.capture
 import tempo.engine
+import tempo.forward
 import tempo.oracle
 from tempo.doctor import CHECKS, Check, Diagnosis, diagnose
 from tempo.doctor.arms import jumping_positions
@@ -124,6 +125,16 @@ def test_a_model_that_tells_positions_apart_is_not_ill(monkeypatch) -> None:
 # every check can fail
 
 
+def shown_as(monkeypatch, visible: Callable[[View, int | None], np.ndarray]) -> None:
+    """Let rows see what a function says, without a bias."""
+
+    def sees(view: View, window: int | None):
+        seen = visible(view, window)
+        return seen, np.zeros(seen.shape, np.float32)
+
+    monkeypatch.setattr(View, "sees", sees)
+
+
 def greedy_rows_without_slot_one(monkeypatch, _) -> None:
     def visible(view: View, window: int | None):
         seen = visible_slots(view.policy.see, view.table, view.queries, window=window)
@@ -131,7 +142,7 @@ def greedy_rows_without_slot_one(monkeypatch, _) -> None:
             seen[:, 1] = False
         return seen
 
-    monkeypatch.setattr(View, "visible", visible)
+    shown_as(monkeypatch, visible)
 
 
 def output_off(monkeypatch, _) -> None:
@@ -160,7 +171,7 @@ def rows_that_leak(monkeypatch, _) -> None:
 
 
 def capture_that_perturbs(monkeypatch, _) -> None:
-    inner = tempo.engine.captured
+    inner = tempo.forward.captured
 
     def captured(forward, sight, capture):
         kept = inner(forward, sight, capture)
@@ -168,7 +179,7 @@ def capture_that_perturbs(monkeypatch, _) -> None:
             keys.mul_(1 + len(capture.layers) * 2**-23)
         return kept
 
-    monkeypatch.setattr(tempo.engine, "captured", captured)
+    monkeypatch.setattr(tempo.forward, "captured", captured)
 
 
 def window_seen_as(window: Callable[[int], int], monkeypatch, _) -> None:
@@ -176,7 +187,7 @@ def window_seen_as(window: Callable[[int], int], monkeypatch, _) -> None:
         width = None if width is None else window(width)
         return visible_slots(view.policy.see, view.table, view.queries, window=width)
 
-    monkeypatch.setattr(View, "visible", visible)
+    shown_as(monkeypatch, visible)
 
 
 def window_in_slots(monkeypatch, _) -> None:
@@ -195,7 +206,7 @@ def siblings_without_the_prompt(monkeypatch, _) -> None:
             seen[1:, : view.table.n_prompt] = False
         return seen
 
-    monkeypatch.setattr(View, "visible", visible)
+    shown_as(monkeypatch, visible)
 
 
 def ordered_that_looks_ahead(monkeypatch, _) -> None:
@@ -262,8 +273,8 @@ def frequencies_that_drift(monkeypatch, model: LanguageModel) -> None:
 
 
 def no_facts(name: str, value: object, monkeypatch, _) -> None:
-    inner = tempo.engine.layer_facts
-    monkeypatch.setattr(tempo.engine, "layer_facts", lambda *given: inner(*given) | {name: value})
+    inner = tempo.forward.layer_facts
+    monkeypatch.setattr(tempo.forward, "layer_facts", lambda *given: inner(*given) | {name: value})
 
 
 EAGER = {"eager logits", "eager attention"}
@@ -307,7 +318,7 @@ def test_a_model_on_which_the_engine_breaks_is_a_finding(monkeypatch) -> None:
     def captured(*_):
         raise RuntimeError("sizes 3 and 4\n do not match")
 
-    monkeypatch.setattr(tempo.engine, "captured", captured)
+    monkeypatch.setattr(tempo.forward, "captured", captured)
     first, *others = diagnose(model_of("llama")).checks
     assert first == Check("decoding", "fail", "RuntimeError: sizes 3 and 4 do not match")
     assert {check.status for check in others} == {"not applicable"}
