@@ -57,7 +57,7 @@ findings: model ## ask every experiment again, in order, and write FINDINGS.md
 	@for run in experiments/e*/run.py; do echo "$$run"; $(BIN)/python "$$run" || exit 1; done
 	@$(BIN)/python -m experiments.findings
 
-findings-quick: model ## the same with ten prompts each; the page lands in runs/quick
+findings-quick: model ## the same with eight prompts each; the page lands in runs/quick
 	@rm -rf runs/quick runs/findings/*-quick
 	@for run in experiments/e*/run.py; do echo "$$run"; \
 		name=$$(basename $$(dirname "$$run")); \
