@@ -1,5 +1,5 @@
 # Every target sets itself up on a machine with nothing but Python 3.11 or newer:
-#   make demo | test | test-fast | bench | check | findings | findings-quick | clean
+#   make demo | test | test-fast | browser | bench | check | findings | findings-quick | clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -8,13 +8,14 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := $(shell grep '^torch==' constraints.txt)
 MODEL  := smollm2-135m
+CHROMIUM := chromium chromium-browser google-chrome google-chrome-stable
 # one thread for each of two processes; files stay whole, since they share what they build
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install model demo test test-fast bench check findings findings-quick clean
+.PHONY: help install model browser demo test test-fast bench check findings findings-quick clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -43,10 +44,19 @@ check: install ## format, lint, types, import floors
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports --no-logo
 
-test: model check ## check, then every test, fast and slow
+# Where no Chromium can be had, the tests of the page are skipped, each by its name.
+browser: install ## find Chromium for the tests of the page, or install it
+	@for name in $$TEMPO_CHROMIUM $(CHROMIUM); do command -v $$name >/dev/null && exit 0; done; \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+		echo "installing Chromium"; apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null && exit 0; fi; \
+	$(BIN)/python -m playwright install chromium || \
+		echo "no Chromium: the tests of the page are skipped"
+
+test: model browser check ## check, then every test, fast and slow
 	@$(PYTEST)
 
-test-fast: check ## check, then the tests that need no real model
+test-fast: browser check ## check, then the tests that need no real model
 	@$(PYTEST) -m 'not slow'
 
 bench: model ## speed against Hugging Face generate

@@ -1,6 +1,5 @@
 """A picture of one trace: its sets in columns, the likeliest member on top."""
 
-import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +12,10 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import FancyBboxPatch
 
 from analysis.canvas import FAINT, INK, house_style, new_figure
+from tempo import glyphs
 from tempo.trace import Trace
 
 COLUMNS_PER_ROW = 10
-LONGEST_TOKEN = 12
-_GLYPHS = {" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5"}  # open box, return arrow, tab arrow
 _FONT = get_font(findfont(FontProperties(family="DejaVu Sans")))
 _BOX_HEIGHT, _BOX_WIDTH = 0.72, 0.86
 
@@ -31,9 +29,8 @@ class _Cell:
 
 
 def token_glyphs(text: str) -> str:
-    """A token on one line: leading spaces, newlines and tabs shown, the unprintable escaped."""
-    shown = "".join(_glyph(character) for character in text) or "\u2205"
-    return shown if len(shown) <= LONGEST_TOKEN else f"{shown[: LONGEST_TOKEN - 1]}\u2026"
+    """A token on one line, as the font can draw it: what it has no glyph for is escaped."""
+    return glyphs.token_glyphs(text, drawable=_has_glyph)
 
 
 def lattice_figure(trace: Trace, *, n_steps: int = 24) -> Figure:
@@ -56,18 +53,12 @@ def lattice_figure(trace: Trace, *, n_steps: int = 24) -> Figure:
     return figure
 
 
-def _glyph(character: str) -> str:
-    shown = _GLYPHS.get(character, character)
-    printable = not unicodedata.category(shown).startswith(("C", "M", "Z"))
-    if printable and _FONT.get_char_index(ord(shown)):
-        return shown
-    return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
+def _has_glyph(character: str) -> bool:
+    return not glyphs.is_mark(character) and bool(_FONT.get_char_index(ord(character)))
 
 
 def _title(trace: Trace, shown: int) -> str:
-    prompt = "".join(_glyph(c) if c != " " else c for c in trace.header.prompt)
-    if len(prompt) > 70:
-        prompt = f"\u2026{prompt[-70:]}"
+    prompt = glyphs.line_end(trace.header.prompt, longest=71, drawable=_has_glyph)
     left_out = trace.n_steps - shown
     rest = f"; {left_out} later steps left out" if left_out else ""
     return f"{trace.header.prompt_id}, {trace.header.arm}{rest}\n{prompt}"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from analysis.divergence import Divergence
 from analysis.entropy import EntropyFunnel, entropy_funnel
 from analysis.heads import KINDS, MEASURES, RULE, HeadTable, head_table
 from analysis.isolation import SiblingMass, sibling_mass
+from analysis.markup import results_markup
 from analysis.measure import Axes, PromptMeasures, measure_prompt
 from analysis.metrics import (
     Column,
@@ -80,11 +81,11 @@ class Results:
     replays: Mapping[str, str]
     alone: str | None
     n_prompts: int
-    metrics: tuple[Metric, ...]
-    by_arm: Mapping[str, ArmResults]
-    twins: Mapping[str, Twin]
-    set_effects: Mapping[Sink, SetEffect]
-    refusals: tuple[Refusal, ...]
+    metrics: tuple[Metric, ...] = field(repr=False)
+    by_arm: Mapping[str, ArmResults] = field(repr=False)
+    twins: Mapping[str, Twin] = field(repr=False)
+    set_effects: Mapping[Sink, SetEffect] = field(repr=False)
+    refusals: tuple[Refusal, ...] = field(repr=False)
 
     @property
     def divergence(self) -> Mapping[str, Divergence]:
@@ -114,6 +115,9 @@ class Results:
     def json(self) -> str:
         """The document as text, the same for the same run."""
         return json.dumps(self.document(), allow_nan=False, indent=1) + "\n"
+
+    def _repr_html_(self) -> str:
+        return results_markup(self.metrics, self.refusals, n_prompts=self.n_prompts)
 
 
 def plain(value: Any) -> Any:

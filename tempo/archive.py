@@ -16,7 +16,10 @@ from tempo.trace import Trace
 RUN_FILE = "run.json"
 RUN_KIND = "tempo-run"
 RUN_FORMAT = 1
-OURS = ("traces", "figures", RUN_FILE, "results.json", "report.md", "report.html")
+OURS = (
+    *("traces", "figures", "tables", "page"),
+    *(RUN_FILE, "results.json", "report.md", "report.html"),
+)
 
 
 @dataclass(frozen=True, slots=True)

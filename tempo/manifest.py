@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from tempo.errors import InputError
+from tempo.glyphs import line_glyphs
+from tempo.markup import MOST_ARMS, MOST_PROMPTS, run_markup
 from tempo.trace import Trace
 
 
@@ -83,10 +84,25 @@ class Run:
         return list(self.traces.values())[number]
 
     def __repr__(self) -> str:
-        rows = "\n".join(
-            f"{trace.header.prompt_id} {trace.header.arm:>10}  {trace.lattice()}" for trace in self
-        )
-        return f"Run({len(self.prompts)} prompts x {len(self.arms)} arms)\n{rows}"
+        rows = [
+            f"{prompt_id} {arm:>10}  {line_glyphs(trace.lattice(), longest=160)}"
+            for prompt_id, traces in self._first()
+            for arm, trace in traces.items()
+        ]
+        hidden = len(self.prompts) - MOST_PROMPTS
+        rest = [f"and {hidden} more prompts"] if hidden > 0 else []
+        head = f"Run({len(self.prompts)} prompts x {len(self.arms)} arms)"
+        return "\n".join([head, *rows, *rest])
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(repr(self))}</pre>"
+        rows = (
+            (prompt_id, {arm: (trace.header, trace.slots) for arm, trace in traces.items()})
+            for prompt_id, traces in self._first()
+        )
+        return run_markup(self.arms, rows, n_prompts=len(self.prompts))
+
+    def _first(self) -> Iterator[tuple[str, dict[str, Trace]]]:
+        """The first arms of the first prompts; only their traces are read."""
+        for prompt in self.prompts[:MOST_PROMPTS]:
+            pairs = ((arm, (prompt.id, arm)) for arm in self.arms[:MOST_ARMS])
+            yield prompt.id, {arm: self.traces[key] for arm, key in pairs if key in self.traces}

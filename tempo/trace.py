@@ -7,7 +7,6 @@ Tensors are looked up by name in a mapping: a dict for a run in memory, a lazy r
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,8 @@ from tempo.format import (
     tensor_name,
     visible_name,
 )
+from tempo.glyphs import line_glyphs
+from tempo.markup import trace_markup
 from tempo.rows import (
     GroupMass,
     Weights,
@@ -34,7 +35,7 @@ from tempo.rows import (
     mass_by_group,
     rows_from_qk,
 )
-from tempo.slots import COLUMNS, SlotTable
+from tempo.slots import COLUMNS, SlotTable, prompt_table
 from tempo.vocabulary import Head
 
 
@@ -86,6 +87,8 @@ class Trace:
     def slots(self) -> SlotTable:
         """The slot table, one row for each entry of the KV cache."""
         steps = range(self.header.last_step + 1)
+        if not steps:
+            return prompt_table([])
         pieces = {name: [self.tensor(step, f"slots/{name}") for step in steps] for name in COLUMNS}
         columns: Any = {name: np.concatenate(pieces[name]) for name in COLUMNS}
         table = SlotTable(**columns)
@@ -281,12 +284,12 @@ class Trace:
         return np.stack([weights for weights, _ in rows]), np.stack([lse for _, lse in rows])
 
     def __repr__(self) -> str:
-        name = f"{self.header.prompt_id}/{self.header.arm}"
+        name = f"{self.header.prompt_id}/{self.header.arm}, {self.n_steps} steps"
         shape = f"{len(self.layers)} layers x {len(self.heads)} heads, {len(self.slots)} slots"
-        return f"Trace({name}, {self.n_steps} steps, {shape}, {self.level})\n{self.lattice()}"
+        return f"Trace({name}, {shape}, {self.level})\n{line_glyphs(self.lattice())}"
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(repr(self))}</pre>"
+        return trace_markup(self.header, self.slots)
 
 
 def _set_text(texts: list[str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tempo.cli.glyphs import visible
-from tempo.cli.lattice import BANDS, Lattice, lattice_of, legend, style_of
+from tempo.cli.lattice import BANDS, Lattice, Member, lattice_of, legend, style_of
 from tempo.cli.live import GrowingLattices, StepCount
 from tempo.decoding import StepOutcome
 from tempo.run import generate
@@ -43,15 +43,15 @@ def test_every_character_is_visible_on_one_line(text: str, shown: str):
 
 def test_a_lattice_is_one_line_with_sets_in_brackets():
     sets = [
-        [(" couch", 0.4), (" mat", 0.3), (" floor", 0.1)],
-        [(".", 0.6), (",", 0.2)],
-        [(" It", 0.9)],
+        [Member(" couch", 0.4), Member(" mat", 0.3), Member(" floor", 0.1)],
+        [Member(".", 0.6), Member(",", 0.2)],
+        [Member(" It", 0.9)],
     ]
     assert Lattice(CAT, [*sets]).text().plain == f"{CAT} [couch|mat|floor][.|,] It"
 
 
 def test_brackets_and_newlines_in_tokens_stay_text():
-    sets = [[("[bold]", 0.5), ("\n", 0.2)], [("[/]", 1.0)]]
+    sets = [[Member("[bold]", 0.5), Member("\n", 0.2)], [Member("[/]", 1.0)]]
     assert Lattice("a\nb", [*sets]).text().plain == "a↵b[[bold]|↵][/]"
 
 
@@ -60,18 +60,26 @@ def test_a_lattice_reads_as_its_trace_does():
     assert lattice_of(run[0]).text().plain == visible(run[0].lattice())
 
 
+def test_the_pruned_are_struck():
+    run = generate(model_of("llama"), CAT, threshold=0.05, steps=5, prune="attention:0.05")
+    line = lattice_of(run[0]).text()
+    n_dead = int((~run[0].slots.alive).sum())
+    assert n_dead
+    assert sum(str(span.style).endswith("strike") for span in line.spans) == n_dead
+
+
 def test_colours_follow_the_probability():
     assert [style_of(p) for p in (0.0, 0.19, 0.2, 0.5, 0.79, 0.8, 1.0)] == [
         BANDS[band][1] for band in (0, 0, 1, 2, 3, 4, 4)
     ]
-    line = Lattice("", [[("a", 0.1), ("b", 0.9)]]).text()
+    line = Lattice("", [[Member("a", 0.1), Member("b", 0.9)]]).text()
     styles = {line.plain[span.start]: span.style for span in line.spans}
     assert (styles["a"], styles["b"]) == (BANDS[0][1], BANDS[-1][1])
     assert all(style in {str(span.style) for span in legend().spans} for _, style in BANDS)
 
 
 def test_a_long_lattice_shows_its_end():
-    line = Lattice("A long prompt, 猫猫猫", [[("x", 0.5)]]).text(columns=6)
+    line = Lattice("A long prompt, 猫猫猫", [[Member("x", 0.5)]]).text(columns=6)
     assert line.plain == "…猫猫x"
     assert line.cell_len <= 6
 

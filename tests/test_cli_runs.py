@@ -1,6 +1,7 @@
 """Runs on disk: measured, found complete, stopped, gone on with, and damaged."""
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -37,6 +38,7 @@ TEXTS = (
     "why?",
 )
 ARMS = ("--arms", "isolated,visible,greedy", "--steps", 3)
+REPORTED = ("report.html", "report.md", "results.json", "tables", "figures")
 LONG = ("generate", CAT, "--steps", 120, "--eos", "ignore", "--threshold", 0.3)
 
 
@@ -51,9 +53,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def write_without_figures(_run: object, results: Results, folder: Path) -> Path:
     """Stands in for `write_report`: drawing takes seconds, and most tests do not look."""
-    (folder / "figures").mkdir(exist_ok=True)
+    for name in ("figures", "tables"):
+        (folder / name).mkdir(exist_ok=True)
     (folder / "results.json").write_text(results.json())
-    (folder / "report.md").write_text("no figures")
+    for name in ("report.md", "report.html"):
+        (folder / name).write_text("no figures")
     return folder / "report.md"
 
 
@@ -88,8 +92,8 @@ def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_compare_writes_a_report_and_says_where(compared: Path):
     lines = (compared / "stdout").read_text().splitlines()
-    paths = [compared / name for name in ("results.json", "report.md", "figures")]
-    assert lines[-3:] == [str(path) for path in paths]
+    paths = [compared / name for name in REPORTED]
+    assert lines[-5:] == [str(path) for path in paths]
     assert all(path.exists() for path in paths)
 
 
@@ -164,8 +168,8 @@ def test_analyze_prints_the_results_as_a_document(compared: Path):
 def test_compare_and_report_write_all_there_is_and_say_where(tmp_path: Path):
     command = ("compare", CAT, "--arms", "isolated,greedy", "--steps", 2, "--layers", "0")
     made = with_tiny(*command, "--out", tmp_path).stdout
-    paths = [str(tmp_path / name) for name in ("results.json", "report.md", "figures")]
-    assert made.splitlines()[-3:] == paths
+    paths = [str(tmp_path / name) for name in REPORTED]
+    assert made.splitlines()[-5:] == paths
     report = (tmp_path / "report.md").read_text()
     drawn = sorted((tmp_path / "figures").glob("*.png"))
     assert drawn
@@ -179,8 +183,40 @@ def test_compare_and_report_write_all_there_is_and_say_where(tmp_path: Path):
 def test_the_document_of_report_says_where_the_files_lie(compared: Path):
     found = document(call("report", compared, "--json"))
     assert list(found) == ["format", "command", "run", "paths"]
-    names = ("results.json", "report.md", "figures")
-    assert found["paths"] == [str(compared / name) for name in names]
+    assert found["paths"] == [str(compared / name) for name in REPORTED]
+
+
+# --- view
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_view_opens_the_page_of_a_run(compared: Path, monkeypatch: pytest.MonkeyPatch):
+    addresses: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: not addresses.append(address))
+    call("report", compared)
+    result = call("view", compared)
+    assert (result.stdout, result.stderr) == (f"{compared / 'report.html'}\n", "")
+    assert addresses == [(compared / "report.html").as_uri()]
+    found = document(call("view", compared, "--json"))
+    assert list(found) == ["format", "command", "run", "path", "opened"]
+    assert (found["path"], found["opened"]) == (str(compared / "report.html"), True)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_view_makes_a_page_that_is_missing_or_older_than_its_traces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("webbrowser.open", lambda _: False)
+    page = tmp_path / "report.html"
+    assert with_tiny("generate", CAT, "--steps", 2, "--out", tmp_path).exit_code == 0
+    result = call("view", tmp_path)
+    assert result.stderr == "no browser was found; open the page yourself\n"
+    page.write_text("kept")
+    call("view", tmp_path)
+    assert page.read_text() == "kept"
+    os.utime(page, (0, 0))
+    call("view", tmp_path)
+    assert page.read_text() == "no figures"
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -207,7 +243,7 @@ def test_the_seed_of_compare_is_kept_with_the_run(tmp_path: Path):
     assert open_run(tmp_path).settings["seed"] == 5
 
 
-@pytest.mark.parametrize("command", ["analyze", "report"])
+@pytest.mark.parametrize("command", ["analyze", "report", "view"])
 def test_what_is_no_run_is_refused(tmp_path: Path, command: str):
     assert "got no run.json" in refusal(call(command, tmp_path / "none"))
     (tmp_path / "run.json").write_text("{")

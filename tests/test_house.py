@@ -23,7 +23,7 @@ MODEL_ROOMS = {"model", "attention", "cache", "engine", "oracle", "capture", "ed
 MODEL_ROOMS |= {"loading", "dequantise", "support", "fingerprint"}
 PURE_ROOMS = {"vocabulary", "errors", "slots", "visibility", "positions", "selection", "readout"}
 PURE_ROOMS |= {"biases", "choosing", "schedules", "sampling", "twins", "pruning", "policies"}
-PURE_ROOMS |= {"describe", "rows", "trace", "manifest", "store", "archive"}
+PURE_ROOMS |= {"describe", "rows", "trace", "manifest", "store", "archive", "glyphs", "markup"}
 ENGINE_ROOMS = {"attention", "cache", "capture", "engine", "packing", "reading", "record", "sight"}
 ENGINE_ROOMS |= {"forward", "deaths", "values"}
 

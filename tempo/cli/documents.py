@@ -38,6 +38,11 @@ def reported(run: Path, paths: Sequence[Path]) -> Document:
     return _headed("report", run=str(run), paths=[str(path) for path in paths])
 
 
+def viewed(run: Path, page: Path, *, opened: bool) -> Document:
+    """Which page was opened."""
+    return _headed("view", run=str(run), path=str(page), opened=opened)
+
+
 def diagnosed(model: str, diagnosis: Any) -> Document:
     """What the doctor found; a `Diagnosis`, whose room imports torch."""
     checks = [asdict(check) for check in diagnosis.checks]

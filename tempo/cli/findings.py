@@ -12,7 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from analysis.delimited import TABLES
 from analysis.metrics import Metric
+from analysis.page.document import PAGE_FILE
 from analysis.report import FIGURES, REPORT_FILE, RESULTS_FILE, write_report
 from analysis.results import Results
 from analysis.results import analyze as ask_everything
@@ -68,10 +70,10 @@ def conclude(run: Run, *, as_json: bool) -> None:
 
 
 def keep_report(run: Run, results: Results, folder: Path) -> list[Path]:
-    """Write `results.json`, `report.md` and `figures/`; where they lie."""
+    """Write the page and everything beside it; where it lies."""
     with busy("drawing"):
         write_report(run, results, folder)
-    return [folder / RESULTS_FILE, folder / REPORT_FILE, folder / FIGURES]
+    return [folder / name for name in (PAGE_FILE, REPORT_FILE, RESULTS_FILE, TABLES, FIGURES)]
 
 
 def show_findings(
@@ -132,7 +134,7 @@ def _numbers(metric: Metric) -> tuple[str, ...]:
 
 
 def _is_reported(folder: Path) -> bool:
-    return (folder / RESULTS_FILE).is_file() and (folder / REPORT_FILE).is_file()
+    return all((folder / name).is_file() for name in (RESULTS_FILE, REPORT_FILE, PAGE_FILE))
 
 
 def _number(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -9,8 +10,14 @@ from rich.text import Text
 from tempo.cli.glyphs import visible
 from tempo.trace import Trace
 
-Member = tuple[str, float]
-"""Text and probability."""
+
+class Member(NamedTuple):
+    """One member of a set: what it adds to the text, how probable it was, whether it lives."""
+
+    text: str
+    probability: float
+    alive: bool = True
+
 
 BANDS = (
     (0.2, "#9a7fd1"),
@@ -61,18 +68,24 @@ def style_of(probability: float) -> str:
 def _members(trace: Trace, step: int) -> list[Member]:
     slots = trace.members(step).tolist()
     probability = trace.slots.probability[slots].tolist()
-    return list(zip(map(trace.token_text, slots), probability, strict=True))
+    alive = trace.slots.alive[slots].tolist()
+    return list(map(Member, map(trace.token_text, slots), probability, alive))
 
 
 def _set_text(members: Sequence[Member]) -> Text:
     if len(members) == 1:
-        return Text(visible(members[0][0]), style=style_of(members[0][1]))
-    space = " " if all(text.startswith(" ") for text, _ in members) else ""
+        return Text(visible(members[0].text), style=_style(members[0]))
+    space = " " if all(member.text.startswith(" ") for member in members) else ""
     line = Text(space).append("[", style=_SYNTAX)
-    for rank, (text, probability) in enumerate(members):
+    for rank, member in enumerate(members):
         line.append("|" if rank else "", style=_SYNTAX)
-        line.append(visible(text[len(space) :]), style=style_of(probability))
+        line.append(visible(member.text[len(space) :]), style=_style(member))
     return line.append("]", style=_SYNTAX)
+
+
+def _style(member: Member) -> str:
+    """Its colour; the pruned are struck."""
+    return f"{style_of(member.probability)}{'' if member.alive else ' strike'}"
 
 
 def _tail(line: Text, columns: int) -> Text:

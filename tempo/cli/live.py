@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from tempo.cli.lattice import Lattice, legend
+from tempo.cli.lattice import Lattice, Member, legend
 from tempo.cli.screen import notes
 from tempo.decoding import StepOutcome
 from tempo.execution import Watch
@@ -32,7 +32,7 @@ class GrowingLattices:
             return
         slots = table.members(outcome.step)
         texts = [self.token_text(token) for token in table.token[slots].tolist()]
-        members = list(zip(texts, table.probability[slots].tolist(), strict=True))
+        members = list(map(Member, texts, table.probability[slots].tolist()))
         self.lattices[pair].sets.append(members)
 
     def draw(self, console: Console) -> Group:

@@ -22,7 +22,7 @@ def analyze(run: RunFolder, *, options: Options, as_json: Json = False) -> None:
 
 @takes_options(*STATISTICS, defaults=THAT_OF_THE_RUN)
 def report(run: RunFolder, *, options: Options, as_json: Json = False) -> None:
-    """Measure a run: write results.json, report.md and figures/."""
+    """Measure a run: write report.html, report.md, results.json, tables/ and figures/."""
     from tempo.cli.documents import reported
     from tempo.cli.findings import ask, keep_report, opened, show_paths
 

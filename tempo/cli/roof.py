@@ -31,7 +31,8 @@ COMMANDS = MappingProxyType(
         "generate": Home("generating", "Decode prompts in parallel sets and show them."),
         "compare": Home("comparing", "Decode prompts under several policies and measure."),
         "analyze": Home("measuring", "Measure a run: every number, and results.json."),
-        "report": Home("measuring", "Measure a run: results.json, report.md and figures."),
+        "report": Home("measuring", "Measure a run: results, a page, tables, figures."),
+        "view": Home("viewing", "Open the page of a run in a browser."),
         "doctor": Home("diagnosing", "Check that a model does what the instrument assumes."),
         "models": Home("naming", "List, fetch and find the models with a short name."),
     }

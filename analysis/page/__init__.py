@@ -1,0 +1,1 @@
+"""The page: one run as one offline HTML file."""

@@ -1,0 +1,145 @@
+"""Curves and bars of the page as data: what stands where; `charts.js` draws them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from analysis.divergence import Divergence
+from analysis.entropy import CHANCE as EVEN_ENTROPY
+from analysis.ratio import CHANCE as EVEN_RATIO
+from analysis.ratio import AttentionRatio
+from analysis.results import Results, plain
+from analysis.set_effect import SetEffect
+from analysis.statistics import Curve
+
+Chart = dict[str, Any]
+Series = dict[str, Any]
+
+
+def charts(results: Results) -> list[Chart]:
+    """Every chart there are data for; one that names an arm belongs to that arm."""
+    return [
+        _entropy(results),
+        *(_ratio(arm, each.ratio) for arm, each in results.by_arm.items() if each.ratio),
+        *([_split(results.set_effects["without"])] if results.set_effects else []),
+        *([_divergence(results.divergence)] if results.divergence else []),
+    ]
+
+
+def _entropy(results: Results) -> Chart:
+    def series(without_sink: bool) -> Iterator[Series]:
+        for arm, found in results.by_arm.items():
+            funnel = found.entropy
+            curve = funnel.normalised_without_sink if without_sink else funnel.normalised
+            yield _series(arm, curve, is_null=arm == results.greedy)
+
+    panels = [
+        _panel(f"{word} slot 0", list(series(word == "without")), EVEN_ENTROPY, "even attention")
+        for word in ("with", "without")
+    ]
+    return _chart(
+        "entropy_by_layer",
+        "Entropy by layer",
+        "Entropy of the rows of generated steps over the logarithm of the slots they see. The sink "
+        "alone lowers it: read the panel without slot 0.",
+        x="layer",
+        y="entropy / ln(visible slots)",
+        panels=panels,
+    )
+
+
+def _ratio(arm: str, by_sink: Mapping[str, AttentionRatio]) -> Chart:
+    panels = []
+    for word, ratio in by_sink.items():
+        both = [_series(arm, ratio.by_step), _series("null", ratio.null_by_step, is_null=True)]
+        has_null = bool((ratio.null_by_step.n > 0).any())
+        panels.append(_panel(f"{word} slot 0", both[: 1 + has_null], EVEN_RATIO, "even attention"))
+    return _chart(
+        f"ratio_by_step_{arm}",
+        f"Ratio by step, {arm}",
+        "Mean weight per earlier slot in sets of width >= 2 over mean weight per other earlier "
+        "slot. The null is the greedy run of the same prompts under the same labels.",
+        x="step of the query",
+        y="set slot / other slot",
+        panels=panels,
+        log=True,
+        arm=arm,
+    )
+
+
+def _split(effect: SetEffect) -> Chart:
+    panels = []
+    for title, part in (("first sets", effect.first), ("all sets", effect.all_sets)):
+        parts = [
+            _series("score drift", _logarithm(part.by_layer["drift"])),
+            _series("competition", _logarithm(part.by_layer["competition"])),
+        ]
+        panels.append(_panel(title, parts, 0.0, "a token alone"))
+    return _chart(
+        "split_by_layer",
+        f"What a set does to the mass of its members, {effect.arm}",
+        "Log of (mass of a member in its set / its mass alone), split exactly into score drift "
+        "(down-weighting) and competition (dilution). Bars add up to the marked total.",
+        x="layer",
+        y="log(in set / alone), nats",
+        panels=panels,
+        kind="stack",
+    )
+
+
+def _divergence(pairs: Mapping[str, Divergence]) -> Chart:
+    panels = [
+        _panel("JS divergence, nats", [_series(pair, one.js) for pair, one in pairs.items()], 0.0),
+        _panel(
+            "shared among the 10 best tokens",
+            [_series(pair, one.top_overlap) for pair, one in pairs.items()],
+            1.0,
+        ),
+    ]
+    is_bound = any(one.lower_bounds for one in pairs.values())
+    return _chart(
+        "readouts_by_step",
+        "Readouts on identical tokens",
+        "How far the next-token distributions of twins are apart."
+        + (" JS is a lower bound: the tails of both lists were merged." if is_bound else ""),
+        x="step",
+        y="",
+        panels=panels,
+    )
+
+
+def _chart(
+    key: str,
+    title: str,
+    note: str,
+    *,
+    x: str,
+    y: str,
+    panels: list[dict[str, Any]],
+    log: bool = False,
+    kind: str = "lines",
+    arm: str | None = None,
+) -> Chart:
+    labels = {"key": key, "title": title, "note": note, "x": x, "y": y}
+    return labels | {"panels": panels, "log": log, "kind": kind, "arm": arm}
+
+
+def _panel(
+    title: str, series: list[Series], same: float, name: str = "identical readouts"
+) -> dict[str, Any]:
+    """`same` is where nothing happens; a line marks it."""
+    return {"title": title, "series": series, "level": same, "levelName": name}
+
+
+def _series(name: str, curve: Curve, *, is_null: bool = False) -> Series:
+    kept = curve.n > 0
+    columns = ("x", "estimate", "low", "high", "n")
+    values = {column: plain(getattr(curve, column)[kept]) for column in columns}
+    return {"name": name, "isNull": is_null} | values
+
+
+def _logarithm(curve: Curve) -> Curve:
+    with np.errstate(divide="ignore"):
+        estimate, low, high = (np.log(each) for each in (curve.estimate, curve.low, curve.high))
+    return Curve(curve.x, estimate, low, high, curve.n, curve.methods, curve.simultaneous)

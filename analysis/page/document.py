@@ -1,0 +1,144 @@
+"""Write `report.html`: what a run holds and what was found, in one offline file."""
+
+import json
+import shutil
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from analysis.arms import arms_of
+from analysis.delimited import csv_text
+from analysis.grid import Table
+from analysis.page.charts import charts
+from analysis.page.maps import head_maps
+from analysis.page.prompt import prompt_document, shown_arms
+from analysis.results import Results, plain
+from analysis.sentences import sentences
+from analysis.tables import arm_rows, fact_rows, model_facts
+from analysis.whole import write_whole
+from tempo.manifest import Run
+from tempo.store import disk_errors
+
+PAGE_FILE = "report.html"
+DATA_FOLDER = "page"
+MOST_EMBEDDED = 4_600_000
+"""Prompts that together take more lie in files beside the page, all but the first."""
+
+SCRIPTS = (
+    *("decode.js", "draw.js", "save.js", "lattice.js", "attention.js"),
+    *("headmap.js", "charts.js", "page.js"),
+)
+_HERE = Path(__file__).parent
+
+
+def write_page(run: Run, results: Results, tables: Sequence[Table], folder: Path) -> Path:
+    """Write the page and, where the run is large, one file for each further prompt beside it.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    folder = Path(folder)
+    arms = shown_arms(run, arms_of(run))
+    with disk_errors(folder):
+        shutil.rmtree(folder / DATA_FOLDER, ignore_errors=True)
+        embedded = _write_prompts(run, arms, folder / DATA_FOLDER)
+        text = page_text(run, results, tables, embedded)
+        write_whole(folder / PAGE_FILE, text)
+    return folder / PAGE_FILE
+
+
+def page_text(
+    run: Run, results: Results, tables: Sequence[Table], embedded: Sequence[tuple[str, str]]
+) -> str:
+    """The page; `embedded` has the id of each prompt inside it and its document as JSON."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    script = "\n".join(_own(name) for name in SCRIPTS)
+    return environment.from_string(_own("page.html.j2")).render(
+        title=str(model_facts(run)["name"]),
+        style=Markup(_own("page.css")),
+        script=Markup(script),
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        run=Markup(_json(_run_document(run, results, tables))),
+        prompts=[(prompt_id, Markup(text)) for prompt_id, text in embedded],
+        results=results,
+        sentences=list(sentences(results)),
+        tables=tables,
+        facts=fact_rows(run) | _hashes(run),
+    )
+
+
+def _run_document(run: Run, results: Results, tables: Sequence[Table]) -> dict[str, Any]:
+    parts = arms_of(run)
+    roles = {arm: (role, policy) for arm, role, policy in arm_rows(run, results)}
+    heads = int(model_facts(run).get("queries_per_kv_head", 1))
+    return {
+        "model": model_facts(run)["name"],
+        "queriesPerKvHead": heads,
+        "dataFolder": DATA_FOLDER,
+        "prompts": [{"id": p.id, "category": p.category, "text": p.text} for p in run.prompts],
+        "arms": [
+            {"name": arm, "role": roles.get(arm, ("", ""))[0], "of": parts.replays.get(arm)}
+            for arm in shown_arms(run, parts)
+        ],
+        "axes": _axes(results),
+        "maps": head_maps(results),
+        "charts": charts(results),
+        "tables": {table.name: csv_text(table) for table in tables},
+    }
+
+
+def _axes(results: Results) -> dict[str, Any]:
+    """Layer and head numbers of the maps; empty where no arm keeps rows."""
+    tables = [found.heads for found in results.by_arm.values() if found.heads]
+    ratios = [ratio for found in results.by_arm.values() for ratio in found.ratio.values()]
+    known = next(iter([*tables, *ratios]), None)
+    return plain({"layers": known.layers, "heads": known.heads} if known else {})
+
+
+def _write_prompts(run: Run, arms: Sequence[str], folder: Path) -> list[tuple[str, str]]:
+    """Write what does not fit into the page; gives what goes into it."""
+    embedded: list[tuple[str, str]] = []
+    for prompt_id, text in _documents(run, arms):
+        size = sum(len(one) for _, one in embedded) + len(text)
+        if folder.exists():
+            _write_prompt(folder, prompt_id, text)
+        elif size <= MOST_EMBEDDED or not embedded:
+            embedded.append((prompt_id, text))
+        else:
+            folder.mkdir()
+            for one in [*embedded[1:], (prompt_id, text)]:
+                _write_prompt(folder, *one)
+            del embedded[1:]
+    return embedded
+
+
+def _documents(run: Run, arms: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for prompt in run.prompts:
+        yield prompt.id, _json(prompt_document(run, prompt.id, arms))
+
+
+def _write_prompt(folder: Path, prompt_id: str, text: str) -> None:
+    script = f"tempoPrompt({text});\n"
+    (folder / f"{prompt_id}.js").write_text(script, encoding="utf-8")
+
+
+def _hashes(run: Run) -> dict[str, str]:
+    if run.folder is None:
+        return {}
+    manifest = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    return {"configuration hash": str(manifest.get("configuration_hash", ""))}
+
+
+def _json(value: Any) -> str:
+    """JSON that is also safe inside a script element: `<` and line separators are escaped."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _own(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
