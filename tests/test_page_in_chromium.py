@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Generator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -263,10 +264,12 @@ def test_the_pruned_are_struck_and_the_path_goes_past_them(visit: Visit, tmp_pat
     titles = visit.page.eval_on_selector_all(
         "#lattice .member:has(.struck) title", "all => all.map(t => t.textContent)"
     )
+    assert visit.page.locator("#lattice .path").count() == 5
     for slot, title in zip(dead, titles, strict=True):
         assert f"pruned at step {slots.died_at_step[slot]}" in title
-    best = [int(slots.survivors(step)[0]) for step in range(1, 6) if len(slots.survivors(step))]
-    assert visit.page.evaluate("topPath(page.traces.get(page.arm))")[1:] == best
+    path = visit.page.evaluate("topPath(page.traces.get(page.arm))")
+    texts = [run[0].token_text(slot) for slot in path[1:]]
+    assert run[0].text() == PROMPTS[0] + "".join(texts)
 
 
 def chart_on_page(visit: Visit, name: str) -> list[dict[str, str]]:
@@ -309,6 +312,46 @@ def test_the_foot_says_how_the_run_was_made(opened: Visit, folder: Path):
     for said in (facts["fingerprint"], facts["tokenizer_hash"], *versions.values()):
         assert str(said) in foot
     assert json.loads((folder / "run.json").read_text())["configuration_hash"] in foot
+
+
+def test_the_path_of_a_tree_goes_from_child_to_parent(visit: Visit, tmp_path: Path):
+    run = generate(
+        tiny_model("llama"), PROMPTS[0], policy="tree", steps=5, eos="ignore", out=tmp_path
+    )
+    write_report(run, analyze(run), tmp_path)
+    visit.open(tmp_path / "report.html")
+    path = visit.page.evaluate("topPath(page.traces.get(page.arm))")
+    parents = run[0].slots.parent
+    assert all(parents[child] == parent for parent, child in pairwise(path))
+    texts = [run[0].token_text(slot) for slot in path[1:]]
+    assert run[0].text() == PROMPTS[0] + "".join(texts).replace("<pad>", "")
+
+
+def test_an_address_that_means_nothing_shows_the_page_all_the_same(opened: Visit, folder: Path):
+    nonsense = "#step=99&layer=abc&head=-1&arm=nobody&view=toString&measure=constructor&prompt=no"
+    opened.complaints.clear()
+    opened.open(folder / "report.html", nonsense)
+    assert opened.page.text_content("#attention-title").endswith("at step 4, isolated")
+    assert opened.page.locator("#attention .cell").count() > 0
+    assert opened.complaints == []
+
+
+def test_a_long_prompt_is_drawn_in_part_and_says_so(visit: Visit, tmp_path: Path):
+    run = generate(tiny_model("llama"), "the cat sat " * 60, steps=1, layers="0", out=tmp_path)
+    write_report(run, analyze(run), tmp_path)
+    visit.open(tmp_path / "report.html", "#step=0")
+    n_prompt = run[0].slots.n_prompt
+    assert n_prompt**2 > 16000
+    assert 0 < visit.page.locator("#attention .cell").count() <= 16000
+    assert f"of {n_prompt} queries are drawn" in visit.page.text_content("#attention-note")
+    assert len(rows_on_page(visit)) == n_prompt**2
+
+
+def test_a_run_that_was_stopped_says_so(visit: Visit, tmp_path: Path):
+    run = planted_run({"isolated": {"stopped": "running"}}, n_prompts=2)
+    write_report(marked(run), analyze(marked(run)), tmp_path)
+    visit.open(tmp_path / "report.html")
+    assert "Not finished: 2 of 2 traces" in visit.page.text_content("header")
 
 
 @pytest.mark.parametrize("figure", ["lattice", "head map", "attention", "entropy by layer"])

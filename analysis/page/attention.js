@@ -2,6 +2,8 @@
 
 const CELL = { least: 23, most: 46, height: 26, arcs: 84, band: 20 };
 const SHOWN_ARCS = 14;
+const MOST_CELLS = 16000; // a browser stands still for a minute over a million
+const LEAST_ROWS = 32;
 
 // What is drawn: one number for each cell, and how it becomes a colour.
 const VIEWS = {
@@ -35,13 +37,21 @@ const VIEWS = {
   },
 };
 
-// The rows of the step shown; with another arm beside it, every cell knows its difference.
-function attentionRows(page) {
+// A long prompt has too many rows to draw: the first of the last ones that can be.
+function firstDrawn(trace, step) {
+  const most = Math.max(LEAST_ROWS, Math.floor(MOST_CELLS / trace.nSlots(step)));
+  return Math.max(0, trace.members[step].length - most);
+}
+
+// The rows of the step shown, from one query on (null before it); with another arm beside it, every
+// cell knows its difference.
+function attentionRows(page, first = 0) {
   const { trace, other, step } = page.attended();
   if (!trace.hasRows(step)) return null;
   const { layer, head } = page.axis(trace);
   const beside = other && page.axis(other);
   return trace.members[step].map((_, query) => {
+    if (query < first) return null;
     const cells = trace.row(step, layer, head, query);
     if (!other) return cells;
     const twin = other.row(step, beside.layer, beside.head, query);
@@ -63,14 +73,16 @@ function drawAttention(page, rows) {
   const grid = { left, wide, heading: CELL.arcs + 0.87 * longest + 14 };
   const top = grid.heading + CELL.band;
   const width = Math.max(left + nSlots * wide + 0.5 * longest + 8, 420);
-  const height = top + rows.length * CELL.height + 52;
+  const first = firstDrawn(trace, step);
+  const height = top + (rows.length - first) * CELL.height + 52;
   const svg = sheet(width, height, attentionLabel(page));
   svg.setAttribute("role", "application");
   svg.setAttribute("aria-roledescription", "attention map; move with the arrow keys");
   svg.setAttribute("tabindex", "0");
   svg.append(...slotHeadings(trace, step, grid));
   rows.forEach((cells, query) => {
-    const y = top + query * CELL.height;
+    if (query < first) return;
+    const y = top + (query - first) * CELL.height;
     const name = { x: left - 8, y: y + 17, "text-anchor": "end", fill: theme("ink"), class: "row" };
     svg.append(mark("text", name, labels[query]));
     for (const cell of cells) svg.append(...cellMarks(cell, view, { query, x: left + cell.slot * wide, y, wide }));
@@ -79,7 +91,7 @@ function drawAttention(page, rows) {
   svg.append(cursor);
   const from = (place) => view.colour(view.at(place));
   colourKey(svg, left, height - 34, 180, from, view.ends);
-  const placed = { ...grid, top, trace, step, rows, svg, cursor };
+  const placed = { ...grid, top, first, trace, step, rows, svg, cursor };
   listen(page, placed);
   moveCursor(page, placed, page.cursor);
   return svg;
@@ -130,7 +142,7 @@ function cellMarks(cell, view, { query, x, y, wide }) {
 }
 
 function listen(page, placed) {
-  const { svg, rows } = placed;
+  const { svg, rows, trace, step } = placed;
   const goTo = (event) => {
     const { query, slot } = event.target.dataset ?? {};
     if (slot !== undefined) moveCursor(page, placed, { query: Number(query), slot: Number(slot) });
@@ -142,26 +154,28 @@ function listen(page, placed) {
     const moves = {
       ArrowLeft: { query, slot: slot - 1 }, ArrowRight: { query, slot: slot + 1 },
       ArrowUp: { query: query - 1, slot }, ArrowDown: { query: query + 1, slot },
-      Home: { query, slot: 0 }, End: { query, slot: rows[0].length - 1 },
+      Home: { query, slot: 0 }, End: { query, slot: trace.nSlots(step) - 1 },
     };
     const to = moves[event.key];
     if (!to) return;
     event.preventDefault();
-    if (rows[to.query]?.[to.slot]) moveCursor(page, placed, to);
+    if (!rows[to.query]?.[to.slot]) return;
+    moveCursor(page, placed, to);
+    bringIntoView(byId("attention"), placed.cursor.lastChild);
   });
 }
 
 function moveCursor(page, placed, { query, slot }) {
-  const { rows, cursor, left, top, wide } = placed;
-  const at = { query: Math.min(query, rows.length - 1), slot: Math.min(slot, rows[0].length - 1) };
+  const { rows, trace, step, first, cursor, left, top, wide } = placed;
+  const at = { query: Math.max(Math.min(query, rows.length - 1), first), slot: Math.min(slot, trace.nSlots(step) - 1) };
   page.cursor = at;
-  const box = { x: left + at.slot * wide, y: top + at.query * CELL.height, width: wide, height: CELL.height };
+  const box = { x: left + at.slot * wide, y: top + (at.query - first) * CELL.height, width: wide, height: CELL.height };
   cursor.replaceChildren(
     ...arcs(placed, at),
     mark("rect", { ...box, fill: "none", stroke: theme("ink"), "stroke-width": 2.5, rx: 3 }),
   );
   placed.svg.querySelectorAll(".row").forEach((name, number) => {
-    name.setAttribute("font-weight", number === at.query ? 700 : 400);
+    name.setAttribute("font-weight", number === at.query - first ? 700 : 400);
   });
   showDetail(page, placed, at);
 }
@@ -188,18 +202,19 @@ function showDetail(page, { trace, step, rows }, { query, slot }) {
   const cell = rows[query][slot];
   const { slots } = trace;
   const own = trace.members[step][query];
+  const said = (value) => words(value, trace.rows.relativeError > 0.01 ? 2 : 3);
   const facts = [
-    ["query", `${glyphs(slots.text[own], 40)} (slot ${own}, position ${words(slots.position[own])})`],
-    ["reads", `${glyphs(slots.text[slot], 40)} (slot ${slot}, position ${words(slots.position[slot])}, ${cell.relation})`],
+    ["query", `${glyphs(slots.text[own], 40)} (slot ${own}, position ${exact(slots.position[own])})`],
+    ["reads", `${glyphs(slots.text[slot], 40)} (slot ${slot}, position ${exact(slots.position[slot])}, ${cell.relation})`],
   ];
   if (cell.visible) {
-    facts.push(["weight", words(cell.weight)], ["share of the row", words(cell.share)]);
-    facts.push(["share without slot 0", words(cell.restShare)], ["chance", words(cell.chance)]);
-    facts.push(["times chance", words(cell.share / cell.chance)]);
+    facts.push(["weight", said(cell.weight)], ["share of the row", said(cell.share)]);
+    facts.push(["chance", said(cell.chance)], ["times chance", said(cell.share / cell.chance)]);
+    facts.push(["share without slot 0", said(cell.restShare)], ["its chance", said(cell.restChance)]);
   } else facts.push(["weight", "not visible to this query"]);
   if (cell.twin) {
-    facts.push([`share in ${page.attended().other.name}`, words(cell.twin.share)]);
-    facts.push(["difference", words(cell.difference)]);
+    facts.push([`share in ${page.attended().other.name}`, said(cell.twin.share)]);
+    facts.push(["difference", said(cell.difference)]);
   }
   const terms = facts.map(([term, value]) => node("div", {}, node("dt", {}, term), node("dd", { "data-term": term }, value)));
   byId("detail").replaceChildren(...terms);
@@ -207,14 +222,14 @@ function showDetail(page, { trace, step, rows }, { query, slot }) {
 
 function attentionTable(page) {
   const { trace, step } = page.attended();
-  const head = ["query_slot", "query", "slot", "token", "position", "relation", "visible", "weight", "share", "share_without_sink", "chance"];
+  const head = ["query_slot", "query", "slot", "token", "position", "relation", "visible", "weight", "share", "share_without_sink", "chance", "relative_error"];
   const rows = attentionRows(page);
   const compared = rows[0][0].twin !== undefined;
   const body = rows.flatMap((cells, query) => cells.map((cell) => {
     const own = trace.members[step][query];
     const values = [
       own, trace.slots.text[own], cell.slot, trace.slots.text[cell.slot], trace.slots.position[cell.slot],
-      cell.relation, cell.visible, cell.weight, cell.share, cell.restShare, cell.chance,
+      cell.relation, cell.visible, cell.weight, cell.share, cell.restShare, cell.chance, trace.rows.relativeError,
     ];
     return compared ? [...values, cell.twin.share, cell.difference] : values;
   }));

@@ -9,9 +9,9 @@ function drawChart(chart) {
   const width = n * PLOT.width;
   const height = PLOT.height + keys.height + 8;
   const svg = sheet(width, height, chart.title);
-  const scale = scaleOf(chart);
   chart.panels.forEach((panel, number) => {
     const plot = mark("g", { transform: `translate(${number * PLOT.width}, 0)` });
+    const scale = scaleOf(chart, chart.sharesY ? chart.panels : [panel]);
     drawFrame(plot, chart, panel, scale, number === 0);
     if (chart.kind === "stack") drawStack(plot, panel, scale, names);
     else panel.series.forEach((one) => drawCurve(plot, one, scale, names.indexOf(one.name)));
@@ -36,8 +36,8 @@ function finite(values) {
   return values.filter((value) => value !== null && Number.isFinite(value));
 }
 
-function limitsOf(chart) {
-  const all = chart.panels.flatMap((panel) => {
+function limitsOf(chart, panels) {
+  const all = panels.flatMap((panel) => {
     if (chart.kind === "stack") return [panel.level, ...totals(panel).flatMap(({ low, high }) => [low, high])];
     return [panel.level, ...panel.series.flatMap((one) => finite([...one.estimate, ...one.low, ...one.high]))];
   });
@@ -45,9 +45,9 @@ function limitsOf(chart) {
   return [Math.min(...kept), Math.max(...kept)];
 }
 
-function scaleOf(chart) {
+function scaleOf(chart, panels) {
   const toAxis = chart.log ? Math.log : (value) => value;
-  let [low, high] = limitsOf(chart).map(toAxis);
+  let [low, high] = limitsOf(chart, panels).map(toAxis);
   const room = Math.max(high - low, 1e-6) * 0.06;
   [low, high] = [low - room, high + room];
   const xs = chart.panels.flatMap((panel) => panel.series.flatMap((one) => one.x));

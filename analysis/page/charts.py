@@ -106,6 +106,7 @@ def _divergence(pairs: Mapping[str, Divergence]) -> Chart:
         x="step",
         y="",
         panels=panels,
+        shares_y=False,
     )
 
 
@@ -120,9 +121,11 @@ def _chart(
     log: bool = False,
     kind: str = "lines",
     arm: str | None = None,
+    shares_y: bool = True,
 ) -> Chart:
     labels = {"key": key, "title": title, "note": note, "x": x, "y": y}
-    return labels | {"panels": panels, "log": log, "kind": kind, "arm": arm}
+    looks = {"log": log, "kind": kind, "arm": arm, "sharesY": shares_y}
+    return labels | {"panels": panels} | looks
 
 
 def _panel(

@@ -16,7 +16,7 @@ from analysis.delimited import csv_text
 from analysis.grid import Table
 from analysis.page.charts import charts
 from analysis.page.maps import head_maps
-from analysis.page.prompt import prompt_document, shown_arms
+from analysis.page.prompt import MOST_BYTES, MOST_BYTES_BESIDE, prompt_document, shown_arms
 from analysis.results import Results, plain
 from analysis.sentences import sentences
 from analysis.tables import arm_rows, fact_rows, model_facts
@@ -69,6 +69,8 @@ def page_text(
         sentences=list(sentences(results)),
         tables=tables,
         facts=fact_rows(run) | _hashes(run),
+        unfinished=sum(trace.header.stopped == "running" for trace in run),
+        n_traces=len(run),
     )
 
 
@@ -118,8 +120,9 @@ def _write_prompts(run: Run, arms: Sequence[str], folder: Path) -> list[tuple[st
 
 
 def _documents(run: Run, arms: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for prompt in run.prompts:
-        yield prompt.id, _json(prompt_document(run, prompt.id, arms))
+    for number, prompt in enumerate(run.prompts):
+        most = MOST_BYTES if number == 0 else MOST_BYTES_BESIDE
+        yield prompt.id, _json(prompt_document(run, prompt.id, arms, most_bytes=most))
 
 
 def _write_prompt(folder: Path, prompt_id: str, text: str) -> None:

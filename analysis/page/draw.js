@@ -95,13 +95,18 @@ function seriesColour(index) {
 
 const DASHES = [null, "7 3", "2 3", "9 3 2 3", "4 2", "1 2"];
 
-// Three significant digits; a dash where there are no data.
-function words(value) {
+// Three significant digits unless said; a dash where there are no data.
+function words(value, digits = 3) {
   if (value === null || value === undefined || Number.isNaN(value)) return "\u2013";
   if (!Number.isFinite(value)) return value > 0 ? "\u221e" : "\u2212\u221e";
   const size = Math.abs(value);
-  if (size > 0 && (size < 1e-4 || size >= 1e5)) return value.toExponential(2).replace("-", "\u2212");
-  return String(Number(value.toPrecision(3))).replace("-", "\u2212");
+  if (size > 0 && (size < 1e-4 || size >= 1e5)) return value.toExponential(digits - 1).replace("-", "\u2212");
+  return String(Number(value.toPrecision(digits))).replace("-", "\u2212");
+}
+
+// Whole, as float32 holds it: position 1234 is not 1230, and 12.01 is not 12.
+function exact(value) {
+  return String(Number(value.toPrecision(7))).replace("-", "\u2212");
 }
 
 const GLYPHS = { " ": "\u00b7", "\u00b7": "\\u{b7}", "\n": "\u21b5", "\t": "\u21e5" };

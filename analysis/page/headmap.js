@@ -59,9 +59,9 @@ function drawHeadMap(page) {
   drawGroups(page, svg, heads, layers);
   const shown = chosenHead(page);
   if (shown) svg.append(mark("rect", { ...headBox(shown), fill: "none", stroke: theme("ink"), "stroke-width": 2.5, rx: 3, "pointer-events": "none" }));
-  colourKey(svg, HEAD.left, height - 28, heads.length * HEAD.width, (place) => scale.colour(scale.at(place)), scale.ends);
+  colourKey(svg, HEAD.left, height - 28, Math.max(heads.length, 4) * HEAD.width, (place) => scale.colour(scale.at(place)), scale.ends);
   listenToHeads(page, svg);
-  describeHead(page, page.hovered ?? shown ?? { row: 0, column: 0 });
+  describeHead(page, shown ?? { row: 0, column: 0 });
   return svg;
 }
 
@@ -101,7 +101,7 @@ function listenToHeads(page, svg) {
   svg.addEventListener("pointerleave", () => describeHead(page, chosenHead(page) ?? { row: 0, column: 0 }));
   svg.addEventListener("click", (event) => {
     const cell = cellOf(event);
-    if (cell) page.choose({ layer: layers[cell.row], head: heads[cell.column] });
+    if (cell) chooseHead(page, cell);
   });
   svg.addEventListener("keydown", (event) => {
     const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
@@ -111,9 +111,15 @@ function listenToHeads(page, svg) {
     event.preventDefault();
     const [row, column] = [at.row + move[0], at.column + move[1]];
     if (layers[row] === undefined || heads[column] === undefined) return;
-    page.choose({ layer: layers[row], head: heads[column] });
-    byId("head-map").querySelector("svg").focus();
+    chooseHead(page, { row, column });
   });
+}
+
+// The map is drawn anew; the keys go on from the head chosen.
+function chooseHead(page, { row, column }) {
+  const { layers, heads } = page.run.axes;
+  page.choose({ layer: layers[row], head: heads[column] });
+  byId("head-map").querySelector("svg").focus({ preventScroll: true });
 }
 
 function describeHead(page, { row, column }) {

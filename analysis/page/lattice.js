@@ -23,14 +23,24 @@ function latticeColumns(traces) {
   const sets = Array.from({ length: nSteps }, (_, i) => ({ step: i + 1 }));
   let x = 0;
   return [...prompt, ...sets].map((column) => {
-    const texts = column.hidden
-      ? [`\u2026 ${column.hidden.length} \u2026`]
-      : traces.flatMap((trace) => slotsIn(trace, column).map((slot) => glyphs(trace.slots.text[slot])));
-    const width = Math.max(BOX.least, ...texts.map((text) => textWidth(text) + 2 * BOX.pad));
+    const needed = column.hidden
+      ? [textWidth(`\u2026 ${column.hidden.length} \u2026`) + 2 * BOX.pad]
+      : traces.flatMap((trace) => slotsIn(trace, column).map((slot) => boxWidth(trace, slot)));
+    const width = Math.max(BOX.least, ...needed);
     const placed = { ...column, x, width };
     x += width + BOX.space + (column.step === 0 && column === prompt.at(-1) ? 12 : 0);
     return placed;
   });
+}
+
+function boxWidth(trace, slot) {
+  return Math.max(textWidth(glyphs(trace.slots.text[slot])) + 2 * BOX.pad, textWidth(below(trace, slot), 10) + BOX.pad);
+}
+
+// The small line of a box.
+function below(trace, slot) {
+  if (slot === 0) return "sink";
+  return trace.slots.step[slot] === 0 ? "" : words(trace.slots.probability[slot]);
 }
 
 function slotsIn(trace, column) {
@@ -51,12 +61,15 @@ function boxesOf(trace, columns, top) {
   return boxes;
 }
 
-// The best living member of each set, from the last slot of the prompt on.
+// From the last slot of the prompt to the best living member of the last set, parent by parent.
 function topPath(trace) {
-  const path = [trace.members[0].at(-1)];
-  for (let step = 1; step <= trace.nSteps; step++) {
-    const alive = trace.members[step].filter((slot) => trace.slots.died_at_step[slot] < 0);
-    path.push(alive[0] ?? trace.members[step][0]);
+  const last = trace.members[trace.nSteps];
+  const alive = last.filter((slot) => trace.slots.died_at_step[slot] < 0);
+  let slot = trace.nSteps === 0 ? last.at(-1) : (alive[0] ?? last[0]);
+  const path = [slot];
+  while (trace.slots.step[slot] > 0) {
+    slot = trace.slots.parent[slot];
+    path.unshift(slot);
   }
   return path;
 }
@@ -66,7 +79,8 @@ function drawLattice(page) {
   const columns = latticeColumns(traces);
   const heights = traces.map((trace) => Math.max(...trace.members.slice(1).map((set) => set.length), 1));
   const left = 4;
-  const width = columns.at(-1).x + columns.at(-1).width + left + 8;
+  const titles = traces.map((trace) => 1.2 * textWidth(armTitle(page, trace)));
+  const width = Math.max(columns.at(-1).x + columns.at(-1).width, 180, ...titles) + left + 8;
   const height = 34 + heights.reduce((sum, n) => sum + 26 + n * (BOX.height + BOX.gap) + 14, 0) + 34;
   const label = `Parallel sets of ${page.prompt}, ${traces.map((trace) => trace.name).join(" and ")}`;
   const svg = sheet(width, height, label);
@@ -78,6 +92,7 @@ function drawLattice(page) {
   traces.forEach((trace, number) => {
     body.append(mark("text", { x: 0, y: top + 14, fill: theme("ink"), "font-weight": 600 }, armTitle(page, trace)));
     const boxes = boxesOf(trace, columns, top + 24);
+    trace.topPath ??= topPath(trace);
     drawLinks(body, trace, boxes);
     for (const column of columns.filter((each) => each.hidden)) {
       const y = top + 24 + BOX.height / 2 + 4;
@@ -103,17 +118,23 @@ function walk(page, event) {
   if (!(to >= 1 && to <= trace.nSteps) || query < 0) return;
   event.preventDefault();
   page.choose({ step: to, query: Math.min(query, trace.members[to].length - 1) });
-  byId("lattice").querySelector('[aria-pressed="true"]').focus();
+  focusChosen();
+}
+
+function focusChosen() {
+  byId("lattice").querySelector('[aria-pressed="true"]').focus({ preventScroll: true });
 }
 
 function armTitle(page, trace) {
   const { role } = page.run.arms.find((arm) => arm.name === trace.name);
-  return `${trace.name}${role ? ` (${role})` : ""}, ended by ${trace.stopped}`;
+  return `${trace.name}${role ? ` (${role})` : ""}, ${trace.stopped === "running" ? "not finished" : `ended by ${trace.stopped}`}`;
 }
 
 function drawStepNumbers(body, columns, depth, current) {
   const ink = theme("muted");
-  body.append(mark("text", { x: 0, y: -12, fill: ink, "font-size": 11 }, "prompt; slot 0 is the sink"));
+  const said = "prompt; slot 0 is the sink";
+  const fits = textWidth(said, 11) < columns.find((each) => each.step > 0)?.x;
+  body.append(mark("text", { x: 0, y: -12, fill: ink, "font-size": 11 }, fits ? said : "prompt"));
   for (const column of columns.filter((each) => each.step > 0)) {
     const chosen = column.step === current;
     if (chosen) {
@@ -137,7 +158,7 @@ function drawLinks(body, trace, boxes) {
     const parent = boxes.get(trace.slots.parent[box.slot]);
     if (box.step > 0 && parent) line(parent, box, { stroke: theme("rule"), "stroke-width": 1 });
   }
-  const path = topPath(trace);
+  const path = trace.topPath;
   for (let i = 1; i < path.length; i++) {
     const [from, to] = [boxes.get(path[i - 1]), boxes.get(path[i])];
     if (from && to) line(from, to, { stroke: theme("ink"), "stroke-width": 2.5, class: "path" });
@@ -151,7 +172,7 @@ function drawBox(page, trace, box) {
   const died = trace.slots.died_at_step[slot];
   const fill = isPrompt ? theme("prompt") : viridis(probability);
   const ink = inkOn(fill);
-  const onPath = topPath(trace)[step] === slot && !isPrompt;
+  const onPath = trace.topPath[step] === slot && !isPrompt;
   const group = mark("g", { class: "member", "data-arm": trace.name, "data-slot": slot, "data-step": step });
   const edge = slot === 0 ? theme("accent") : onPath ? theme("ink") : "none";
   group.append(mark("rect", {
@@ -160,8 +181,7 @@ function drawBox(page, trace, box) {
   }));
   const middle = x + width / 2;
   group.append(mark("text", { x: middle, y: y + 15, fill: ink, "text-anchor": "middle" }, glyphs(trace.slots.text[slot])));
-  const below = slot === 0 ? "sink" : isPrompt ? "" : words(probability);
-  group.append(mark("text", { x: middle, y: y + 28, fill: ink, "text-anchor": "middle", "font-size": 10 }, below));
+  group.append(mark("text", { x: middle, y: y + 28, fill: ink, "text-anchor": "middle", "font-size": 10 }, below(trace, slot)));
   if (died >= 0) {
     const across = { x1: x + 3, x2: x + width - 3, y1: y + 11, y2: y + 11, stroke: ink, "stroke-width": 2 };
     group.append(mark("line", { ...across, class: "struck" }));
@@ -170,16 +190,24 @@ function drawBox(page, trace, box) {
   group.append(mark("title", {}, about));
   if (!isPrompt) {
     const chosen = page.arm === trace.name && page.step === step && page.cursor.query === box.query;
-    const says = { tabindex: chosen ? 0 : -1, role: "button", "aria-label": about, "aria-pressed": chosen };
+    const isEntry = page.step === 0 && page.arm === trace.name && step === 1 && box.query === 0;
+    const says = { tabindex: chosen || isEntry ? 0 : -1, role: "button", "aria-label": about, "aria-pressed": chosen };
     for (const [key, value] of Object.entries(says)) group.setAttribute(key, value);
-    group.addEventListener("click", () => page.choose({ arm: trace.name, step, query: box.query }));
+    if (chosen) {
+      const ring = { x: x - 3, y: y - 3, width: width + 6, height: BOX.height + 6, rx: 7, fill: "none" };
+      group.append(mark("rect", { ...ring, stroke: theme("accent"), "stroke-width": 2 }));
+    }
+    group.addEventListener("click", () => {
+      page.choose({ arm: trace.name, step, query: box.query });
+      focusChosen();
+    });
   }
   return group;
 }
 
 function describeMember(trace, box) {
   const { slots } = trace;
-  const parts = [`${glyphs(slots.text[box.slot], 60)}: slot ${box.slot}, position ${words(slots.position[box.slot])}`];
+  const parts = [`${glyphs(slots.text[box.slot], 60)}: slot ${box.slot}, position ${exact(slots.position[box.slot])}`];
   if (box.step > 0) {
     parts.push(`step ${box.step}, rank ${slots.rank[box.slot]}, probability ${words(slots.probability[box.slot])}`);
     parts.push(`share of the readout ${words(slots.weight[box.slot])}`);

@@ -28,6 +28,7 @@ const page = {
   choose(change) {
     if (change.prompt !== undefined && change.prompt !== this.prompt) return load(change.prompt, change);
     Object.assign(this, change);
+    if (this.arms.length) byId("status").textContent = "";
     if (change.query !== undefined) this.cursor = { ...this.cursor, query: change.query };
     settle();
     show();
@@ -70,6 +71,9 @@ async function load(id, change = {}) {
     fillControls();
     show();
   } catch (error) {
+    if (ticket !== page.ticket) return;
+    const first = page.run.prompts[0].id;
+    if (page.prompt === null && id !== first) await load(first, change);
     status.textContent = error.message;
     byId("prompt").value = page.prompt ?? id;
   }
@@ -86,9 +90,10 @@ function widestStep() {
 function settle() {
   if (!page.arms.length) return;
   if (!page.traces.has(page.arm)) page.arm = page.arms[0];
-  if (!page.traces.has(page.other)) page.other = "";
+  if (!page.traces.has(page.other) || page.other === page.arm) page.other = "";
   const trace = page.traces.get(page.arm);
   page.step = Math.min(Math.max(page.step, 0), trace.nSteps);
+  page.cursor = { ...page.cursor, query: Math.min(page.cursor.query, trace.members[page.step].length - 1) };
   if (!trace.layers.includes(page.layer)) page.layer = trace.layers[0];
   if (!trace.heads.includes(page.head)) page.head = trace.heads[0];
   if (page.view === "difference" && !page.attended().other) page.view = "share";
@@ -124,6 +129,7 @@ function show() {
   for (const section of document.querySelectorAll("section.of-prompt")) section.hidden = !drawn;
   if (!drawn) return;
   fillControls();
+  byId("shown").textContent = `Shown: prompt ${page.prompt}, arm ${page.arm}, step ${page.step}, ${page.headName()}.`;
   byId("step-said").textContent = `${page.step} of ${page.traces.get(page.arm).nSteps}`;
   place("lattice", drawLattice(page));
   bringIntoView(byId("lattice"), byId("lattice").querySelector('[aria-pressed="true"]'));
@@ -149,18 +155,21 @@ function showHeadMap() {
 }
 
 function showAttention() {
-  const rows = attentionRows(page);
   const { trace, refused, step, other } = page.attended();
+  const first = firstDrawn(trace, step);
+  const rows = attentionRows(page, first);
   const said = [];
   if (!rows) said.push(trace.level === "reduced" ? "This trace was reduced to group masses: it holds no rows." : `Step ${step} was not captured in ${trace.name}.`);
+  if (rows && first > 0) said.push(`The last ${rows.length - first} of ${rows.length} queries are drawn; the CSV holds all.`);
   if (refused) said.push(`${page.other} does not hold the same tokens and rows up to step ${step}: nothing to subtract.`);
-  if (rows && trace.rows.relativeError > 0.001) said.push(`So many rows are kept in few bytes: weights are within ${words(trace.rows.relativeError * 100)} %, none is told apart below ${words(Math.exp(trace.rows.floor))}.`);
+  const errors = [trace, other].map((each) => each?.rows?.relativeError ?? 0);
+  const coarsest = errors[1] > errors[0] ? other : trace;
+  if (rows && Math.max(...errors) > 0.001) said.push(`So many rows are kept in few bytes: weights are within ${words(Math.max(...errors) * 100)} %, none is told apart below ${words(Math.exp(coarsest.rows.floor))}.`);
   byId("attention-note").textContent = said.join(" ");
   byId("attention-title").textContent = `Attention of ${page.headName()} at step ${step}, ${trace.name}${other ? ` beside ${other.name}` : ""}`;
   byId("detail").hidden = !rows;
   byId("attention").hidden = !rows;
-  byId("attention").replaceChildren();
-  if (rows) place("attention", drawAttention(page, rows));
+  byId("attention").replaceChildren(...(rows ? [drawAttention(page, rows)] : []));
 }
 
 function showCharts() {
@@ -184,10 +193,11 @@ function remember() {
 function recalled() {
   const given = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   for (const key of ["step", "layer", "head"]) {
-    if (key in given) given[key] = Number(given[key]);
-    if (Number.isNaN(given[key])) delete given[key];
+    if (key in given) given[key] = Number(given[key] || NaN);
+    if (!Number.isInteger(given[key])) delete given[key];
   }
-  if (!(given.view in VIEWS)) delete given.view;
+  if (!Object.hasOwn(VIEWS, given.view ?? "")) delete given.view;
+  if (!page.run.prompts.some((prompt) => prompt.id === given.prompt)) delete given.prompt;
   return Object.fromEntries(Object.entries(given).filter(([key]) => KEPT.includes(key)));
 }
 
@@ -204,7 +214,12 @@ function listenToControls() {
   }
   byId("theme").addEventListener("click", () => recolour(isDark() ? "light" : "dark"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => recolour(null));
-  window.addEventListener("beforeprint", () => recolour("light"));
+  let onScreen = null;
+  window.addEventListener("beforeprint", () => {
+    onScreen = document.documentElement.dataset.theme ?? null;
+    recolour("light");
+  });
+  window.addEventListener("afterprint", () => recolour(onScreen));
   window.addEventListener("hashchange", () => page.choose(recalled()));
 }
 
@@ -219,11 +234,16 @@ function recolour(name) {
   show();
 }
 
+function attentionShown() {
+  const { trace, other, step } = page.attended();
+  return [page.prompt, trace.name, ...(other ? ["minus", other.name] : []), `step${step}`, page.headName()];
+}
+
 function addSaving() {
   const figure = (id) => () => byId(id).querySelector("svg");
-  byId("lattice").after(saveButtons("lattice", figure("lattice"), () => csvText(latticeRows(page))));
-  byId("head-map").after(saveButtons("head_map", figure("head-map"), () => csvText(headRows(page))));
-  byId("attention").after(saveButtons("attention", figure("attention"), () => csvText(attentionTable(page))));
+  byId("lattice").after(saveButtons("lattice", figure("lattice"), () => csvText(latticeRows(page)), () => [page.prompt]));
+  byId("head-map").after(saveButtons("head_map", figure("head-map"), () => csvText(headRows(page)), () => [page.arm, mapShown(page).key]));
+  byId("attention").after(saveButtons("attention", figure("attention"), () => csvText(attentionTable(page)), attentionShown));
   for (const table of document.querySelectorAll("table[data-name]")) {
     table.parentElement.after(saveButtons(`table_${table.dataset.name}`, null, () => page.run.tables[table.dataset.name]));
   }
@@ -234,9 +254,7 @@ function start() {
   for (const each of document.querySelectorAll("script.prompt")) tempoPrompt(JSON.parse(each.textContent));
   listenToControls();
   addSaving();
-  const wanted = { ...surestHead(), ...recalled() };
-  const ids = page.run.prompts.map((prompt) => prompt.id);
-  if (!ids.includes(wanted.prompt)) wanted.prompt = ids[0];
+  const wanted = { prompt: page.run.prompts[0].id, ...surestHead(), ...recalled() };
   load(wanted.prompt, wanted);
 }
 

@@ -16,6 +16,9 @@ from tempo.trace import Trace
 MOST_BYTES = 4_500_000
 """Attention of one trace takes at most this much of the page, as long as coarser codes help."""
 
+MOST_BYTES_BESIDE = 20_000_000
+"""The same for a prompt that may lie in a file beside the page."""
+
 Document = dict[str, Any]
 
 
@@ -33,14 +36,16 @@ def shown_arms(run: Run, arms: Arms) -> list[str]:
     return [name for name in names if name in found]
 
 
-def prompt_document(run: Run, prompt_id: str, arms: Sequence[str]) -> Document:
+def prompt_document(
+    run: Run, prompt_id: str, arms: Sequence[str], *, most_bytes: int = MOST_BYTES
+) -> Document:
     """One prompt under every arm that has a trace of it, as JSON values."""
     traces = {arm: run.traces[prompt_id, arm] for arm in arms if (prompt_id, arm) in run.traces}
     begun = {arm: trace for arm, trace in traces.items() if trace.header.last_step >= 0}
-    return {"id": prompt_id, "arms": {arm: _arm(trace) for arm, trace in begun.items()}}
+    return {"id": prompt_id, "arms": {arm: _arm(t, most_bytes) for arm, t in begun.items()}}
 
 
-def _arm(trace: Trace) -> Document:
+def _arm(trace: Trace, most_bytes: int) -> Document:
     return {
         "level": trace.level,
         "stopped": trace.header.stopped,
@@ -50,7 +55,7 @@ def _arm(trace: Trace) -> Document:
         "slots": _slots(trace),
         "readoutEntropy": [trace.readout(k).entropy_nats for k in range(trace.n_steps + 1)],
         "dropped": {str(k): _dropped(trace, k) for k in range(1, trace.n_steps + 1)},
-        "rows": _rows(trace),
+        "rows": _rows(trace, most_bytes),
     }
 
 
@@ -67,12 +72,12 @@ def _dropped(trace: Trace, step: int) -> list[Document]:
     ]
 
 
-def _rows(trace: Trace) -> Document | None:
+def _rows(trace: Trace, most_bytes: int) -> Document | None:
     """Rows of the steps that were captured; None where only sums over groups were kept."""
     steps = [step for step in range(trace.n_steps + 1) if trace.has_rows(step)]
     if trace.level == "reduced" or not steps:
         return None
-    packed = pack_weights([trace.attention(step) for step in steps], most_bytes=MOST_BYTES)
+    packed = pack_weights([trace.attention(step) for step in steps], most_bytes=most_bytes)
     windows = list(dict.fromkeys(trace.header.window))
     visible = {step: trace.visible(step) for step in steps}
     first = [trace.header.window.index(window) for window in windows]

@@ -17,13 +17,17 @@ function saveSvg(name, svg) {
   download(`${name}.svg`, new Blob([svgText(svg)], { type: "image/svg+xml" }));
 }
 
-async function savePng(name, svg, scale = 2) {
+const MOST_PIXELS = 16384;
+
+async function savePng(name, svg) {
   const image = new Image();
   image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svgText(svg))}`;
   await image.decode();
   const canvas = node("canvas");
-  canvas.width = svg.width.baseVal.value * scale;
-  canvas.height = svg.height.baseVal.value * scale;
+  const [width, height] = [svg.width.baseVal.value, svg.height.baseVal.value];
+  const scale = Math.min(2, MOST_PIXELS / Math.max(width, height));
+  canvas.width = width * scale;
+  canvas.height = height * scale;
   canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
   canvas.toBlob((blob) => download(`${name}.png`, blob));
 }
@@ -41,8 +45,9 @@ function csvText(rows) {
   return rows.map((row) => `${row.map(csvCell).join(",")}\r\n`).join("");
 }
 
-// Buttons beside a figure or a table; `figure` gives the SVG as it is now, `csv` its numbers.
-function saveButtons(name, figure, csv) {
+// Buttons beside a figure or a table; `figure` gives the SVG as it is now, `csv` its numbers, `shows`
+// what of it is shown, for the name of the file.
+function saveButtons(name, figure, csv, shows = () => []) {
   const bar = node("div", { class: "save" });
   const add = (kind, action) => {
     const label = `Save ${name.replaceAll("_", " ")} as ${kind}`;
@@ -50,10 +55,11 @@ function saveButtons(name, figure, csv) {
     button.addEventListener("click", action);
     bar.append(button);
   };
+  const file = () => [name, ...shows()].join("_").replace(/[^\w.@-]+/g, "-");
   if (figure) {
-    add("SVG", () => saveSvg(name, figure()));
-    add("PNG", () => savePng(name, figure()));
+    add("SVG", () => saveSvg(file(), figure()));
+    add("PNG", () => savePng(file(), figure()));
   }
-  add("CSV", () => download(`${name}.csv`, new Blob([csv()], { type: "text/csv" })));
+  add("CSV", () => download(`${file()}.csv`, new Blob([csv()], { type: "text/csv" })));
   return bar;
 }

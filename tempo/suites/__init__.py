@@ -10,6 +10,8 @@ from tempo.errors import InputError
 from tempo.manifest import Prompt
 
 BUNDLED = ("standard", "demo")
+LONGEST_ID = 120
+"""In bytes; an id names a folder and a file."""
 
 
 def load_suite(name: str) -> tuple[Prompt, ...]:
@@ -37,8 +39,8 @@ def numbered(texts: tuple[str, ...]) -> tuple[Prompt, ...]:
 def _prompts(text: str, name: str) -> tuple[Prompt, ...]:
     rows = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     prompts = tuple(_prompt(line, f"{name}, line {number}") for number, line in rows)
-    ids = [prompt.id for prompt in prompts]
-    repeated = sorted({identifier for identifier in ids if ids.count(identifier) > 1})
+    ids = [prompt.id.casefold() for prompt in prompts]
+    repeated = sorted({one for one in ids if ids.count(one) > 1})
     if not prompts or repeated:
         got = f"{repeated[0]!r} twice" if repeated else "no rows"
         raise InputError(f"expected rows with an id each in {name}, got {got}")
@@ -53,11 +55,17 @@ def _prompt(line: str, place: str) -> Prompt:
         raise InputError(f"{expected} in {place}, got {error}") from None
     if not isinstance(row, dict) or set(row) - {"category"} != {"id", "text"}:
         raise InputError(f"{expected} in {place}, got {line[:60]!r}")
-    if (
-        not all(isinstance(value, str) and value for value in (row["id"], row["text"]))
-        or "/" in row["id"]
-    ):
+    if not all(isinstance(value, str) and value for value in (row["id"], row["text"])):
+        raise InputError(f"{expected} with text in both, in {place}, got {line[:60]!r}")
+    if not _names_a_folder(row["id"]):
         raise InputError(
-            f"{expected} with text in both and no slash in the id, in {place}, got {line[:60]!r}"
+            f"expected an id of at most {LONGEST_ID} bytes without slash or control character, "
+            f"in {place}, got {row['id'][:60]!r}; rename it"
         )
     return Prompt(row["id"], row["text"], str(row.get("category", "")))
+
+
+def _names_a_folder(identifier: str) -> bool:
+    """Whether an id can be the name of a folder on any disk, and of no other one."""
+    plain = identifier.isprintable() and not set(identifier) & set("/\\")
+    return plain and identifier not in (".", "..") and len(identifier.encode()) <= LONGEST_ID
