@@ -57,7 +57,7 @@ def _entry(label: str, finding: Finding, result: Result) -> str:
         f"({model['fingerprint'][:12]}, {model['dtype']}); {result['n_prompts']} prompts; traces "
         f"{result['trace_hash'][:12]}; commit {result['commit']}; {result['date']}"
     )
-    n_sets = max(result["n_sets"].values())
+    n_sets = max(result["n_sets"].values()) if "n_sets" in result else ENOUGH_SETS
     few = f" A description: {n_sets} sets, a claim needs {ENOUGH_SETS}." * (n_sets < ENOUGH_SETS)
     return (
         f"## {label}. {finding.claim}\n\n"

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tempo import policies
     from tempo.archive import open_run, open_trace
+    from tempo.census.asking import heads
+    from tempo.contrasting import concepts
     from tempo.loading import load_model
     from tempo.replaying import replay
     from tempo.run import compare, generate
 
 _HOMES = {
     "compare": "tempo.run",
+    "concepts": "tempo.contrasting",
+    "heads": "tempo.census.asking",
     "generate": "tempo.run",
     "load_model": "tempo.loading",
     "open_run": "tempo.archive",
@@ -22,7 +26,17 @@ _HOMES = {
     "replay": "tempo.replaying",
 }
 
-__all__ = ["compare", "generate", "load_model", "open_run", "open_trace", "policies", "replay"]
+__all__ = [
+    "compare",
+    "concepts",
+    "generate",
+    "heads",
+    "load_model",
+    "open_run",
+    "open_trace",
+    "policies",
+    "replay",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -49,7 +49,7 @@ def test_a_claim_rests_on_enough_prompts_and_sets() -> None:
     for name, result in read_results().items():
         assert len(result["prompts"]) == result["n_prompts"]
         assert result["n_prompts"] >= (60 if "probes" in result else 100), name
-        enough = max(result["n_sets"].values()) >= ENOUGH_SETS
+        enough = "n_sets" not in result or max(result["n_sets"].values()) >= ENOUGH_SETS
         assert enough or "A description:" in page({name: result}, entries_of([name])), name
 
 
@@ -119,7 +119,8 @@ def test_the_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     block = readme.split("## Use\n\n```\n")[1].split("```")[0]
     lines = [line.split("#")[0].strip() for line in block.splitlines()]
-    assert len(lines) == 6
+    monkeypatch.setattr("webbrowser.open", lambda _: True)
+    assert len(lines) == 9
     for line in lines:
         shown = CliRunner().invoke(app, shlex.split(line)[1:])
         assert shown.exit_code == 0, (line, shown.output)

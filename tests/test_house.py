@@ -20,10 +20,11 @@ BANNED_NAMES |= {"util", "helper", "managers", "handlers", "processors", "servic
 LEFTOVER = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 # The rooms that know a model. The others are numpy, and only these may name transformers.
 MODEL_ROOMS = {"model", "attention", "cache", "engine", "oracle", "capture", "edits", "testing"}
-MODEL_ROOMS |= {"loading", "dequantise", "support", "fingerprint"}
+MODEL_ROOMS |= {"loading", "dequantise", "support", "fingerprint", "plain"}
 PURE_ROOMS = {"vocabulary", "errors", "slots", "visibility", "positions", "selection", "readout"}
 PURE_ROOMS |= {"biases", "choosing", "schedules", "sampling", "twins", "pruning", "policies"}
 PURE_ROOMS |= {"describe", "rows", "trace", "manifest", "store", "archive", "glyphs", "markup"}
+PURE_ROOMS |= {"stimuli"}
 ENGINE_ROOMS = {"attention", "cache", "capture", "engine", "packing", "reading", "record", "sight"}
 ENGINE_ROOMS |= {"forward", "deaths", "values"}
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from markupsafe import Markup
 from analysis.arms import arms_of
 from analysis.delimited import csv_text
 from analysis.grid import Table
+from analysis.page.census_maps import run_role_maps
 from analysis.page.charts import charts
 from analysis.page.maps import head_maps
 from analysis.page.prompt import MOST_BYTES, MOST_BYTES_BESIDE, prompt_document, shown_arms
@@ -57,13 +59,16 @@ def page_text(
 ) -> str:
     """The page; `embedded` has the id of each prompt inside it and its document as JSON."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    script = "\n".join(_own(name) for name in SCRIPTS)
-    return environment.from_string(_own("page.html.j2")).render(
+    script = "\n".join(own_text(name) for name in SCRIPTS)
+    role_maps, refusals = run_role_maps(run, _axes(results))
+    results = replace(results, refusals=(*results.refusals, *refusals))
+    document = _run_document(run, results, tables) | {"roleMaps": role_maps}
+    return environment.from_string(own_text("page.html.j2")).render(
         title=str(model_facts(run)["name"]),
-        style=Markup(_own("page.css")),
+        style=Markup(own_text("page.css")),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
-        run=Markup(_json(_run_document(run, results, tables))),
+        run=Markup(json_inside(document)),
         prompts=[(prompt_id, Markup(text)) for prompt_id, text in embedded],
         results=results,
         sentences=list(sentences(results)),
@@ -122,7 +127,7 @@ def _write_prompts(run: Run, arms: Sequence[str], folder: Path) -> list[tuple[st
 def _documents(run: Run, arms: Sequence[str]) -> Iterator[tuple[str, str]]:
     for number, prompt in enumerate(run.prompts):
         most = MOST_BYTES if number == 0 else MOST_BYTES_BESIDE
-        yield prompt.id, _json(prompt_document(run, prompt.id, arms, most_bytes=most))
+        yield prompt.id, json_inside(prompt_document(run, prompt.id, arms, most_bytes=most))
 
 
 def _write_prompt(folder: Path, prompt_id: str, text: str) -> None:
@@ -137,11 +142,12 @@ def _hashes(run: Run) -> dict[str, str]:
     return {"configuration hash": str(manifest.get("configuration_hash", ""))}
 
 
-def _json(value: Any) -> str:
+def json_inside(value: Any) -> str:
     """JSON that is also safe inside a script element: `<` and line separators are escaped."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _own(name: str) -> str:
+def own_text(name: str) -> str:
+    """A script, style or template that lies beside this module."""
     return (_HERE / name).read_text(encoding="utf-8")

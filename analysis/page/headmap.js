@@ -3,7 +3,8 @@
 const HEAD = { width: 30, height: 15, left: 44, top: 30 };
 
 function mapsOf(page, arm) {
-  return page.run.maps[arm] ?? page.run.maps[armRow(page, arm)?.of] ?? [];
+  const own = page.run.maps[arm] ?? page.run.maps[armRow(page, arm)?.of] ?? [];
+  return [...own, ...(page.run.roleMaps ?? [])];
 }
 
 function armRow(page, arm) {
@@ -23,15 +24,26 @@ function mapScale(map, values) {
     const ends = [words(Math.exp(-most)), words(Math.exp(most))];
     return { colour: (value) => signedColour(Math.log(value) / most), at: (place) => Math.exp((2 * place - 1) * most), ends };
   }
+  if (map.scale === "score") return scoreScale(map, known);
   const most = map.scale === "share" ? 1 : Math.max(1, ...known);
   const ends = ["0", words(most)];
   return { colour: (value) => mix(theme("surface"), theme("full"), Math.max(0, value / most)), at: (place) => place * most, ends };
+}
+
+// From 0 to the largest score or to the threshold, so that noise stays pale.
+function scoreScale(map, known) {
+  const most = Math.max(map.threshold ?? 0, ...known.map(Math.abs)) || 1;
+  if (known.some((value) => value < -0.05 * most)) {
+    return { colour: (value) => signedColour(value / most), at: (place) => (2 * place - 1) * most, ends: [words(-most), words(most)] };
+  }
+  return { colour: (value) => mix(theme("surface"), theme("full"), Math.max(0, value / most)), at: (place) => place * most, ends: ["0", words(most)] };
 }
 
 function drawHeadMap(page) {
   const map = mapShown(page);
   const { layers, heads } = page.run.axes;
   const values = floatsOf(map.value);
+  const assigned = map.assigned ? floatsOf(map.assigned) : [];
   const scale = mapScale(map, values);
   const width = HEAD.left + heads.length * HEAD.width + 12;
   const height = HEAD.top + layers.length * HEAD.height + 40;
@@ -54,6 +66,7 @@ function drawHeadMap(page) {
         x: HEAD.left + column * HEAD.width + 1, y: y + 1, width: HEAD.width - 2, height: HEAD.height - 2, rx: 2,
         fill, stroke: theme("rule"), "stroke-width": 0.5, class: "head", "data-row": row, "data-column": column,
       }));
+      if (assigned[row * heads.length + column]) svg.append(heldMark(row, column, fill));
     });
   });
   drawGroups(page, svg, heads, layers);
@@ -63,6 +76,12 @@ function drawHeadMap(page) {
   listenToHeads(page, svg);
   describeHead(page, shown ?? { row: 0, column: 0 });
   return svg;
+}
+
+// A dot on a head that holds the role of the map.
+function heldMark(row, column, fill) {
+  const [x, y] = [HEAD.left + (column + 0.5) * HEAD.width, HEAD.top + (row + 0.5) * HEAD.height];
+  return mark("circle", { cx: x, cy: y, r: 3, fill: inkOn(fill), class: "held", "pointer-events": "none" });
 }
 
 function headBox({ row, column }) {
@@ -128,15 +147,18 @@ function describeHead(page, { row, column }) {
   const cell = row * heads.length + column;
   const kv = Math.floor(heads[column] / page.run.queriesPerKvHead);
   const beside = ["value", "chance", "null", "q"].filter((name) => map[name]);
-  const said = beside.map((name) => `${name === "value" ? map.label : name} ${words(floatsOf(map[name])[cell])}`);
-  const owner = page.run.maps[page.arm] ? page.arm : `${armRow(page, page.arm).of} (${page.arm} has no map of its own)`;
+  const names = { value: map.label, null: map.nullName ?? "null" };
+  const said = beside.map((name) => `${names[name] ?? name} ${words(floatsOf(map[name])[cell])}`);
+  if (map.assigned) said.push(floatsOf(map.assigned)[cell] ? "holds the role" : "does not hold the role");
+  const ofArm = () => (page.run.maps[page.arm] ? page.arm : `${armRow(page, page.arm).of} (${page.arm} has no map of its own)`);
+  const owner = map.owner ?? ofArm();
   byId("head-detail").textContent = `L${layers[row]}H${heads[column]}, KV head ${kv}, ${owner}: ${said.join("; ")}`;
 }
 
 function headRows(page) {
   const map = mapShown(page);
   const { layers, heads } = page.run.axes;
-  const beside = ["value", "chance", "null", "q"].filter((name) => map[name]);
+  const beside = ["value", "chance", "null", "q", "percentile", "assigned"].filter((name) => map[name]);
   const arrays = beside.map((name) => floatsOf(map[name]));
   const rows = layers.flatMap((layer, row) => heads.map((head, column) => {
     const cell = row * heads.length + column;

@@ -38,7 +38,7 @@ def _ratio_maps(found: ArmResults) -> Iterator[HeadMap]:
     for sink, ratio in found.ratio.items():
         with np.errstate(over="ignore"):
             value, null = np.exp(ratio.log_ratio_by_head), np.exp(ratio.log_null_by_head)
-        yield _map(
+        yield coded_map(
             f"ratio_{sink}_sink",
             f"ratio set slot / other slot, {sink} slot 0",
             value,
@@ -56,10 +56,10 @@ def _measures(found: ArmResults) -> Iterator[HeadMap]:
     for name in (*_FIRST, *(name for name in MEASURES if name not in _FIRST)):
         scale = "positions" if name.startswith("distance") else "share"
         chance = table.chance_column(name)
-        yield _map(name, LABELS[name], table.column(name), scale=scale, chance=chance)
+        yield coded_map(name, LABELS[name], table.column(name), scale=scale, chance=chance)
 
 
-def _map(
+def coded_map(
     key: str,
     label: str,
     value: Float64[np.ndarray, "layer head"],
@@ -67,7 +67,11 @@ def _map(
     scale: str,
     **beside: Float64[np.ndarray, "layer head"],
 ) -> HeadMap:
-    """`scale` is share (0 to 1), positions (from 0) or log (a factor; 1 is in the middle)."""
+    """One map of the page.
+
+    `scale` is share (0 to 1), positions (from 0), log (a factor; 1 is in the middle) or score: from
+    0 to the largest score or the threshold, on both sides of 0 where scores fall below it.
+    """
     arrays = {"value": value, **beside}
     coded = {name: base64(each.astype("<f4").tobytes()) for name, each in arrays.items()}
     return {"key": key, "label": label, "scale": scale} | coded

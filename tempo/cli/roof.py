@@ -33,6 +33,8 @@ COMMANDS = MappingProxyType(
         "analyze": Home("measuring", "Measure a run: every number, and results.json."),
         "report": Home("measuring", "Measure a run: results, a page, tables, figures."),
         "view": Home("viewing", "Open the page of a run in a browser."),
+        "concepts": Home("contrasting", "Find the heads that tell two sides of texts apart."),
+        "heads": Home("surveying", "Say what every attention head does."),
         "doctor": Home("diagnosing", "Check that a model does what the instrument assumes."),
         "models": Home("naming", "List, fetch and find the models with a short name."),
     }

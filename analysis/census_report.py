@@ -1,0 +1,34 @@
+"""Write what a census found: tables, figures and the page, beside `heads.json` or in a run."""
+
+from pathlib import Path
+
+from analysis.census_figures import write_census_figures
+from analysis.census_heads import Document
+from analysis.census_tables import census_tables
+from analysis.delimited import write_tables
+from analysis.page.census import write_census_page
+from tempo.archive import RUN_FILE
+
+HEADS_FOLDER = "heads"
+AGAINST_FOLDER = "against"
+
+
+def write_census_report(document: Document, folder: Path) -> Path:
+    """Write tables, figures and `report.html`; gives the path of the page.
+
+    A folder that holds a run has a report of its own, so everything goes into `heads/` in it. What
+    a second model was asked goes into `against/`.
+
+    Raises:
+        CorruptTraceError: The document lacks what a census has.
+        OutputError: The disk refused.
+    """
+    place = Path(folder)
+    if (place / RUN_FILE).exists():
+        place = place / HEADS_FOLDER
+    if "against" in document:
+        write_census_report(document["against"], place / AGAINST_FOLDER)
+    tables = census_tables(document)
+    write_tables(tables, place)
+    write_census_figures(document, place)
+    return write_census_page(document, tables, place)

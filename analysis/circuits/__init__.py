@@ -1,0 +1,1 @@
+"""What the weights of attention heads say by themselves; `tempo.plain.weights` exports them."""

@@ -1,0 +1,133 @@
+"""Does attending to a word raise the one that follows it? Successor heads by their OV circuit.
+
+For an element t of an ordered family, the logits W_U LN(W_O W_V E(t)) of the family's elements must
+be highest at the next one, E(t) being what the first MLP makes of the token (Gould et al. 2023,
+arXiv 2312.09230, section 2). The last element has no successor; an element that the tokenizer lost
+breaks the order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int
+
+from analysis.circuits.maps import heads_of, read_map, sized, unembedded, write_map
+from tempo.errors import InputError
+from tempo.plain.circuit import CircuitWeights, ProcessedEmbedding
+from tempo.stimuli.word_runs import Family
+
+
+@dataclass(frozen=True, slots=True)
+class SuccessorOv:
+    """Share of successions that each head gets right.
+
+    Attributes:
+        hits: Which of the tested elements are followed by their successor.
+        score: Their share.
+        chance: Of a head that picks evenly among the other elements of the family.
+        null_p99: 99th percentile of the share of such a head, exactly.
+        p: One-sided chance of such a head to get as many, exactly.
+        by_family: Share within each family, in the order of `families`.
+        families: Names of the families tested.
+        left_out: What the weights alone do not show of this model.
+    """
+
+    hits: Bool[np.ndarray, "layer head tested"]
+    score: Float64[np.ndarray, "layer head"]
+    chance: float
+    null_p99: float
+    p: Float64[np.ndarray, "layer head"]
+    by_family: Float64[np.ndarray, "family layer head"]
+    families: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        """Successions tested."""
+        return self.hits.shape[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A family of tokens and which of them follow one another.
+
+    Attributes:
+        tokens: All that compete.
+        before: Places in `tokens` of the elements that have a successor.
+        after: Places of their successors.
+    """
+
+    name: str
+    tokens: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+def order_of(family: Family) -> Order:
+    """What a tokenizer keeps of a family."""
+    before, after = zip(*family.successions, strict=True) if family.successions else ((), ())
+    return Order(family.name, family.tokens, before, after)
+
+
+def successor_ov(
+    weights: CircuitWeights, orders: Sequence[Order], sample: ProcessedEmbedding
+) -> SuccessorOv:
+    """Judge every head; `sample` must hold every token of the families.
+
+    Raises:
+        InputError: No family with a succession among three elements, or a token is not held.
+    """
+    used = [order for order in orders if len(order.tokens) >= 3 and order.before]
+    missing = {token for order in used for token in order.tokens} - set(sample.tokens)
+    if not used or missing:
+        raise InputError(
+            f"expected families of 3 elements, all of them embedded, got {len(used)} families and "
+            f"{len(missing)} tokens that are not; embed them or leave out the successor role"
+        )
+    blocks = [successions(weights, order, sample) for order in used]
+    hits = np.concatenate(blocks, axis=-1)
+    picked = [1 / (len(order.tokens) - 1) for order in used for _ in order.before]
+    tail = tail_of_hits(picked)
+    n = len(picked)
+    return SuccessorOv(
+        hits=hits,
+        score=hits.mean(-1),
+        chance=float(np.mean(picked)),
+        null_p99=int(np.flatnonzero(tail <= 0.01)[0] - 1) / n,
+        p=tail[hits.sum(-1)],
+        by_family=np.stack([block.mean(-1) for block in blocks]),
+        families=tuple(order.name for order in used),
+        left_out=weights.left_out(),
+    )
+
+
+def successions(
+    weights: CircuitWeights, order: Order, sample: ProcessedEmbedding
+) -> Bool[np.ndarray, "layer head tested"]:
+    """For each element with a successor, whether that has the highest logit of the family."""
+    rows = [sample.tokens.index(token) for token in order.tokens]
+    said = unembedded(weights, weights.unembedding[list(order.tokens)])
+    shape = (len(weights.layers), weights.n_heads, len(order.before))
+    hits = np.empty(shape, np.bool_)
+    for layer, head in heads_of(weights):
+        read = sized(weights.layers[layer].input_norm, sample.mlp[rows])
+        logits = said @ write_map(weights, layer, head) @ (read_map(weights, layer, head) @ read.T)
+        hits[layer, head] = _is_highest(logits[:, list(order.before)], np.array(order.after))
+    return hits
+
+
+def tail_of_hits(chances: Sequence[float]) -> Float64[np.ndarray, " count"]:
+    """Probability of at least 0, 1, ... hits in independent trials of these chances."""
+    counts = np.ones(1)
+    for chance in chances:
+        counts = np.convolve(counts, [1 - chance, chance])
+    return np.append(np.minimum(np.cumsum(counts[::-1])[::-1], 1.0), 0.0)
+
+
+def _is_highest(
+    logits: np.ndarray, wanted: Int[np.ndarray, " tested"]
+) -> Bool[np.ndarray, " tested"]:
+    """Whether the wanted row of each column is higher than every other; ties are no hits."""
+    mine = logits[wanted, np.arange(len(wanted))]
+    return (logits >= mine).sum(0) == 1

@@ -1,0 +1,163 @@
+"""What one concept looks like in the heads of one model, as one document."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.concept_effect import ConceptEffect
+from analysis.concept_quality import number, quality_document
+from analysis.concept_verdict import (
+    Endings,
+    carried,
+    counted_sentence,
+    ending_sentence,
+    reach_sentence,
+    skipped_sentences,
+)
+from analysis.concepts import ConceptHeads
+from analysis.results import plain
+from tempo.vocabulary import Head
+
+KIND = "tempo-concept"
+BEST = 10
+"""Heads that a summary names."""
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptCheck:
+    """The heads that were silenced, and what that did.
+
+    Attributes:
+        heads: Those that order held-out pairs best, chosen on every other pair.
+        zero: Effect of silencing them.
+        mean: Effect of holding them at their mean over both sides instead.
+    """
+
+    heads: tuple[Head, ...]
+    zero: ConceptEffect
+    mean: ConceptEffect
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptFindings:
+    """One concept, every head of one model.
+
+    Attributes:
+        model: What identifies the model, as in a trace.
+        concept: Name of the pairs.
+        heads: The numbers of every captured head.
+        layers: Number of each captured layer.
+        skipped: Layer, kind and reason of each of the others.
+        pooling: "last" or "mean": which tokens of a text were read.
+        endings: Whether the two texts of a pair end alike, and how long they are.
+        permutations: Draws behind the null.
+        seed: Of every draw.
+        check: The causal check; None where there is none.
+        no_check: Why there is none.
+    """
+
+    model: Mapping[str, Any]
+    concept: str
+    heads: ConceptHeads
+    layers: tuple[int, ...]
+    skipped: tuple[Mapping[str, Any], ...]
+    pooling: str
+    endings: Endings
+    permutations: int
+    seed: int
+    check: ConceptCheck | None
+    no_check: str = ""
+
+    def best_first(self) -> list[tuple[int, Head]]:
+        """Every head with the row of its layer: assigned ones, then by AUROC, then by length."""
+        found = self.heads
+        keys = (-found.written_norm.ravel(), -found.auroc.ravel(), ~found.assigned.ravel())
+        n_heads = found.auroc.shape[1]
+        order = [divmod(place, n_heads) for place in np.lexsort(keys).tolist()]
+        return [(row, Head(self.layers[row], head)) for row, head in order]
+
+    def kv_head(self, head: int) -> int:
+        """The KV head that a query head reads."""
+        return head // int(self.model["queries_per_kv_head"])
+
+    def sentences(self) -> list[str]:
+        """What a reader must know beside the numbers."""
+        found = self.heads
+        assigned = (
+            f"{int(found.assigned.sum())} of {found.assigned.size} heads tell the sides apart: "
+            f"q < 0.05, length above {found.null_p99:.3g} (99 % of swaps stay below), "
+            "and AUROC above 0.5"
+        )
+        reach = reach_sentence(found.assigned.size, self.permutations, found.n)
+        endings = ending_sentence(self.endings, found.n, self.pooling)
+        counted = counted_sentence(found.concentration.top, found.auroc.shape[1])
+        notes = [assigned, *reach, counted, endings, *skipped_sentences(self.skipped)]
+        return notes + self.check_sentences()
+
+    def check_sentences(self) -> list[str]:
+        """The causal check in words, or why there is none."""
+        if self.check is None:
+            return [f"no causal check: {self.no_check}"]
+        named = ", ".join(map(str, self.check.heads))
+        return [
+            f"causal check on {self.check.zero.base.n} pairs that chose nothing: {named}",
+            *(
+                f"{replacement}: {carried(effect).value}; {carried(effect).verdict}"
+                for replacement, effect in self._effects().items()
+            ),
+        ]
+
+    def document(self) -> Document:
+        """The content of `quality.json`: plain JSON values, `None` where there is no data."""
+        facts = {
+            "kind": KIND,
+            "model": self.model["name"],
+            "concept": self.concept,
+            "pooling": self.pooling,
+            "permutations": self.permutations,
+            "seed": self.seed,
+            "endings": plain(self.endings),
+            "sentences": self.sentences(),
+            "best": [self._head(row, head) for row, head in self.best_first()[:BEST]],
+        }
+        effect = None if self.check is None else self.check.zero
+        quality = quality_document(
+            self.heads, self.layers, skipped=self.skipped, effect=effect, facts=facts
+        )
+        return {**quality, "causal": self._causal(), "model_facts": plain(dict(self.model))}
+
+    def json(self) -> str:
+        """The document as text, the same for the same model, pairs and options."""
+        return json.dumps(self.document(), allow_nan=False, indent=1) + "\n"
+
+    def _effects(self) -> dict[str, ConceptEffect]:
+        if self.check is None:
+            return {}
+        return {"held at zero": self.check.zero, "held at their mean": self.check.mean}
+
+    def _head(self, row: int, head: Head) -> Document:
+        names = ("written_norm", "selectivity", "auroc", "paired", "q")
+        values = {name: number(getattr(self.heads, name)[row, head.head]) for name in names}
+        return {
+            "head": str(head),
+            "kv_head": self.kv_head(head.head),
+            **values,
+            "assigned": bool(self.heads.assigned[row, head.head]),
+        }
+
+    def _causal(self) -> Document:
+        if self.check is None:
+            return {"refused": self.no_check}
+        effects = {"zero": self.check.zero, "mean": self.check.mean}
+        return {
+            "heads": [str(head) for head in self.check.heads],
+            **{
+                name: {**plain(effect), "verdict": carried(effect).verdict}
+                for name, effect in effects.items()
+            },
+        }

@@ -1,0 +1,57 @@
+"""Write what was found of a concept: `quality.json`, and tables and figures beside it."""
+
+from pathlib import Path
+
+from analysis.canvas import save_figure
+from analysis.concept_findings import ConceptFindings
+from analysis.concept_plots import concentration_figure, head_maps
+from analysis.concept_sheets import concept_tables
+from analysis.delimited import write_tables
+from analysis.whole import write_whole
+from tempo.errors import OutputError
+from tempo.store import disk_errors
+
+QUALITY_FILE = "quality.json"
+FIGURES = "figures"
+
+
+def check_folder(folder: Path, *, force: bool = False) -> None:
+    """Refuse a folder that holds something else, before anything is computed.
+
+    Raises:
+        OutputError: It is a file, or holds other files, or an earlier `quality.json` and `force`
+            was not given.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"expected a folder at {folder}, got a file; give another --out")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / QUALITY_FILE).exists():
+        raise OutputError(
+            f"expected an empty folder at {folder}, got other files; give another --out"
+        )
+    if not force:
+        raise OutputError(
+            f"expected no {QUALITY_FILE} in {folder}, got one; give another --out, or --force to "
+            "replace it"
+        )
+
+
+def write_concept(found: ConceptFindings, folder: Path, *, force: bool = False) -> list[Path]:
+    """Write everything, each file whole or not at all; gives the paths of all files.
+
+    Raises:
+        OutputError: The folder holds something else, or the disk refused.
+    """
+    folder = Path(folder)
+    check_folder(folder, force=force)
+    figures = {"heads": head_maps(found), "concentration": concentration_figure(found)}
+    place = folder / FIGURES
+    with disk_errors(folder):
+        place.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / QUALITY_FILE, found.json())
+        tables = write_tables(concept_tables(found), folder)
+        for name, figure in figures.items():
+            save_figure(figure, place, name)
+    drawn = [place / f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
+    return [folder / QUALITY_FILE, *tables, *drawn]

@@ -1,0 +1,86 @@
+"""Write the page of a census: what every head does, in one offline file."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from analysis.census_heads import Document, label_of, losses_of, roles_of, shape_of
+from analysis.census_tables import census_facts
+from analysis.delimited import csv_text
+from analysis.grid import Table
+from analysis.page.census_charts import census_charts, offset_profiles, role_depths
+from analysis.page.census_maps import census_maps
+from analysis.page.document import PAGE_FILE, json_inside, own_text
+from analysis.results import plain
+from analysis.whole import write_whole
+from tempo.store import disk_errors
+
+CENSUS_SCRIPTS = (
+    *("decode.js", "draw.js", "save.js", "headmap.js", "charts.js"),
+    *("census_depth.js", "census_head.js", "census.js"),
+)
+OPEN_TABLES = ("roles", "comparison")
+
+
+def write_census_page(document: Document, tables: Sequence[Table], folder: Path) -> Path:
+    """Write `report.html` into a folder, whole or not at all; gives its path.
+
+    Raises:
+        CorruptTraceError: The document lacks what a census has.
+        OutputError: The disk refused.
+    """
+    folder = Path(folder)
+    text = census_page_text(document, tables)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / PAGE_FILE, text)
+    return folder / PAGE_FILE
+
+
+def census_page_text(document: Document, tables: Sequence[Table]) -> str:
+    """The page as text."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    script = "\n".join(own_text(name) for name in CENSUS_SCRIPTS)
+    roles = roles_of(document)
+    layers, heads = shape_of(document)
+    held = np.any([role.assigned for role in roles], axis=0) if roles else np.zeros(1, bool)
+    return environment.from_string(own_text("census.html.j2")).render(
+        title=str(document["model"]),
+        style=Markup(own_text("page.css") + own_text("census.css")),
+        script=Markup(script),
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        census=Markup(json_inside(_page_document(document, tables))),
+        n_layers=layers,
+        n_heads=heads,
+        n_roles=len(roles),
+        n_held=int(held.sum()),
+        refused={label_of(role): reason for role, reason in document["refused"].items()},
+        tables=[table for table in tables if table.name not in ("facts", "refusals")],
+        opened=OPEN_TABLES,
+        facts=census_facts(document),
+    )
+
+
+def _page_document(document: Document, tables: Sequence[Table]) -> dict[str, Any]:
+    layers, heads = shape_of(document)
+    model = str(document["model"])
+    effects = document["detail"].get("effects", {})
+    return {
+        "model": model,
+        "queriesPerKvHead": int(document["model_facts"].get("queries_per_kv_head", 1)),
+        "axes": {"layers": list(range(layers)), "heads": list(range(heads))},
+        "arms": [],
+        "maps": {model: census_maps(document)},
+        "depths": role_depths(document),
+        "charts": census_charts(document),
+        "profiles": offset_profiles(document),
+        "losses": {str(head): plain(loss) for head, loss in losses_of(document).items()},
+        "silencedBy": {name: effects.get(name) for name in ("replacement", "texts", "tokens")},
+        "tables": {table.name: csv_text(table) for table in tables},
+    }

@@ -1,0 +1,167 @@
+"""The passes over made prompts: runs of ordered words, two names, a needle in a text."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.roles import retrieval, s_inhibition, successor_attention
+from analysis.roles.assignment import RoleScores, role_scores
+from analysis.roles.retrieval import RetrievalTrial
+from analysis.roles.rows import HeadScore, SequenceRows
+from analysis.roles.successor_attention import SuccessorRun, successor_run
+from tempo.census.battery import Battery
+from tempo.model import LanguageModel
+from tempo.plain.feeding import Ids
+from tempo.plain.rows import PlainRows, plain_rows
+from tempo.stimuli.name_prompts import NamePrompts, name_prompts
+from tempo.stimuli.needles import NeedlePrompt, needle_prompts
+from tempo.stimuli.word_runs import CONDITIONS, WordRuns, word_runs
+
+N_NEEDLES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class SuccessorCensus:
+    """The attention half of the successor role.
+
+    Attributes:
+        role: Ordinal less words, held against the same with the ordinals shuffled.
+        runs: Every run under its four conditions.
+        drawn: What the tokenizer left of the families.
+    """
+
+    role: RoleScores
+    runs: tuple[SuccessorRun, ...]
+    drawn: WordRuns
+
+
+@dataclass(frozen=True, slots=True)
+class NameCensus:
+    """The attention half of S-inhibition.
+
+    Attributes:
+        role: Weight from the end to the second subject, held against a third name there.
+        drawn: The prompts, for the causal score.
+    """
+
+    role: RoleScores
+    drawn: NamePrompts
+
+
+@dataclass(frozen=True, slots=True)
+class NeedleCensus:
+    """Retrieval.
+
+    Attributes:
+        role: Over trials that the model passed.
+        n_passed: How many those are.
+        n_trials: Of all.
+    """
+
+    role: RoleScores
+    n_passed: int
+    n_trials: int
+
+
+def read_runs(model: LanguageModel, battery: Battery) -> SuccessorCensus:
+    """Attention from each ordinal to the one before it.
+
+    Raises:
+        InputError: The tokenizer keeps no family.
+    """
+    drawn = word_runs(battery.facts, n=battery.n, seed=battery.seed)
+    every = [run for condition in CONDITIONS for run in drawn.runs[condition]]
+    scores = _scored(
+        model,
+        [run.ids for run in every],
+        lambda number, rows: successor_attention.successor_attention(rows, every[number].elements),
+    )
+    ordinal, words, shuffled, descending = np.split(np.array(scores, object), len(CONDITIONS))
+    runs = [
+        successor_run(one, words=control, shuffled=mixed, descending=back)
+        for one, control, mixed, back in zip(ordinal, words, shuffled, descending, strict=True)
+    ]
+    role = role_scores(
+        "successor_attention",
+        [run.signal() for run in runs],
+        [run.null() for run in runs],
+        threshold=successor_attention.THRESHOLD,
+        unit="difference of shares, ordinal less words",
+        seed=battery.seed,
+    )
+    return SuccessorCensus(role, tuple(runs), drawn)
+
+
+def read_names(model: LanguageModel, battery: Battery) -> NameCensus:
+    """Attention from the end to the repeated name.
+
+    Raises:
+        InputError: Too few names are one token.
+    """
+    drawn = name_prompts(battery.facts, n=battery.n, seed=battery.seed)
+    every = [*drawn.prompts, *drawn.controls]
+    scores = _scored(
+        model,
+        [prompt.ids for prompt in every],
+        lambda number, rows: s_inhibition.s_inhibition(
+            rows, end=every[number].end, second_subject=every[number].s2
+        ),
+    )
+    role = role_scores(
+        "s_inhibition",
+        scores[: battery.n],
+        scores[battery.n :],
+        threshold=s_inhibition.THRESHOLD,
+        seed=battery.seed,
+    )
+    return NameCensus(role, drawn)
+
+
+def read_needles(model: LanguageModel, battery: Battery) -> NeedleCensus:
+    """What each head looks at while the needle is copied out.
+
+    The answer is fed, and the model's own choices before each of its tokens count as written.
+
+    Raises:
+        InputError: The corpus is too short.
+        TooFewPromptsError: The model passed fewer than 8 trials.
+    """
+    prompts = needle_prompts(battery.facts, battery.corpus, n=N_NEEDLES, seed=battery.seed)
+    rows = plain_rows(model, [prompt.ids for prompt in prompts], extras=("predictions",))
+    trials = [
+        _trial(prompt, one, key=(battery.seed, number))
+        for number, (prompt, one) in enumerate(zip(prompts, rows, strict=True))
+    ]
+    passed = [each for each in trials if each.recall > retrieval.SMALLEST_RECALL]
+    role = role_scores(
+        "retrieval",
+        [each.hits for each in passed],
+        [each.null for each in passed],
+        threshold=retrieval.THRESHOLD,
+        unit="share of the needle",
+        seed=battery.seed,
+    )
+    return NeedleCensus(role, len(passed), len(trials))
+
+
+def _trial(prompt: NeedlePrompt, one: PlainRows, *, key: tuple[int, int]) -> RetrievalTrial:
+    assert one.predictions is not None
+    asked = prompt.ids[: prompt.answered[0] + 1]
+    looked = one.weights[:, :, prompt.answered].transpose(2, 0, 1, 3)
+    span = (int(prompt.needle[0]), int(prompt.needle[-1]) + 1)
+    written = one.predictions.best[prompt.answered]
+    return retrieval.retrieval(
+        asked, np.ascontiguousarray(looked), written=written, needle=span, key=key
+    )
+
+
+def _scored(
+    model: LanguageModel, ids: Sequence[Ids], score: Callable[[int, SequenceRows], HeadScore]
+) -> list[HeadScore]:
+    """The score of every prompt, in the order given; those of one length run together."""
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    found: dict[int, HeadScore] = {}
+    for number, one in zip(order, plain_rows(model, [ids[n] for n in order]), strict=True):
+        found[number] = score(number, SequenceRows(one.tokens, one.weights, one.visible))
+    return [found[number] for number in range(len(ids))]

@@ -1,0 +1,134 @@
+"""`tempo concepts`."""
+
+import sys
+from collections.abc import Sequence
+from itertools import compress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from tempo.cli.arguments import FLAG, Json
+from tempo.cli.glyphs import visible
+from tempo.cli.options import MODEL, STATISTICS, given, takes_options
+from tempo.cli.screen import notes, show
+from tempo.cli.tables import plain_table
+from tempo.config import Options
+from tempo.stimuli.pairs import BUNDLED
+
+if TYPE_CHECKING:
+    from analysis.concept_findings import ConceptFindings
+    from analysis.grid import Table as Grid
+
+_PANEL = "Measure"
+_ROWS = f"Pairs: {', '.join(BUNDLED)}, or a file of rows {{id, positive, negative}}."
+
+PairsFile = Annotated[str, typer.Argument(metavar="PAIRS.jsonl", help=_ROWS)]
+Pooling = Annotated[
+    str,
+    typer.Option(metavar="last|mean", help="Read the last token, or all.", rich_help_panel=_PANEL),
+]
+Permutations = Annotated[
+    int | None,
+    typer.Option(
+        metavar="INTEGER",
+        help="Swaps of sides behind the null; if not given, 2000, or 20 for each head.",
+        rich_help_panel=_PANEL,
+    ),
+]
+TopHeads = Annotated[
+    int,
+    typer.Option(metavar="INTEGER", help="Heads in the causal check.", rich_help_panel=_PANEL),
+]
+NoEffect = Annotated[
+    bool,
+    typer.Option(
+        "--no-effect", metavar=FLAG, help="Leave the causal check out.", rich_help_panel=_PANEL
+    ),
+]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        help="Write quality.json, tables and figures here.",
+        rich_help_panel="Output",
+    ),
+]
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--force", metavar=FLAG, help="Replace a quality.json there.", rich_help_panel="Output"
+    ),
+]
+
+
+@takes_options(*MODEL, *STATISTICS)
+def concepts(
+    pairs: PairsFile = BUNDLED[0],
+    *,
+    pooling: Pooling = "last",
+    permutations: Permutations = None,
+    top: TopHeads = 10,
+    no_effect: NoEffect = False,
+    options: Options,
+    out: OutFolder = None,
+    force: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Find the heads that tell two sides of paired texts apart, beside nulls.
+
+    For example: tempo concepts urgency --out runs/urgency
+    """
+    settings = given(options)
+    settings.pop("seed", None)
+    with notes().status(Text("starting")) as status:
+        from analysis.concept_report import check_folder, write_concept
+        from tempo.contrasting import check_options
+        from tempo.contrasting import concepts as contrast
+        from tempo.loading import load_model
+        from tempo.stimuli.pairs import load_pairs
+
+        if out is not None:
+            check_folder(out, force=force)
+        check_options(pooling=pooling, permutations=permutations, top=top)
+        chosen = load_pairs(pairs)
+        status.update(Text(visible(f"loading {options.model}")))
+        found = contrast(
+            load_model(options.model, **settings),
+            chosen,
+            pooling=pooling,
+            permutations=permutations,
+            seed=options.seed,
+            top=top,
+            effect=not no_effect,
+            on_stage=lambda doing: status.update(Text(doing)),
+        )
+        paths = [] if out is None else write_concept(found, out, force=force)
+    if as_json:
+        sys.stdout.write(found.json())
+    else:
+        _show(found, paths)
+
+
+def _show(found: "ConceptFindings", paths: Sequence[Path]) -> None:
+    """Two short tables, what a reader must know beside them, and where the files lie."""
+    from analysis.concept_sheets import best_table, concentration_table
+
+    for grid in (best_table(found), concentration_table(found)):
+        show(_terminal_table(grid), Text(""))
+    show(*(Text(visible(line), style="dim") for line in found.sentences()))
+    show(*(Text(str(path)) for path in paths))
+
+
+def _terminal_table(grid: "Grid") -> Table:
+    """Without what is the same in every row of a layer table and stands in a sentence."""
+    shown = [column.key not in ("counted", "heads") for column in grid.columns]
+    columns = list(compress(grid.columns, shown))
+    numbers = [column.heading for column in columns if column.kind != "text"]
+    table = plain_table(*(column.heading for column in columns), numbers=numbers)
+    for row in grid.shown():
+        table.add_row(*map(Text, compress(row, shown)))
+    return table

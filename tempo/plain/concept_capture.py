@@ -1,0 +1,209 @@
+"""What each head gives to its output projection for both texts of each pair.
+
+Layers that do not mix tokens through heads and one plain output projection have no such input; they
+are skipped by name. In a model that gates its attention the input is what the gate lets through.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from tempo.errors import InputError, ModelError
+from tempo.model import LanguageModel, attention_as
+from tempo.plain.ablation import Head, Means, ablated
+from tempo.plain.feeding import Batch, Ids, batches_of, check_sequences
+from tempo.plain.rows import BATCH
+from tempo.stimuli.pairs import Pairs
+from tempo.values import head_slices, output_projections, watched_inputs
+
+POOLINGS = ("last", "mean")
+
+Sides = Float32[np.ndarray, "side pair layer head channel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A layer without heads to read, and why."""
+
+    layer: int
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConceptInputs:
+    """Both sides of every pair, as the heads see them.
+
+    Attributes:
+        positive: Of the texts with the concept.
+        negative: Of those without it, in the same order.
+        out: Output weights of each head, from its channels to the stream.
+        layers: Number of each captured layer.
+        skipped: The others.
+        pooling: "last" is the last token of the text, "mean" the mean over its tokens behind a
+            bos token.
+        n_tokens: Length of each text, sides first.
+        same_last_token: Share of pairs whose two texts end with the same token.
+        stream: Residual stream behind the last layer at the last token, sides first.
+    """
+
+    positive: Float32[np.ndarray, "pair layer head channel"]
+    negative: Float32[np.ndarray, "pair layer head channel"]
+    out: Float32[np.ndarray, "layer head channel hidden"]
+    layers: tuple[int, ...]
+    skipped: tuple[Skipped, ...]
+    pooling: str
+    n_tokens: tuple[tuple[int, ...], tuple[int, ...]]
+    same_last_token: float
+    stream: Float32[np.ndarray, "side pair hidden"]
+
+
+def concept_inputs(model: LanguageModel, pairs: Pairs, *, pooling: str = "last") -> ConceptInputs:
+    """Run both texts of every pair; texts of one length run together.
+
+    Raises:
+        InputError: The pooling is unknown, or a text is too long.
+        ModelError: No layer has heads to read.
+    """
+    if pooling not in POOLINGS:
+        raise InputError(f"expected pooling {' or '.join(POOLINGS)}, got {pooling!r}; choose one")
+    texts = encoded(model, pairs)
+    linears, skipped = readable_layers(model)
+    layers = tuple(linears)
+    with torch.inference_mode(), attention_as(model.hf, "eager"):
+        found, streams = _all(model, texts[0] + texts[1], linears, pooling=pooling)
+    both = found.reshape(2, len(pairs.pairs), *found.shape[1:])
+    last = [[int(ids[-1]) for ids in side] for side in texts]
+    slices = [head_slices(linear.weight.detach(), model.n_heads) for linear in linears.values()]
+    return ConceptInputs(
+        positive=both[0],
+        negative=both[1],
+        out=np.stack([part.cpu().numpy() for part in slices]),
+        layers=layers,
+        skipped=skipped,
+        pooling=pooling,
+        n_tokens=(tuple(map(len, texts[0])), tuple(map(len, texts[1]))),
+        same_last_token=float(np.mean(np.equal(last[0], last[1]))),
+        stream=streams.reshape(2, len(pairs.pairs), -1),
+    )
+
+
+def readable_layers(model: LanguageModel) -> tuple[dict[int, Any], tuple[Skipped, ...]]:
+    """Output projections of the layers that have one, and the layers that have none.
+
+    Raises:
+        ModelError: None has.
+    """
+    linears: dict[int, Any] = {}
+    skipped: list[Skipped] = []
+    for layer in range(model.n_layers):
+        try:
+            linears |= output_projections(model, (layer,))
+        except ModelError as error:
+            reason = str(error).split(", got ", 1)[-1].removesuffix("; leave out values")
+            skipped.append(Skipped(layer, mixer_name(model, layer), reason))
+    if not linears:
+        raise ModelError(
+            f"expected a layer with heads and one plain output projection, got none in "
+            f"{type(model.hf).__name__}; not supported"
+        )
+    return linears, tuple(skipped)
+
+
+def mixer_name(model: LanguageModel, layer: int) -> str:
+    """Class of the part of a layer that mixes tokens."""
+    decoder: Any = model.hf.get_decoder()
+    parts = decoder.layers[layer].modules()
+    numbered = [part for part in parts if getattr(part, "layer_idx", None) == layer]
+    return type(numbered[-1] if numbered else decoder.layers[layer]).__name__
+
+
+def streams_without(
+    model: LanguageModel, pairs: Pairs, heads: Sequence[Head], *, means: Means | None = None
+) -> Float32[np.ndarray, "side pair hidden"]:
+    """The residual stream behind the last layer at the last token, with some heads silent.
+
+    Args:
+        means: Hold the heads at these, at every position, instead of at zero.
+    """
+    texts = encoded(model, pairs)
+    with (
+        torch.inference_mode(),
+        attention_as(model.hf, "eager"),
+        ablated(model, heads, means=means),
+    ):
+        _, streams = _all(model, texts[0] + texts[1], {})
+    return streams.reshape(2, len(pairs.pairs), -1)
+
+
+def pooled_means(inputs: ConceptInputs, n_layers: int) -> Means:
+    """Mean over both sides of what each head gave; zero in the layers that were skipped."""
+    both = np.concatenate([inputs.positive, inputs.negative]).mean(0)
+    means = np.zeros((n_layers, *both.shape[1:]), np.float32)
+    means[list(inputs.layers)] = both
+    return means
+
+
+def encoded(model: LanguageModel, pairs: Pairs) -> list[list[np.ndarray]]:
+    """Token ids of the positive and of the negative texts.
+
+    Raises:
+        InputError: A text is too long.
+    """
+    texts = ([pair.positive for pair in pairs.pairs], [pair.negative for pair in pairs.pairs])
+    ids = [[np.array(model.encode(text), np.int64) for text in side] for side in texts]
+    check_sequences(model, ids[0] + ids[1])
+    return ids
+
+
+def _all(
+    model: LanguageModel, texts: list[Ids], linears: dict[int, Any], *, pooling: str = "last"
+) -> tuple[
+    Float32[np.ndarray, "text layer head channel"] | Float32[np.ndarray, "text 0"],
+    Float32[np.ndarray, "text hidden"],
+]:
+    """Inputs of these projections and last streams, in the order given."""
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    inputs: list[np.ndarray] = []
+    streams: list[np.ndarray] = []
+    for ids in batches_of([texts[number] for number in order], BATCH):
+        rows, stream = _run(model, ids, linears, pooling=pooling)
+        inputs.append(rows)
+        streams.append(stream)
+    place = np.argsort(order)
+    return np.concatenate(inputs)[place], np.concatenate(streams)[place]
+
+
+def _run(
+    model: LanguageModel, ids: Batch, linears: dict[int, Any], *, pooling: str
+) -> tuple[np.ndarray, Float32[np.ndarray, "sequence hidden"]]:
+    """One batch."""
+    decoder: Any = model.hf.get_decoder()
+    stream: list[Tensor] = []
+
+    def note(_: object, __: object, out: Any) -> None:
+        stream.append(out[0] if isinstance(out, tuple) else out)
+
+    hook = decoder.layers[-1].register_forward_hook(note)
+    try:
+        with watched_inputs(linears) as given:
+            decoder(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False)
+    finally:
+        hook.remove()
+    skipped = int(ids.shape[1] > 1 and (ids[:, 0] == _bos(model)).all())
+    first = skipped if pooling == "mean" else -1
+    pooled = [
+        one[0][:, first:].float().mean(1).unflatten(-1, (model.n_heads, -1)).cpu().numpy()
+        for one in given.values()
+    ]
+    inputs = np.stack(pooled, axis=1) if pooled else np.empty((len(ids), 0), np.float32)
+    return inputs, stream[0][:, -1].float().cpu().numpy()
+
+
+def _bos(model: LanguageModel) -> int | None:
+    return getattr(model.tokenizer, "bos_token_id", None)

@@ -1,0 +1,114 @@
+"""What is taken down while an unmodified model runs: attention rows, values, the residual stream.
+
+The model calls its family's own eager attention through the attention-function registry, by way of
+a function that only takes notes.
+"""
+
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+from tempo.errors import ModelError
+from tempo.model import LanguageModel
+
+NAME = "tempo-plain"
+
+
+@dataclass(slots=True)
+class Notes:
+    """What is taken down during one forward, by layer or depth.
+
+    Attributes:
+        read: What to take from the values; None to leave them.
+        outputs: What each layer's heads gave, before the output projection.
+    """
+
+    read: Callable[[int, Tensor], Tensor] | None
+    weights: dict[int, Tensor] = field(default_factory=dict)
+    masks: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+    outputs: dict[int, Tensor] = field(default_factory=dict)
+    stream: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
+    n_channels: int = 0
+
+
+def plain_attention(
+    module: nn.Module,
+    query: Float[Tensor, "sequence head query channel"],
+    key: Float[Tensor, "sequence kv_head slot channel"],
+    value: Float[Tensor, "sequence kv_head slot channel"],
+    attention_mask: Tensor | None,
+    *,
+    tempo_plain: Notes,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """The family's own eager attention, taken down."""
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    layer: Any = module.layer_idx
+    if eager is None:
+        raise ModelError(
+            f"expected an eager attention beside {type(module).__name__}, got none; not supported"
+        )
+    out, weights = eager(module, query, key, value, attention_mask, **options)
+    tempo_plain.weights[layer] = weights
+    if attention_mask is not None:
+        tempo_plain.masks[layer] = attention_mask
+    if tempo_plain.read is not None:
+        tempo_plain.values[layer] = tempo_plain.read(layer, value)
+        tempo_plain.outputs[layer] = out
+    return out, weights
+
+
+@contextmanager
+def watched_stream(decoder: Any, notes: Notes) -> Generator[None]:
+    """Summaries of the residual stream, taken while it passes."""
+
+    def before(_: nn.Module, args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+        stream = args[0] if args else options["hidden_states"]
+        notes.stream[0], notes.n_channels = _summary(stream), stream.shape[-1]
+
+    def after(depth: int) -> Callable[..., None]:
+        def note(_: nn.Module, __: object, out: Any) -> None:
+            notes.stream[depth] = _summary(out[0] if isinstance(out, tuple) else out)
+
+        return note
+
+    hooks = [decoder.layers[0].register_forward_pre_hook(before, with_kwargs=True)]
+    hooks += [
+        layer.register_forward_hook(after(depth)) for depth, layer in enumerate(decoder.layers, 1)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _summary(stream: Float[Tensor, "sequence token hidden"]) -> tuple[Tensor, ...]:
+    size = stream.float().abs()
+    flat = size.flatten(1)
+    largest, place = flat.max(1)
+    return stream.float().norm(dim=-1), largest, flat.median(1).values, place
+
+
+@contextmanager
+def watched_head(model: LanguageModel) -> Generator[list[Tensor]]:
+    """What the language-model head is given."""
+    head: Any = model.hf.get_output_embeddings()
+    given: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    try:
+        yield given
+    finally:
+        hook.remove()
+
+
+AttentionInterface.register(NAME, plain_attention)
+AttentionMaskInterface.register(NAME, eager_mask)

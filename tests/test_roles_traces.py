@@ -1,0 +1,436 @@
+"""Roles that only parallel sets can give, and the detectors by logical position, on traces."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from analysis.labels import inherited_labels
+from analysis.observation import ObservedTrace, observe
+from analysis.ratio import paired_ratio
+from analysis.roles import set_ignoring as ignoring
+from analysis.roles.assignment import RoleScores, from_chance_up, role_scores
+from analysis.roles.duplicate_token import duplicate_token
+from analysis.roles.logical import logical_duplicates, logical_prefix_matching, previous_position
+from analysis.roles.logical_profile import BUCKETS, logical_profile
+from analysis.roles.prefix_matching import prefix_matching
+from analysis.roles.previous_token import previous_token
+from analysis.roles.rows import HeadScore, SequenceRows
+from analysis.roles.set_broadcast import broadcast_null, set_broadcast
+from analysis.roles.set_ignoring import set_ignoring
+from analysis.roles.sibling_attending import sibling_attending, sibling_null
+from analysis.roles.trace_battery import UNITS, read_trace, trace_role
+from analysis.roles.trace_rows import CUT, require_data
+from analysis.roles.winner_following import winner_following, winner_null
+from tempo.errors import InputError, LevelError, NoParallelSetsError
+from tempo.testing.planted import Pattern, Place, noisy, planted_trace, uniform, with_sink
+from tempo.trace import Trace
+
+WIDTHS = (3, 1, 2, 4, 2)
+LAYERS, HEADS = 2, 4
+Score = Callable[[ObservedTrace], HeadScore]
+Null = Callable[..., HeadScore]
+ROLES: dict[str, tuple[Score, Null]] = {
+    "sibling_attending": (sibling_attending, sibling_null),
+    "set_broadcast": (set_broadcast, broadcast_null),
+    "winner_following": (winner_following, winner_null),
+}
+
+
+def seen_trace(rows: Pattern = uniform, **plan) -> Trace:
+    base = {"widths": WIDTHS, "relation": "visible", "n_layers": LAYERS, "n_heads": HEADS}
+    return planted_trace(**(base | {"rows": rows, "prompt_length": 8} | plan))
+
+
+def judged(role: str, traces: list[Trace]) -> RoleScores:
+    ask, null = ROLES[role]
+    observed = [observe(trace) for trace in traces]
+    scores = [ask(each) for each in observed]
+    controls = [null(each, key=(0, number)) for number, each in enumerate(observed)]
+    return role_scores(role, scores, controls, threshold=from_chance_up(CUT, scores))
+
+
+def one_head(special: Pattern) -> Pattern:
+    """Layer 1, head 2 follows the pattern; every other head is nearly even, and noisy."""
+
+    def pattern(place: Place) -> np.ndarray:
+        rng = np.random.default_rng((place.seed, place.step, 7))
+        rows = np.exp(rng.normal(0, 0.5, (LAYERS, HEADS, *place.visible.shape)))
+        rows[1, 2] = special(place)
+        return rows
+
+    return pattern
+
+
+def likes_siblings(place: Place) -> np.ndarray:
+    return np.where(place.is_group("siblings"), 20.0, 0.5)
+
+
+def likes_sets(place: Place) -> np.ndarray:
+    return np.where(place.is_group("earlier_sets"), 20.0, 0.2)
+
+
+def likes_winners(place: Place) -> np.ndarray:
+    return np.where(place.is_group("earlier_sets") & (place.table.rank == 0), 20.0, 0.5)
+
+
+PLANTED: dict[str, Pattern] = {
+    "sibling_attending": likes_siblings,
+    "set_broadcast": likes_sets,
+    "winner_following": likes_winners,
+}
+
+
+# --- chance and nulls
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("relation", ["visible", "ordered"])
+def test_even_attention_has_exactly_the_chance_value_and_is_its_own_null(role, relation):
+    ask, null = ROLES[role]
+    observed = observe(seen_trace(relation=relation))
+    found = ask(observed)
+    np.testing.assert_allclose(found.score, found.chance, rtol=1e-6)
+    np.testing.assert_allclose(null(observed, key=(1,)).score, found.score, rtol=1e-6)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    "rows", [uniform, noisy(uniform, 1.0), noisy(uniform, 3.0), with_sink(0.8, noisy(uniform, 1.0))]
+)
+def test_even_and_random_attention_hold_no_role(role, rows):
+    found = judged(role, [seen_trace(rows, seed=seed) for seed in range(12)])
+    assert not found.assigned.any()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_planted_head_alone_holds_its_role(role):
+    traces = [seen_trace(one_head(PLANTED[role]), seed=seed) for seed in range(12)]
+    found = judged(role, traces)
+    np.testing.assert_array_equal(np.argwhere(found.assigned), [[1, 2]])
+    assert found.best_first()[0] == (1, 2)
+    others = [each for each in ROLES if each != role]
+    assert not any(judged(other, traces).assigned.any() for other in others)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_sink_neither_makes_nor_hides_a_null(role):
+    ask, null = ROLES[role]
+    rows = noisy(uniform, 0.5)
+    sunk, plain = (observe(seen_trace(with_sink(share, rows))) for share in (0.9, 0.1))
+    scale = 1 if role == "winner_following" else 9
+    np.testing.assert_allclose(scale * ask(sunk).score, ask(plain).score, rtol=1e-4)
+    drawn = [null(each, key=(3,)).score for each in (sunk, plain)]
+    np.testing.assert_allclose(scale * drawn[0], drawn[1], rtol=1e-4)
+
+
+def test_nulls_are_keyed():
+    observed = observe(seen_trace(noisy(uniform, 1.0)))
+    for _, null in ROLES.values():
+        first, same, other = (null(observed, key=(k,)).score for k in (0, 0, 1))
+        np.testing.assert_array_equal(first, same)
+        assert (first != other).any()
+
+
+def test_a_battery_of_traces_asks_every_role_and_refuses_the_one_without_data():
+    readings = []
+    for seed in range(9):
+        arm = seen_trace(one_head(likes_sets), seed=seed, relation="isolated")
+        greedy = seen_trace(relation="greedy", widths=(1,) * 5, seed=seed)
+        labels = inherited_labels(arm.slots, greedy.slots)
+        readings.append(read_trace(observe(arm), key=(0, seed), greedy=(observe(greedy), labels)))
+    assert set(readings[0]) == set(UNITS)
+    broadcast = trace_role("set_broadcast", readings)
+    np.testing.assert_array_equal(np.argwhere(broadcast.assigned), [[1, 2]])
+    assert broadcast.unit == UNITS["set_broadcast"]
+    assert trace_role("set_ignoring", readings).threshold == ignoring.THRESHOLD
+    assert not trace_role("set_ignoring", readings).assigned[1, 2]
+    with pytest.raises(NoParallelSetsError, match="sibling_attending"):
+        trace_role("sibling_attending", readings)
+    assert "set_ignoring" not in read_trace(observe(seen_trace()), key=(0, 0))
+
+
+# --- definitions
+
+
+def test_sibling_mass_is_the_sum_over_the_other_members():
+    trace = seen_trace(noisy(uniform, 1.0))
+    rows = []
+    for step in (1, 3, 4, 5):
+        members = trace.members(step)
+        for query, slot in enumerate(members):
+            others = np.setdiff1d(members, [slot])
+            rows.append(trace.attention(step)[:, :, query, others].astype(float).sum(-1))
+    found = sibling_attending(observe(trace))
+    np.testing.assert_allclose(found.score, np.mean(rows, axis=0), rtol=1e-6)
+    assert found.n_queries.tolist() == [11, 11]
+
+
+def test_an_isolated_arm_has_no_sibling_attending_and_says_so():
+    found = sibling_attending(observe(seen_trace(relation="isolated")))
+    assert np.isnan(found.score).all()
+    with pytest.raises(NoParallelSetsError, match="what sibling_attending attends to"):
+        require_data("sibling_attending", [found, found])
+    require_data("winner_following", [winner_following(observe(seen_trace()))])
+
+
+def test_a_run_of_width_1_has_no_role_at_all():
+    greedy = observe(seen_trace(relation="greedy", widths=(1, 1, 1)))
+    for ask, null in ROLES.values():
+        assert np.isnan(ask(greedy).score).all()
+        assert np.isnan(null(greedy, key=(0,)).score).all()
+
+
+def test_broadcast_is_mass_times_evenness_within_the_set():
+    def halves(place: Place) -> np.ndarray:
+        """Set 1 (width 2) gets half of every later row, in the ratio 3 to 1."""
+        weights = np.zeros(place.visible.shape)
+        weights[:, 0] = 0.5
+        if place.step > 1:
+            weights[:, np.flatnonzero(place.table.step == 1)] = [0.375, 0.125]
+        else:
+            weights[:, 0] = 1
+        return weights
+
+    found = set_broadcast(observe(seen_trace(halves, widths=(2, 1))))
+    evenness = -(0.75 * np.log2(0.75) + 0.25 * np.log2(0.25))
+    np.testing.assert_allclose(found.score, 0.5 * evenness, rtol=1e-6)
+    np.testing.assert_allclose(found.chance, 2 / 11, rtol=1e-6)
+    np.testing.assert_allclose(
+        winner_following(observe(seen_trace(halves, widths=(2, 1)))).score, 0.75, rtol=1e-6
+    )
+
+
+def test_a_winner_follower_is_no_broadcaster_and_the_other_way_round():
+    one_member = observe(seen_trace(likes_winners, widths=(3, 1)))
+    whole_set = observe(seen_trace(likes_sets, widths=(3, 1)))
+    assert winner_following(one_member).score.min() > 0.9
+    assert set_broadcast(one_member).score.max() < set_broadcast(whole_set).score.min() - 0.3
+    np.testing.assert_allclose(winner_following(whole_set).score, 1 / 3, rtol=1e-6)
+
+
+def test_the_chance_of_the_winner_is_one_over_the_members_seen():
+    found = winner_following(observe(seen_trace(widths=(3, 1, 2, 1))))
+    pairs = [3] + [3] * 2 + [3, 2]  # sets before the rows of steps 2, 3 (twice) and 4
+    np.testing.assert_allclose(found.chance, np.mean(1 / np.array(pairs)), rtol=1e-6)
+
+
+def test_a_window_that_holds_one_member_holds_no_set():
+    found = set_broadcast(
+        observe(seen_trace(widths=(2, 1, 1), windows=(None, 2), positions="unique"))
+    )
+    assert not np.isnan(found.score[0]).any()
+    assert np.isnan(found.score[1]).all()
+
+
+def test_a_set_whose_winner_is_out_of_the_window_says_nothing_about_winners():
+    observed = observe(seen_trace(widths=(3, 1), windows=(None, 3), positions="unique"))
+    assert np.isnan(winner_following(observed).score[1]).all()
+    assert not np.isnan(set_broadcast(observed).score[1]).any()
+    assert not np.isnan(winner_following(observed).score[0]).any()
+
+
+# --- set ignoring
+
+
+def ignoring_pair(rows: Pattern, seed: int) -> tuple[HeadScore, HeadScore]:
+    arm = seen_trace(rows, seed=seed, relation="isolated")
+    greedy = seen_trace(noisy(uniform, 0.1), seed=seed, relation="greedy", widths=(1,) * 5)
+    labels = inherited_labels(arm.slots, greedy.slots)
+    return set_ignoring(observe(arm), observe(greedy), labels)
+
+
+def test_even_attention_ignores_nothing():
+    arm, greedy = seen_trace(relation="isolated"), seen_trace(relation="greedy", widths=(1,) * 5)
+    labels = inherited_labels(arm.slots, greedy.slots)
+    for each in set_ignoring(observe(arm), observe(greedy), labels):
+        np.testing.assert_allclose(each.score, 0, atol=1e-6)
+        np.testing.assert_array_equal(each.chance, 0)
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.0])
+def test_a_head_that_ignores_sets_is_found_also_when_it_pays_them_nothing(factor):
+    def ignores(place: Place) -> np.ndarray:
+        return np.where(place.is_group("earlier_sets"), factor, 1.0)
+
+    pairs = [ignoring_pair(one_head(ignores), seed) for seed in range(10)]
+    found = role_scores(
+        "set_ignoring", [a for a, _ in pairs], [b for _, b in pairs], threshold=ignoring.THRESHOLD
+    )
+    np.testing.assert_array_equal(np.argwhere(found.assigned), [[1, 2]])
+    expected = -np.log(factor) if factor else ignoring.LARGEST
+    assert found.score[1, 2] == pytest.approx(expected, rel=1e-5)
+
+
+def test_set_ignoring_is_the_ratio_with_its_sign_turned():
+    arm = seen_trace(noisy(uniform, 1.0), relation="isolated")
+    greedy = seen_trace(noisy(uniform, 1.0), relation="greedy", widths=(1,) * 5)
+    labels = inherited_labels(arm.slots, greedy.slots)
+    score, null = set_ignoring(observe(arm), observe(greedy), labels)
+    ratio = paired_ratio(observe(arm), observe(greedy), labels)
+    np.testing.assert_allclose(score.score, -ratio.arm.without_sink.by_head)
+    np.testing.assert_allclose(null.score, -ratio.null.without_sink.by_head)
+    assert score.n_queries.tolist() == [9, 9]  # rows of steps 2 to 5
+
+
+# --- the detectors of text, by logical position
+
+
+def as_text(trace: Trace) -> tuple[SequenceRows, int]:
+    """The rows of a run of width 1 as one square, and the length of its prompt."""
+    n, n_prompt = len(trace.slots), trace.slots.n_prompt
+    square = np.zeros((LAYERS, HEADS, n, n), np.float32)
+    for step in range(trace.n_steps + 1):
+        rows = trace.attention(step)
+        square[:, :, trace.members(step), : rows.shape[-1]] = rows
+    return SequenceRows(trace.slots.token.astype(np.int64), square), n_prompt
+
+
+def only_generated(rows: SequenceRows, n_prompt: int) -> SequenceRows:
+    """The rows of the prompt see nothing, so that a detector counts none of them."""
+    sight = rows.sight().copy()
+    sight[:, :n_prompt] = False
+    return SequenceRows(rows.token, rows.weights * sight[:, None], sight)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_on_sets_of_width_1_the_detectors_are_those_of_text(seed):
+    tokens = np.random.default_rng(seed).integers(0, 4, 16).tolist()
+    trace = seen_trace(
+        noisy(uniform, 1.0), relation="greedy", widths=(1,) * 8, tokens=tokens, seed=seed
+    )
+    text, observed = only_generated(*as_text(trace)), observe(trace)
+    for ours, theirs in (
+        (previous_position(observed).total, previous_token(text)),
+        (previous_position(observed).per_token, previous_token(text)),
+        (logical_duplicates(observed), duplicate_token(text)),
+        (logical_prefix_matching(observed), prefix_matching(text)),
+    ):
+        np.testing.assert_allclose(ours.score, theirs.score, rtol=1e-6)
+        np.testing.assert_allclose(ours.chance, theirs.chance, rtol=1e-6)
+        np.testing.assert_array_equal(ours.n_queries, theirs.n_queries)
+
+
+def test_the_previous_position_is_a_whole_set():
+    def previous_set(place: Place) -> np.ndarray:
+        behind = place.table.position[place.queries, None] - place.table.position[None, :]
+        return np.where(behind == 1, 1.0, 0.0) + 1e-12
+
+    found = previous_position(observe(seen_trace(previous_set, widths=(3, 2), relation="visible")))
+    np.testing.assert_allclose(found.total.score, 1, rtol=1e-6)
+    # three rows see the last token of the prompt, two rows see the set of three
+    np.testing.assert_allclose(found.per_token.score, (3 * 1 + 2 / 3) / 5, rtol=1e-6)
+    even = previous_position(observe(seen_trace(widths=(3, 2))))
+    np.testing.assert_allclose(even.total.score, even.total.chance, rtol=1e-6)
+    np.testing.assert_allclose(even.per_token.score, even.per_token.chance, rtol=1e-6)
+
+
+def test_siblings_are_no_duplicates():
+    tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9]
+    found = logical_duplicates(observe(seen_trace(widths=(2, 1), tokens=tokens)))
+    assert found.n_queries.tolist() == [1, 1]  # the last token has two earlier copies
+    np.testing.assert_allclose(found.score, 2 / 11, rtol=1e-6)
+
+
+def test_what_follows_a_copy_stands_one_position_behind_it():
+    tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 30, 31, 9]  # set 1: 9 and 20; set 2: 30 and 31; then 9
+    found = logical_prefix_matching(observe(seen_trace(widths=(2, 2, 1), tokens=tokens)))
+    assert found.n_queries.tolist() == [1, 1]
+    np.testing.assert_allclose(found.score, 2 / 13, rtol=1e-6)  # both members of set 2
+
+
+def test_the_query_may_follow_a_copy_of_itself_and_its_siblings_may_not():
+    tokens = [1, 2, 3, 4, 5, 6, 7, 9, 9, 20]  # the prompt ends in 9, and set 1 is 9 and 20
+    found = logical_prefix_matching(observe(seen_trace(widths=(2,), tokens=tokens)))
+    assert found.n_queries.tolist() == [1, 1]
+    np.testing.assert_allclose(found.score, 1 / 10, rtol=1e-6)
+
+
+def test_an_earlier_set_at_the_same_position_is_not_the_one_before():
+    trace = seen_trace(widths=(1, 1), relation="isolated")
+    trace.slots.position[9] = trace.slots.position[8]
+    found = previous_position(observe(trace))
+    np.testing.assert_allclose(found.total.score, (1 / 9 + 1 / 10) / 2, rtol=1e-6)
+    profile = logical_profile(observe(trace), sink="with")
+    assert profile.buckets[0, 0, BUCKETS.index("not_behind")] == pytest.approx(1 / 10)
+
+
+def test_members_at_fractions_of_a_position_share_it():
+    trace = seen_trace(widths=(2, 1))
+    moved = trace.slots.position.copy()
+    moved[9] += 0.01
+    trace.slots.position[:] = moved
+    assert previous_position(observe(trace)).total.n_queries.tolist() == [3, 3]
+
+
+# --- the offset profile
+
+
+def test_the_buckets_and_offsets_of_a_row_add_up():
+    trace = seen_trace(noisy(uniform, 1.0), widths=(3, 3))
+    found = logical_profile(observe(trace), sink="with", n_offsets=20)
+    own = BUCKETS.index("self"), BUCKETS.index("siblings")
+    assert np.isnan(found.buckets[..., BUCKETS.index("not_behind")]).all()
+    weighted = np.nan_to_num(found.offsets) * found.rows
+    total = found.buckets[..., list(own)].sum(-1) + weighted.sum(-1) / 6
+    np.testing.assert_allclose(total, 1, rtol=1e-5)
+
+
+def test_self_siblings_and_the_step_before_are_kept_apart():
+    def planted(place: Place) -> np.ndarray:
+        weights = np.zeros(place.visible.shape)
+        weights[:, 0] = 0.1
+        weights[np.arange(len(place.queries)), place.queries] = 0.3
+        weights += np.where(place.is_group("siblings"), 0.2, 0.0)
+        weights += np.where(place.table.step == place.step - 1, 0.1, 0.0)
+        return weights
+
+    trace = seen_trace(planted, widths=(2, 2))
+    scaled = trace.attention(2)[0, 0, 0]
+    found = logical_profile(observe(trace), sink="with")
+    second = 0.1 + 0.3 + 0.2 + 2 * 0.1
+    assert scaled[trace.members(2)].tolist() == pytest.approx([0.3 / second, 0.2 / second])
+    first = 0.1 + 0.3 + 0.2 + 8 * 0.1  # the prompt is the step before the first set
+    buckets = dict(zip(BUCKETS, found.buckets[0, 0], strict=True))
+    assert buckets["self"] == pytest.approx((0.3 / first + 0.3 / second) / 2)
+    assert buckets["siblings"] == pytest.approx((0.2 / first + 0.2 / second) / 2)
+    assert buckets["previous_step"] == pytest.approx((0.9 / first + 0.2 / second) / 2)
+
+
+@pytest.mark.parametrize("sink_rule", ["with", "without"])
+def test_even_attention_has_the_even_profile(sink_rule):
+    found = logical_profile(observe(seen_trace(windows=(None, 4))), sink=sink_rule)
+    np.testing.assert_allclose(found.offsets, found.even_offsets, rtol=1e-5)
+    np.testing.assert_allclose(found.buckets, found.even_buckets, rtol=1e-5)
+    assert (found.rows[1, :, 3:] == 0).all()  # a window of 4 positions reaches 3 behind
+
+
+def test_the_sink_does_not_leak_into_an_offset():
+    rows = noisy(uniform, 0.5)
+    profiles = [
+        logical_profile(observe(seen_trace(with_sink(share, rows)))) for share in (0.1, 0.9)
+    ]
+    np.testing.assert_allclose(profiles[0].offsets, profiles[1].offsets, rtol=1e-4)
+
+
+def test_unique_positions_put_nothing_at_the_position_of_a_sibling():
+    trace = seen_trace(widths=(2, 2), positions="unique", relation="isolated")
+    found = logical_profile(observe(trace), sink="with")
+    assert np.isnan(found.buckets[..., BUCKETS.index("siblings")]).all()
+    # the second member of a set has no earlier slot at offset 1: that place is its sibling's
+    assert found.rows[0, 0, 0] == 2
+
+
+# --- what cannot be asked
+
+
+def test_a_reduced_trace_has_no_rows_to_judge():
+    reduced = observe(seen_trace(level="reduced"))
+    for ask in (sibling_attending, set_broadcast, winner_following, previous_position):
+        with pytest.raises(LevelError, match="holds its rows"):
+            ask(reduced)
+
+
+def test_a_trace_without_steps_has_no_profile():
+    with pytest.raises(InputError, match="a step after the prompt"):
+        logical_profile(observe(seen_trace(widths=())))
