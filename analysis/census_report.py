@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from analysis.census_figures import write_census_figures
-from analysis.census_heads import Document
-from analysis.census_tables import census_tables
+from analysis.census.figures import write_census_figures
+from analysis.census.heads import Document
+from analysis.census.tables import census_tables
 from analysis.delimited import write_tables
 from analysis.page.census import write_census_page
 from tempo.archive import RUN_FILE

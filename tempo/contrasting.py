@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.concept_effect import (
+from analysis.concept.effect import (
     FITTED,
     MEASURED,
     ConceptEffect,
@@ -14,9 +14,9 @@ from analysis.concept_effect import (
     concept_effect,
     matched_random,
 )
-from analysis.concept_findings import ConceptCheck, ConceptFindings
-from analysis.concept_verdict import Endings
-from analysis.concepts import PERMUTATIONS, TOP, concept_heads
+from analysis.concept.findings import ConceptCheck, ConceptFindings
+from analysis.concept.heads import PERMUTATIONS, TOP, concept_heads
+from analysis.concept.verdict import Endings
 from analysis.statistics import SMALLEST_SAMPLE
 from tempo.errors import InputError
 from tempo.loading import Source, load_model

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.census import Census, Document
+from analysis.census.result import Census, Document
 from analysis.roles.assignment import RoleScores, judged, role_scores
 from analysis.roles.depth import depth_of
 from analysis.roles.rows import HeadScore

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import tempo
-from analysis.census import json_text, read_census, write_census
-from analysis.census_comparison import compare_censuses
+from analysis.census.comparison import compare_censuses
+from analysis.census.result import json_text, read_census, write_census
 from tempo.census.battery import MORE_ROLES, PASSES, ROLES, Battery
 from tempo.census.texts import read_repeats
 from tempo.errors import FormatVersionError, InputError

@@ -14,8 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.census import Census, Document, read_census, write_census
-from analysis.census_figures import (
+from analysis.census.figures import (
     RING,
     activations_figure,
     bos_figure,
@@ -24,7 +23,7 @@ from analysis.census_figures import (
     roles_figure,
     write_census_figures,
 )
-from analysis.census_heads import (
+from analysis.census.heads import (
     further_of,
     label_of,
     losses_of,
@@ -33,11 +32,12 @@ from analysis.census_heads import (
     shape_of,
     spectrum_of,
 )
+from analysis.census.markup import census_markup
+from analysis.census.result import Census, Document, read_census, write_census
+from analysis.census.tables import census_facts, census_tables
 from analysis.census_report import write_census_report
-from analysis.census_tables import census_facts, census_tables
 from analysis.delimited import write_tables
 from analysis.grid import Table
-from analysis.markup import census_markup
 from tempo.cli.census import document_of
 from tempo.errors import CorruptTraceError, OutputError
 from tests.planted_census import (

@@ -15,10 +15,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from analysis.census import Document, write_census
-from analysis.census_heads import label_of, roles_of, spectrum_of
+from analysis.census.heads import label_of, roles_of, spectrum_of
+from analysis.census.result import Document, write_census
+from analysis.census.tables import census_tables
 from analysis.census_report import write_census_report
-from analysis.census_tables import census_tables
 from analysis.page.census import census_page_text, write_census_page
 from analysis.page.census_maps import run_role_maps
 from analysis.report import write_report

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import tempo
-from analysis.concept_effect import ConceptEffect
-from analysis.concept_findings import ConceptFindings
-from analysis.concept_plots import concentration_figure, head_maps
-from analysis.concept_report import write_concept
-from analysis.concept_sheets import best_table, concentration_table, concept_tables
-from analysis.concept_verdict import Endings, carried, ending_sentence, reach_sentence
-from analysis.concepts import concept_heads
+from analysis.concept.effect import ConceptEffect
+from analysis.concept.findings import ConceptFindings
+from analysis.concept.heads import concept_heads
+from analysis.concept.plots import concentration_figure, head_maps
+from analysis.concept.report import write_concept
+from analysis.concept.sheets import best_table, concentration_table, concept_tables
+from analysis.concept.verdict import Endings, carried, ending_sentence, reach_sentence
 from analysis.numerals import number
 from analysis.statistics import Interval
 from tempo import contrasting

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.concept_effect import MEASURED, chosen_heads, concept_effect, matched_random
-from analysis.concept_quality import quality_document
-from analysis.concepts import (
+from analysis.concept.effect import MEASURED, chosen_heads, concept_effect, matched_random
+from analysis.concept.heads import (
     ConceptHeads,
     concentration,
     concept_heads,
     effective_heads,
     top_share,
 )
+from analysis.concept.quality import quality_document
 from tempo.errors import InputError, ModelError
 from tempo.plain.ablation import ablated
 from tempo.plain.concept_capture import (

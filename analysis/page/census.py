@@ -10,8 +10,8 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from analysis.census_heads import Document, label_of, losses_of, roles_of, shape_of
-from analysis.census_tables import census_facts
+from analysis.census.heads import Document, label_of, losses_of, roles_of, shape_of
+from analysis.census.tables import census_facts
 from analysis.delimited import csv_text
 from analysis.grid import Table
 from analysis.page.census_charts import census_charts, offset_profiles, role_depths

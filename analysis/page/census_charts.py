@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.census_heads import ByHead, Document, array_of, label_of, roles_of, spectrum_of
+from analysis.census.heads import ByHead, Document, array_of, label_of, roles_of, spectrum_of
 from analysis.entropy import CHANCE as EVEN_ENTROPY
 from analysis.page.charts import Chart, Series
 from analysis.page.packing import base64

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.census import CENSUS_FILE, read_census
-from analysis.census_heads import (
+from analysis.census.heads import (
     ByHead,
     Document,
     RoleHeads,
@@ -17,6 +16,7 @@ from analysis.census_heads import (
     roles_of,
     spectrum_of,
 )
+from analysis.census.result import CENSUS_FILE, read_census
 from analysis.page.maps import HeadMap, coded_map
 from analysis.refusal import Refusal
 from analysis.tables import model_facts

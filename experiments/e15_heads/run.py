@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import tempo
-from analysis.census import Census
+from analysis.census.result import Census
 from analysis.results import plain
 from analysis.roles.depth import depth_difference
 from analysis.statistics import Interval

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.census import Census
+from analysis.census.result import Census
 from analysis.roles.assignment import RoleScores
 from analysis.roles.depth import depth_of
 from tempo.census.battery import MORE_ROLES, PASSES, ROLES, Battery, chosen_roles

@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from analysis.census import Census, Document, json_text, write_census
-from analysis.census_comparison import CensusComparison, compare_censuses
+from analysis.census.comparison import CensusComparison, compare_censuses
+from analysis.census.result import Census, Document, json_text, write_census
 from analysis.census_report import write_census_report
 from analysis.delimited import TABLES
 from analysis.report import FIGURES

@@ -19,7 +19,7 @@ from tempo.config import Options
 from tempo.stimuli.pairs import BUNDLED
 
 if TYPE_CHECKING:
-    from analysis.concept_findings import ConceptFindings
+    from analysis.concept.findings import ConceptFindings
     from analysis.grid import Table as Grid
 
 _PANEL = "Measure"
@@ -85,7 +85,7 @@ def concepts(
     settings = given(options)
     settings.pop("seed", None)
     with notes().status(Text("starting")) as status:
-        from analysis.concept_report import check_folder, write_concept
+        from analysis.concept.report import check_folder, write_concept
         from tempo.contrasting import check_options
         from tempo.contrasting import concepts as contrast
         from tempo.loading import load_model
@@ -115,7 +115,7 @@ def concepts(
 
 def _show(found: "ConceptFindings", paths: Sequence[Path]) -> None:
     """Two short tables, what a reader must know beside them, and where the files lie."""
-    from analysis.concept_sheets import best_table, concentration_table
+    from analysis.concept.sheets import best_table, concentration_table
 
     for grid in (best_table(found), concentration_table(found)):
         show(_terminal_table(grid), Text(""))

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.concept_effect import ConceptEffect
-from analysis.concepts import LEVEL
+from analysis.concept.effect import ConceptEffect
+from analysis.concept.heads import LEVEL
 from analysis.numerals import limits, number
 
 

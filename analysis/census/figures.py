@@ -24,7 +24,7 @@ from analysis.canvas import (
     plain_text,
     save_figure,
 )
-from analysis.census_heads import (
+from analysis.census.heads import (
     ByHead,
     Document,
     RoleHeads,

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from analysis.canvas import save_figure
-from analysis.concept_findings import ConceptFindings
-from analysis.concept_plots import concentration_figure, head_maps
-from analysis.concept_sheets import concept_tables
+from analysis.concept.findings import ConceptFindings
+from analysis.concept.plots import concentration_figure, head_maps
+from analysis.concept.sheets import concept_tables
 from analysis.delimited import write_tables
 from analysis.whole import write_whole
 from tempo.errors import OutputError

@@ -88,7 +88,7 @@ class Census:
         ]
 
     def _repr_html_(self) -> str:
-        from analysis.markup import census_markup
+        from analysis.census.markup import census_markup
 
         return census_markup(self.document())
 

@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.association import EVEN_AREA
 from analysis.canvas import COLOURS, FAINT, INK, NO_DATA, house_style, new_figure, plain_text
-from analysis.concept_findings import ConceptFindings
-from analysis.concepts import LEVEL
+from analysis.concept.findings import ConceptFindings
+from analysis.concept.heads import LEVEL
 
 _NULL = "null: pairs swap sides"
 _NO_ANSWER = "no more heads than are counted:\nthe share is 1 whatever they do"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.census import Census
+from analysis.census.result import Census
 from analysis.results import plain
 from analysis.roles.assignment import RoleScores
 from analysis.roles.depth import Depth, depth_difference

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from analysis.concept_effect import ConceptEffect
-from analysis.concepts import TOP, Concentration, ConceptHeads
+from analysis.concept.effect import ConceptEffect
+from analysis.concept.heads import TOP, Concentration, ConceptHeads
 from analysis.statistics import Interval
 
 FORMAT = 1

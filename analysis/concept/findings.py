@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.concept_effect import ConceptEffect
-from analysis.concept_quality import number, quality_document
-from analysis.concept_verdict import (
+from analysis.concept.effect import ConceptEffect
+from analysis.concept.heads import ConceptHeads
+from analysis.concept.quality import number, quality_document
+from analysis.concept.verdict import (
     Endings,
     carried,
     counted_sentence,
@@ -17,7 +18,6 @@ from analysis.concept_verdict import (
     reach_sentence,
     skipped_sentences,
 )
-from analysis.concepts import ConceptHeads
 from analysis.results import plain
 from tempo.vocabulary import Head
 

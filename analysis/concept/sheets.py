@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from analysis.concept_effect import ConceptEffect
-from analysis.concept_findings import BEST, ConceptFindings
-from analysis.concept_verdict import carried
+from analysis.concept.effect import ConceptEffect
+from analysis.concept.findings import BEST, ConceptFindings
+from analysis.concept.verdict import carried
 from analysis.grid import Cell, Column, Table
 from tempo.vocabulary import Head
 

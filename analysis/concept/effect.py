@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from analysis.concepts import TOP, ConceptHeads
+from analysis.concept.heads import TOP, ConceptHeads
 from analysis.statistics import SEED, Interval, estimate_with_interval
 from tempo.errors import InputError
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from analysis.census_heads import (
+from analysis.census.heads import (
     Document,
     RoleHeads,
     interval_of,

@@ -1,0 +1,1 @@
+"""A census of attention heads: its document, its comparison with another, what shows it."""
