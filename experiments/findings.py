@@ -20,8 +20,8 @@ HEAD = """\
 
 Made by `make findings` from the `result.json` of each experiment; no number here is typed, and a
 test holds this page against those files. The unit is the prompt; intervals are 95 %, over prompts.
-A finding that turns out wrong stays here as refuted. Questions and predictions were written first:
-`experiments/*/question.md`.
+A finding that turns out wrong stays here as refuted. Questions and predictions were written first,
+except where they say otherwise: `experiments/*/question.md`.
 """
 TABLE = """\
 ## What the original report said
