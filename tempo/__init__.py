@@ -7,10 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tempo import policies
+    from tempo import edits, policies
     from tempo.archive import open_run, open_trace
     from tempo.census.asking import heads
     from tempo.contrasting import concepts
+    from tempo.forwarding import forward
     from tempo.loading import load_model
     from tempo.replaying import replay
     from tempo.run import compare, generate
@@ -19,6 +20,7 @@ _HOMES = {
     "compare": "tempo.run",
     "concepts": "tempo.contrasting",
     "heads": "tempo.census.asking",
+    "forward": "tempo.forwarding",
     "generate": "tempo.run",
     "load_model": "tempo.loading",
     "open_run": "tempo.archive",
@@ -29,6 +31,8 @@ _HOMES = {
 __all__ = [
     "compare",
     "concepts",
+    "edits",
+    "forward",
     "generate",
     "heads",
     "load_model",
@@ -40,8 +44,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "policies":
-        return import_module("tempo.policies")
+    if name in ("edits", "policies"):
+        return import_module(f"tempo.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'tempo' has no attribute {name!r}")

@@ -5,7 +5,7 @@ sequence's slot buffers. The output path is fixed per model and never depends on
 SDPA with a zero-key column for a learned sink; explicit where scores are soft-capped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -40,14 +40,28 @@ class LayerCall:
     sinks: Float[Tensor, " head"] | None
 
 
+Attend = Callable[[LayerCall, Tensor, Tensor, Mask], Query]
+"""What the heads of a layer give, from what it was called with, its keys, values and mask."""
+
+RowsOf = Callable[[LayerCall, Tensor, Mask], tuple[Tensor, Tensor]]
+"""The rows of a layer and the logarithms of their normalisers, [sequence head query (slot)]."""
+
+
 @dataclass(slots=True)
 class Forward:
-    """State of one packed forward, handed through the model as a keyword."""
+    """State of one packed forward, handed through the model as a keyword.
+
+    Attributes:
+        instead: What attends in place of `attend` in edited layers.
+        rows_of: What computes the captured rows there, where scores or weights are edited.
+    """
 
     packing: Packing
     cache: SlotCache
     mask: Callable[[int | None], Mask]
     keep: frozenset[int]
+    instead: Mapping[int, Attend] = field(default_factory=dict)
+    rows_of: Mapping[int, RowsOf] = field(default_factory=dict)
     attended: set[int] = field(default_factory=set)
     calls: dict[int, LayerCall] = field(default_factory=dict)
 
@@ -83,7 +97,8 @@ def tempo_attention(
     call = LayerCall(queries, float(scaling), sliding_window, softcap, s_aux)
     if layer in tempo_forward.keep:
         tempo_forward.calls[layer] = call
-    return packing.pack(attend(call, keys, values, mask)).unsqueeze(0), None
+    out = tempo_forward.instead.get(layer, attend)(call, keys, values, mask)
+    return packing.pack(out).unsqueeze(0), None
 
 
 def _check_call(state: Forward, layer: int, *, masked: bool, dropout: float) -> None:

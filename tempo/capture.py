@@ -137,6 +137,8 @@ def _by_slot(
 
 def _rows(layer: int, call: LayerCall, *, forward: Forward, sight: Sight) -> _Rows:
     keys, _ = forward.cache.read(layer, forward.packing.sequences, forward.packing.n_slots)
+    if layer in forward.rows_of:
+        return _Rows(*forward.rows_of[layer](call, keys, sight.mask(call.window).to(keys.device)))
     n_heads, n_kv = call.query.shape[1], keys.shape[1]
     scores = explicit_scores(fold(call.query.float(), n_kv), keys.float(), call)
     mask = sight.mask(call.window).to(scores.device)

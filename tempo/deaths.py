@@ -11,7 +11,7 @@ from tempo.cache import SlotCache
 from tempo.capture import NOTHING
 from tempo.decoding import Decoding, Session
 from tempo.format import Decision
-from tempo.forward import Ran, forward
+from tempo.passing import Ran, forward
 from tempo.policies import Policy
 from tempo.pruning import dead_of, with_descendants
 from tempo.sight import View

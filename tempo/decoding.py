@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tempo.capture import NOTHING, Capture, Tensors
 from tempo.choosing import Nodes
+from tempo.edits import Edit
 from tempo.model import LanguageModel
 from tempo.policies import Policy
 from tempo.reading import Distribution
@@ -84,6 +85,9 @@ class Session:
     Attributes:
         readout_size: Tokens of each readout to keep; all where None.
         on_step: Called for every (step, sequence) as soon as it is whole.
+        edits: What is changed in every forward.
+        touched: Numbers of the edits that have found something to act on.
+        keeps_outputs: Whether each forward hands on what the heads gave.
         projections: What slots write through, where their values are captured.
     """
 
@@ -91,6 +95,9 @@ class Session:
     capture: Capture = NOTHING
     readout_size: int | None = TOP_READOUT
     on_step: Callable[[StepOutcome], None] = lambda _: None
+    edits: tuple[Edit, ...] = ()
+    touched: set[int] = field(default_factory=set)
+    keeps_outputs: bool = False
     projections: Projections = field(init=False)
 
     def __post_init__(self) -> None:

@@ -19,8 +19,8 @@ from tempo.choosing import Choosing, Nodes, choose
 from tempo.deaths import Pruned, prune
 from tempo.decoding import Decoding, Plan, Session, StepOutcome
 from tempo.errors import NumericalError
-from tempo.forward import Ran, forward
 from tempo.model import LanguageModel, attention_as
+from tempo.passing import Ran, forward
 from tempo.policies import greedy
 from tempo.reading import combined, distributions, invalid_rows, log_probabilities
 from tempo.record import step_tensors

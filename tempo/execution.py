@@ -11,6 +11,8 @@ from tempo.archive import Manifest, claim, is_whole, open_run, trace_folder, wri
 from tempo.capture import Capture
 from tempo.decoding import Plan, Session, StepOutcome
 from tempo.describe import describe
+from tempo.editing import check_touched
+from tempo.edits import described
 from tempo.engine import decode
 from tempo.forks import Fork, decode_forks
 from tempo.layout import Batch, Layout, fitting
@@ -73,6 +75,7 @@ def decode_batch(
             recorder.writer.flush()
     for recorder, decoding in zip(recorders, decodings, strict=True):
         recorder.writer.close(decoding.stopped)
+    check_touched(session.edits, session.touched)
     return _in_memory(plans, recorders)
 
 
@@ -133,7 +136,7 @@ def _session(
             watch(outcome)
 
     size = None if request.options.readouts == "full" else TOP_READOUT
-    return Session(request.model, capture, size, take)
+    return Session(request.model, capture, size, take, edits=request.edits)
 
 
 def _in_memory(pairs: Iterable[Pair], recorders: Sequence[Recorder]) -> dict[Pair, Trace]:
@@ -196,4 +199,4 @@ def _made_by(request: Request) -> dict[str, Any]:
         else "python",
         "steps": request.options.steps,
         "seed": request.options.seed,
-    }
+    } | ({"edits": [described(edit) for edit in request.edits]} if request.edits else {})

@@ -1,10 +1,11 @@
 """Feeds a trace's own tokens again under rules that differ in one thing."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from tempo.capture import Capture
 from tempo.config import make_options
 from tempo.describe import rule_from
+from tempo.edits import Edit
 from tempo.errors import NoParallelSetsError, TwinError
 from tempo.execution import decode_batch
 from tempo.loading import Source, load_model
@@ -12,7 +13,7 @@ from tempo.manifest import Prompt, Run
 from tempo.model import LanguageModel
 from tempo.policies import Policy
 from tempo.recording import model_facts
-from tempo.request import Request
+from tempo.request import Request, check_edits
 from tempo.trace import Trace
 from tempo.twins import Change, as_policy, changed_axes, check_axes, check_same_model, parse_change
 
@@ -22,9 +23,10 @@ Rules = Policy | Change | str
 def replay(
     trace: Trace,
     *,
-    policy: Rules | Mapping[str, Rules],
+    policy: Rules | Mapping[str, Rules] | None = None,
     model: Source | None = None,
     axes: Collection[str] | None = None,
+    edits: Sequence[Edit] = (),
 ) -> Trace | Run:
     """Feed the sets of a trace again under other rules, and make sure that one thing changed.
 
@@ -34,6 +36,8 @@ def replay(
             (`visible`, `unique`, `offset:0.01`, `sequential`, `boost:0.5`, `duplicates:3`, ...),
             or a `tempo.twins.Change`; several, by a name each, decode together.
         model: The model that made the trace; loaded by its name there if not given.
+        edits: From `tempo.edits`, made in every forward of the twins and in none of the reference;
+            with edits alone, leave `policy` out.
         axes: In what the twins may differ, of `tempo.twins.AXES`; if not given, in what the change
             says, and for a `Policy` in one axis.
 
@@ -51,16 +55,19 @@ def replay(
             f"expected a trace with a set of two or more members, got {trace.header.prompt_id!r} "
             "without one; lower the threshold"
         )
-    wanted = dict(policy) if isinstance(policy, Mapping) else {"twin": policy}
-    changes = {name: _change(rules) for name, rules in wanted.items()}
+    if policy is None and not edits:
+        raise TwinError("expected a policy or edits that change something, got neither; give one")
+    rules = Change() if policy is None else policy
+    wanted = dict(rules) if isinstance(rules, Mapping) else {"twin": rules}
+    changes = {name: _change(one) for name, one in wanted.items()}
     reference = rule_from(trace.header.policy)
-    twins = _decode(loaded, trace, reference, changes)
+    twins = _decode(loaded, trace, reference, changes, edits)
     for name, twin in twins.items():
         if axes is None and isinstance(wanted[name], Policy):
             _check_one(trace, twin)
         else:
             meant = changes[name].against(reference).axes if axes is None else axes
-            check_axes(trace, twin, meant)
+            check_axes(trace, twin, {*meant, *(["edits"] if edits else [])})
     return _run_of(trace, twins, changes) if isinstance(policy, Mapping) else twins["twin"]
 
 
@@ -87,7 +94,11 @@ def _change(rules: Rules) -> Change:
 
 
 def _decode(
-    loaded: LanguageModel, trace: Trace, reference: Policy, changes: Mapping[str, Change]
+    loaded: LanguageModel,
+    trace: Trace,
+    reference: Policy,
+    changes: Mapping[str, Change],
+    edits: Sequence[Edit],
 ) -> dict[str, Trace]:
     """One batch of all twins, captured as the reference was."""
     slots, header = trace.slots, trace.header
@@ -104,7 +115,9 @@ def _decode(
         arms={header.arm: reference},
         pairs=(),
         replays={name: (header.arm, change) for name, change in changes.items()},
+        edits=tuple(edits),
     )
+    check_edits(request)
     plans = {(prompt.id, name): request.replay_plan((prompt.id, name), trace) for name in changes}
     for plan in plans.values():
         plan.policy.place.check(max(slots.position.max(), len(slots)), loaded.dtype)

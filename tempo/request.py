@@ -13,6 +13,7 @@ from tempo.budget import (
 )
 from tempo.config import Options
 from tempo.decoding import Plan
+from tempo.edits import Edit, heads_of
 from tempo.errors import InputError
 from tempo.manifest import Prompt
 from tempo.model import LanguageModel
@@ -37,6 +38,7 @@ class Request:
         pairs: The (prompt id, arm) to decode, in order.
         replays: For each arm that replays the sets of another, that other and what it changes.
         alone: The arm whose members are each decoded alone too; None if none is.
+        edits: What is changed in every forward.
     """
 
     model: LanguageModel
@@ -47,6 +49,7 @@ class Request:
     pairs: tuple[Pair, ...]
     replays: Mapping[str, tuple[str, Change]]
     alone: str | None = None
+    edits: tuple[Edit, ...] = ()
 
     def plan(self, pair: Pair) -> Plan:
         """The plan of a sequence that decodes freely."""
@@ -107,6 +110,7 @@ def make_request(
     pairs: Sequence[Pair] | None = None,
     replays: Mapping[str, tuple[str, Change]] | None = None,
     alone: str | None = None,
+    edits: Sequence[Edit] = (),
 ) -> Request:
     """Encode the prompts and check that the model can take them.
 
@@ -133,9 +137,26 @@ def make_request(
         pairs=tuple(pairs or [(prompt.id, arm) for prompt in prompts for arm in arms]),
         replays=replays or {},
         alone=alone,
+        edits=tuple(edits),
     )
     _check_rules(request)
+    check_edits(request)
     return request
+
+
+def check_edits(request: Request) -> None:
+    """Refuse heads that are not the model's, and a level that cannot show what the edits did.
+
+    Raises:
+        InputError: As said.
+    """
+    for edit in request.edits:
+        heads_of(edit, n_layers=request.model.n_layers, n_heads=request.model.n_heads)
+    if request.edits and request.options.capture == "qk":
+        raise InputError(
+            "expected capture of weights or reduced with edits, which queries and keys do not "
+            "show, got qk; capture weights"
+        )
 
 
 def _check_rules(request: Request) -> None:

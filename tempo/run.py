@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tempo.config import COMPARE_DEFAULTS, Options, make_options
+from tempo.edits import Edit
 from tempo.errors import InputError
 from tempo.execution import Watch, execute
 from tempo.layout import layout
@@ -40,6 +41,7 @@ def generate(
     prompts: PromptInput | Sequence[PromptInput] | Sequence[tuple[PromptInput, Policy | str]],
     *,
     policy: Policy | str | None = None,
+    edits: Sequence[Edit] = (),
     out: str | Path | None = None,
     force: bool = False,
     watch: Watch | None = None,
@@ -51,6 +53,8 @@ def generate(
         model: A loaded model, or whatever `load_model` takes.
         prompts: A text, token ids, or a list of these; or (prompt, policy) pairs, decoded together.
         policy: A preset by name or a `Policy`; isolated if not given.
+        edits: From `tempo.edits`: what is changed in every forward, the prompt's included unless
+            an edit says otherwise. They are recorded in the trace.
         out: Folder for the run; in memory if not given.
         force: Replace a run that lies there.
         watch: Called after every step of every sequence.
@@ -60,7 +64,7 @@ def generate(
     Raises:
         TempoError: Something the caller can fix; nothing was decoded.
     """
-    request = generate_request(model, prompts, policy=policy, **options)
+    request = generate_request(model, prompts, policy=policy, edits=edits, **options)
     return execute(request, layout(request), out=out, force=force, watch=watch)
 
 
@@ -105,6 +109,7 @@ def generate_request(
     prompts: PromptInput | Sequence[PromptInput] | Sequence[tuple[PromptInput, Policy | str]],
     *,
     policy: Policy | str | None = None,
+    edits: Sequence[Edit] = (),
     **options: Any,
 ) -> Request:
     """What `generate` would decode, checked."""
@@ -118,7 +123,7 @@ def generate_request(
         name, rules = _named(wanted, chosen, arms, options)
         arms[name] = rules
         pairs.append((prompt.id, name))
-    return make_request(loaded, chosen, texts, token_ids=ids, arms=arms, pairs=pairs)
+    return make_request(loaded, chosen, texts, token_ids=ids, arms=arms, pairs=pairs, edits=edits)
 
 
 def compare_request(

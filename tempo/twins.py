@@ -19,7 +19,7 @@ from tempo.slots import SlotTable
 from tempo.trace import Trace
 from tempo.visibility import ORDERED, Relation
 
-AXES = ("model", "tokens", "positions", "relation", "bias", "weights", "deaths")
+AXES = ("model", "tokens", "positions", "relation", "bias", "weights", "deaths", "edits")
 """Everything in which a twin can differ from its reference."""
 _WEIGHT_RTOL = 1e-5
 """A replay has its weights from the logarithms of the recorded probabilities."""
@@ -150,6 +150,7 @@ def changed_axes(reference: Trace, twin: Trace) -> frozenset[str]:
         "weights": ours.weight.shape != theirs.weight.shape
         or not np.allclose(ours.weight, theirs.weight, rtol=_WEIGHT_RTOL, atol=0),
         "deaths": not np.array_equal(ours.died_at_step, theirs.died_at_step),
+        "edits": reference.header.run.get("edits") != twin.header.run.get("edits"),
     }
     if differs["tokens"]:
         differs["deaths"] = bool((~ours.alive).any() or (~theirs.alive).any())

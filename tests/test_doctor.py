@@ -14,8 +14,8 @@ import torch
 import tempo.attention
 import tempo.capture
 import tempo.engine
-import tempo.forward
 import tempo.oracle
+import tempo.passing
 from tempo.doctor import CHECKS, Check, Diagnosis, diagnose
 from tempo.doctor.arms import jumping_positions
 from tempo.doctor.tolerances import tolerances
@@ -171,7 +171,7 @@ def rows_that_leak(monkeypatch, _) -> None:
 
 
 def capture_that_perturbs(monkeypatch, _) -> None:
-    inner = tempo.forward.captured
+    inner = tempo.passing.captured
 
     def captured(forward, sight, capture):
         kept = inner(forward, sight, capture)
@@ -179,7 +179,7 @@ def capture_that_perturbs(monkeypatch, _) -> None:
             keys.mul_(1 + len(capture.layers) * 2**-23)
         return kept
 
-    monkeypatch.setattr(tempo.forward, "captured", captured)
+    monkeypatch.setattr(tempo.passing, "captured", captured)
 
 
 def window_seen_as(window: Callable[[int], int], monkeypatch, _) -> None:
@@ -273,8 +273,8 @@ def frequencies_that_drift(monkeypatch, model: LanguageModel) -> None:
 
 
 def no_facts(name: str, value: object, monkeypatch, _) -> None:
-    inner = tempo.forward.layer_facts
-    monkeypatch.setattr(tempo.forward, "layer_facts", lambda *given: inner(*given) | {name: value})
+    inner = tempo.passing.layer_facts
+    monkeypatch.setattr(tempo.passing, "layer_facts", lambda *given: inner(*given) | {name: value})
 
 
 EAGER = {"eager logits", "eager attention"}
@@ -318,7 +318,7 @@ def test_a_model_on_which_the_engine_breaks_is_a_finding(monkeypatch) -> None:
     def captured(*_):
         raise RuntimeError("sizes 3 and 4\n do not match")
 
-    monkeypatch.setattr(tempo.forward, "captured", captured)
+    monkeypatch.setattr(tempo.passing, "captured", captured)
     first, *others = diagnose(model_of("llama")).checks
     assert first == Check("decoding", "fail", "RuntimeError: sizes 3 and 4 do not match")
     assert {check.status for check in others} == {"not applicable"}

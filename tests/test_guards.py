@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tempo.engine
-import tempo.forward
+import tempo.passing
 from tempo import policies
 from tempo.attention import Forward
 from tempo.capture import NOTHING, Capture, Tensors
@@ -50,7 +50,7 @@ def first_step(
 ) -> FirstStep:
     """Decode some prompts of different lengths under all presets and look at step 1."""
     found = FirstStep(model, capture or whole(model))
-    forward, captured = tempo.engine.forward, tempo.forward.captured
+    forward, captured = tempo.engine.forward, tempo.passing.captured
 
     def watched_forward(session, cache, views, **options):
         with watched_positions(model.hf) as seen:
@@ -66,7 +66,7 @@ def first_step(
         return tensors
 
     monkeypatch.setattr(tempo.engine, "forward", watched_forward)
-    monkeypatch.setattr(tempo.forward, "captured", watched_capture)
+    monkeypatch.setattr(tempo.passing, "captured", watched_capture)
     start = time.perf_counter()
     decode(Session(model, found.capture), plans_of(model, steps, n_prompts))
     found.elapsed_s = time.perf_counter() - start
@@ -193,7 +193,7 @@ def test_weight_on_a_slot_that_is_not_seen_is_found(llama: FirstStep) -> None:
 
 def test_the_engine_asks_the_guards_at_the_first_step_only(monkeypatch) -> None:
     model, asked = tiny_model("llama"), []
-    monkeypatch.setattr(tempo.forward, "guard_first_step", lambda *_, **given: asked.append(given))
+    monkeypatch.setattr(tempo.passing, "guard_first_step", lambda *_, **given: asked.append(given))
     decode(Session(model), plans_of(model, 3, 1))
     assert len(asked) == 1
 

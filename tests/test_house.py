@@ -26,7 +26,7 @@ PURE_ROOMS |= {"biases", "choosing", "schedules", "sampling", "twins", "pruning"
 PURE_ROOMS |= {"describe", "rows", "trace", "manifest", "store", "archive", "glyphs", "markup"}
 PURE_ROOMS |= {"stimuli"}
 ENGINE_ROOMS = {"attention", "cache", "capture", "engine", "packing", "reading", "record", "sight"}
-ENGINE_ROOMS |= {"forward", "deaths", "values"}
+ENGINE_ROOMS |= {"passing", "deaths", "values"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.TryStar)

@@ -1,6 +1,6 @@
 """One packed forward of the unmodified model: the rows of many sequences as one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -13,10 +13,11 @@ from tempo.attention import Forward
 from tempo.cache import SlotCache
 from tempo.capture import NOTHING, Tensors, captured, layer_facts, received
 from tempo.decoding import Session
+from tempo.editing import editing
 from tempo.errors import ModelError
 from tempo.guards import guard_first_step, guard_projections, watched_positions
 from tempo.model import LanguageModel
-from tempo.packing import packed
+from tempo.packing import Query, packed
 from tempo.pruning import Received
 from tempo.sight import Sight, View
 from tempo.values import NONE, captured_values, watched_inputs
@@ -28,12 +29,14 @@ class Ran:
 
     Attributes:
         received: What each slot got from the rows; zeros where no prune rule asks.
+        outputs: What the heads of each layer gave, of all sequences; empty where it is not kept.
     """
 
     logits: Float[Tensor, "query vocab"]
     tensors: Tensors
     facts: dict[str, object]
     received: Received
+    outputs: Mapping[int, Query]
 
 
 def forward(
@@ -68,6 +71,10 @@ def forward(
     judged = any(view.policy.prune.needs_attention for view in views)
     keep = range(session.model.n_layers) if judged else session.capture.layers
     state = Forward(packing, cache, sight.mask, frozenset(keep))
+    edits = editing(session.model, session.edits, views, keeps=session.keeps_outputs)
+    if edits is not None:
+        state.instead, state.rows_of = edits.instead(session.model.n_layers), edits.rows_of()
+        guarded = False
     counts = [1 if last_row_only else len(view.queries) for view in views]
     through = session.projections if rows else NONE
     with (
@@ -75,6 +82,8 @@ def forward(
         watched_inputs(through.linears if guarded else {}) as projected,
     ):
         logits = _logits(session.model, views, last_row_only=last_row_only, state=state)
+    if edits is not None:
+        session.touched.update(edits.touched)
     capture = session.capture if rows else NOTHING
     tensors = captured(state, sight, capture)
     if guarded:
@@ -86,7 +95,8 @@ def forward(
     norms = captured_values(state, views, through)
     got = received(state, sight) if judged else [_nothing(view) for view in views]
     each = zip(logits.split(counts), tensors, norms, got, strict=True)
-    return [Ran(rows, piece | values, facts, one) for rows, piece, values, one in each]
+    outputs = edits.outputs if edits is not None else {}
+    return [Ran(rows, piece | values, facts, one, outputs) for rows, piece, values, one in each]
 
 
 def _fed(

@@ -1,0 +1,223 @@
+"""Edits as data: what is changed in the attention of a model, in which heads, rows and slots.
+
+An edit names query heads. Under grouped heads several of them read one KV head: a key or a value is
+edited in the copy that the named heads read, so the others of the group keep theirs. Rows are named
+by the slots that ask, columns by slots or by what they are to the row (`tempo.vocabulary.GROUPS`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int
+
+from tempo.errors import InputError
+from tempo.rows import group_of
+from tempo.slots import SlotTable
+from tempo.vocabulary import GROUPS, Head, parse_head
+
+HeadNames = Sequence[str | Head | tuple[int, int]]
+Cells = Bool[np.ndarray, "query slot"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Which heads and which query rows; every edit has these.
+
+    Attributes:
+        heads: Names such as `L3H5`; the heads of `layers` as well.
+        layers: Layers of which all heads are meant.
+        steps: Forwards, 0 for the prompt; all where None.
+        queries: Slots that ask; all where None.
+    """
+
+    heads: HeadNames = ()
+    layers: Sequence[int] = ()
+    steps: Sequence[int] | None = None
+    queries: Sequence[int] | None = None
+
+    def asked(
+        self, table: SlotTable, queries: Int[np.ndarray, " query"]
+    ) -> Bool[np.ndarray, " query"]:
+        """Which of some query rows are meant."""
+        kept = np.ones(len(queries), bool)
+        if self.steps is not None:
+            kept &= np.isin(table.step[queries], list(self.steps))
+        if self.queries is not None:
+            kept &= np.isin(queries, list(self.queries))
+        return kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns(Rows):
+    """As `Rows`, and which slots they look at.
+
+    Attributes:
+        slots: Slots looked at; all where None.
+        groups: What the slot must be to the row, of `tempo.vocabulary.GROUPS`; anything where None.
+    """
+
+    slots: Sequence[int] | None = None
+    groups: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.groups or ()) - set(GROUPS))
+        if unknown:
+            raise InputError(
+                f"expected groups of {', '.join(GROUPS)}, got {', '.join(unknown)}; choose some"
+            )
+
+    def cells(self, table: SlotTable, queries: Int[np.ndarray, " query"]) -> Cells:
+        """Which cells of some query rows are meant, over every slot of the table."""
+        kept = np.repeat(self.asked(table, queries)[:, None], len(table), axis=1)
+        if self.slots is not None:
+            kept &= np.isin(np.arange(len(table)), list(self.slots))
+        if self.groups is not None:
+            numbers = [GROUPS.index(name) for name in self.groups]
+            kept &= np.isin(group_of(table, queries), numbers)
+        return kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadOutput(Rows):
+    """Replace what heads give to the output projection, at its input.
+
+    Attributes:
+        how: "zero"; "mean" puts `values` there; "resample" puts the rows of another forward there.
+        values: For "mean" [layer, head, channel], for "resample" [layer, query, head, channel], as
+            `Forwarded.head_outputs` of a donor has it.
+    """
+
+    how: str = "zero"
+    values: Float32[np.ndarray, "..."] | None = None
+
+    def __post_init__(self) -> None:
+        axes = {"zero": None, "mean": 3, "resample": 4}
+        if self.how not in axes:
+            raise InputError(f"expected zero, mean or resample, got {self.how!r}; choose one")
+        found = None if self.values is None else self.values.ndim
+        if found != axes[self.how]:
+            donor = {"mean": "means of each head", "resample": "a donor's head outputs"}
+            needs = donor.get(self.how, "no values")
+            raise InputError(
+                f"expected {needs} with {self.how}, got "
+                f"{'none' if found is None else f'{found} axes'}; see HeadOutput.values"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueZero(Columns):
+    """Zero the values of slots as the heads read them; weights stay as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreBias(Columns):
+    """Add to scores, after scaling and soft cap.
+
+    Attributes:
+        amount: In nats: weights of the cells are multiplied by its exponential, then normalised.
+    """
+
+    amount: float
+
+    def __post_init__(self) -> None:
+        super(ScoreBias, self).__post_init__()
+        _finite(self.amount, "amount")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreScale(Columns):
+    """Multiply scores, after scaling and soft cap.
+
+    Attributes:
+        factor: 1 changes nothing, 0 makes the scores of the cells alike.
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        super(ScoreScale, self).__post_init__()
+        _finite(self.factor, "factor")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnockOut(Columns):
+    """Take edges out.
+
+    Attributes:
+        softmax: "before": other slots of the row take their place, it sums to 1. "after": they do
+            not, and the row loses what the edges had.
+    """
+
+    softmax: str = "before"
+
+    def __post_init__(self) -> None:
+        super(KnockOut, self).__post_init__()
+        if self.softmax not in ("before", "after"):
+            raise InputError(f"expected before or after the softmax, got {self.softmax!r}")
+
+
+Edit = HeadOutput | ValueZero | ScoreBias | ScoreScale | KnockOut
+
+
+def isolated(
+    *, heads: HeadNames = (), layers: Sequence[int] = (), steps: Sequence[int] | None = None
+) -> KnockOut:
+    """Members of a set no longer see their siblings in these heads or layers."""
+    return KnockOut(heads=heads, layers=layers, steps=steps, groups=("siblings",))
+
+
+def heads_of(edit: Edit, *, n_layers: int, n_heads: int) -> dict[int, list[int]]:
+    """The heads that an edit names, by layer.
+
+    Raises:
+        InputError: A head or layer is not the model's, or none is named.
+    """
+    named = [_head(one) for one in edit.heads]
+    named += [Head(layer, head) for layer in edit.layers for head in range(n_heads)]
+    if not named:
+        raise InputError(f"expected heads or layers in {type(edit).__name__}, got none; name some")
+    for layer, head in named:
+        if not (0 <= layer < n_layers and 0 <= head < n_heads):
+            raise InputError(
+                f"expected heads from L0H0 to L{n_layers - 1}H{n_heads - 1}, got L{layer}H{head}; "
+                "check the head"
+            )
+    found: dict[int, list[int]] = {}
+    for layer, head in sorted(set(named)):
+        found.setdefault(layer, []).append(head)
+    return found
+
+
+def is_nothing(edit: Edit) -> bool:
+    """Whether an edit leaves every number as it is."""
+    return (isinstance(edit, ScoreBias) and edit.amount == 0) or (
+        isinstance(edit, ScoreScale) and edit.factor == 1
+    )
+
+
+def described(edit: Edit) -> Mapping[str, Any]:
+    """An edit as plain values, for the record; arrays by their shape."""
+    fields = {name: getattr(edit, name) for name in type(edit).__dataclass_fields__}
+    plain = {name: _plain(value) for name, value in fields.items() if value is not None}
+    return {"edit": type(edit).__name__} | plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"shape": list(value.shape)}
+    if isinstance(value, str | int | float):
+        return value
+    return [str(_head(each)) if isinstance(each, tuple) else each for each in value]
+
+
+def _head(name: str | Head | tuple[int, int]) -> Head:
+    return parse_head(name) if isinstance(name, str) else Head(*name)
+
+
+def _finite(value: float, what: str) -> None:
+    if not np.isfinite(value):
+        raise InputError(
+            f"expected a finite {what}, got {value}; KnockOut takes an edge out altogether"
+        )

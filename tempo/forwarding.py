@@ -1,0 +1,85 @@
+"""`tempo.forward`: a plain forward of a text under edits, with everything it computed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from tempo.attention import NAME
+from tempo.cache import SlotCache
+from tempo.capture import Capture
+from tempo.decoding import Session
+from tempo.editing import check_touched
+from tempo.edits import Edit
+from tempo.errors import InputError
+from tempo.loading import Source, load_model
+from tempo.model import LanguageModel, attention_as
+from tempo.passing import forward as run_forward
+from tempo.policies import greedy
+from tempo.sight import View
+from tempo.slots import prompt_table
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forwarded:
+    """One forward of a text.
+
+    Attributes:
+        tokens: As fed; query i is slot i.
+        logits: Of the next token at every query.
+        attention: Rows as the model used them, edits included; one that lost an edge after the
+            softmax sums to less than 1.
+        head_outputs: What each head gave to the output projection, edits included.
+    """
+
+    tokens: Int64[np.ndarray, " query"]
+    logits: Float32[np.ndarray, "query vocab"]
+    attention: Float32[np.ndarray, "layer head query slot"]
+    head_outputs: Float32[np.ndarray, "layer query head channel"]
+
+    def log_probability(self) -> Float32[np.ndarray, "query vocab"]:
+        """Of the next token at every query, natural logarithms."""
+        shifted = self.logits - self.logits.max(-1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def forward(
+    model: Source, text: str | Sequence[int] | np.ndarray, *, edits: Sequence[Edit] = ()
+) -> Forwarded:
+    """Run a text once, causally, with some edits in it; the model is left as it was.
+
+    Args:
+        model: A loaded model, or whatever `load_model` takes.
+        text: Text, encoded with the tokenizer's own special tokens, or token ids.
+        edits: From `tempo.edits`; they compose: scores first, in the order given, then the
+            softmax, then weights and values, then head outputs.
+
+    Raises:
+        InputError: No tokens, too many, a head that is not the model's, or an edit without a row
+            or slot to act on.
+    """
+    loaded = model if isinstance(model, LanguageModel) else load_model(model)
+    ids = np.asarray(loaded.encode(text) if isinstance(text, str) else text, np.int64)
+    if not 1 <= len(ids) <= loaded.max_positions:
+        raise InputError(
+            f"expected 1 to {loaded.max_positions} tokens, got {len(ids)}; give another text"
+        )
+    layers, heads = tuple(range(loaded.n_layers)), tuple(range(loaded.n_heads))
+    session = Session(
+        loaded, Capture("weights", layers, heads), edits=tuple(edits), keeps_outputs=True
+    )
+    table = prompt_table(ids.tolist())
+    view = View(table, np.arange(len(ids)), greedy(), np.arange(len(ids)))
+    cache = SlotCache(n_sequences=1, capacity=len(ids))
+    with torch.inference_mode(), attention_as(loaded.hf, NAME):
+        (ran,) = run_forward(session, cache, [view], first=0)
+    check_touched(session.edits, session.touched)
+    outputs = [ran.outputs[layer][0].transpose(0, 1).float().cpu().numpy() for layer in layers]
+    return Forwarded(
+        tokens=ids,
+        logits=ran.logits.float().cpu().numpy(),
+        attention=ran.tensors["weights"],
+        head_outputs=np.stack(outputs),
+    )

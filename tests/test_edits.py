@@ -1,0 +1,360 @@
+"""Edits in a plain forward: exact on every family, composable, and gone afterwards."""
+
+import numpy as np
+import pytest
+import torch
+
+import tempo
+from tempo.edits import (
+    Edit,
+    HeadOutput,
+    KnockOut,
+    ScoreBias,
+    ScoreScale,
+    ValueZero,
+    described,
+    isolated,
+)
+from tempo.errors import InputError, OutputError, TwinError
+from tempo.forwarding import Forwarded
+from tempo.plain.ablation import ablated
+from tempo.plain.rows import plain_rows
+from tempo.testing.tiny import FAMILIES
+from tempo.trace import Trace
+from tempo.twins import changed_axes
+from tempo.values import output_projections
+from tests.decoding import model_of, plain_forward, random_prompt
+
+HEAD = "L1H2"
+LAYER, H = 1, 2
+P, T = 3, 8
+
+
+def ids_of(family: str) -> tuple[int, ...]:
+    return random_prompt(model_of(family), 12)
+
+
+def run(family: str, *edits: Edit) -> Forwarded:
+    return tempo.forward(model_of(family), ids_of(family), edits=edits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_edits_it_is_the_models_own_forward(family: str):
+    found = run(family)
+    reference = plain_forward(model_of(family), ids_of(family), attention=True)
+    np.testing.assert_allclose(found.logits, reference.logits[0], atol=1e-4)
+    for layer, rows in enumerate(reference.attentions):
+        np.testing.assert_allclose(found.attention[layer], rows[0], atol=1e-5)
+    np.testing.assert_allclose(np.exp(found.log_probability()).sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_head_outputs_are_what_the_output_projection_reads(family: str):
+    model = model_of(family)
+    found = run(family)
+    (plain,) = plain_rows(model, [np.array(ids_of(family))], extras=("inputs",))
+    assert plain.inputs is not None
+    np.testing.assert_allclose(found.head_outputs, plain.inputs, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_zeroing_a_head_is_deleting_its_columns_of_the_output_projection(family: str):
+    model = model_of(family)
+    found = run(family, HeadOutput(heads=[HEAD]))
+    linear = output_projections(model, (LAYER,))[LAYER]
+    width = linear.in_features // model.n_heads
+    kept = linear.weight.detach().clone()
+    with torch.no_grad():
+        linear.weight[:, H * width : (H + 1) * width] = 0
+    try:
+        expected = plain_forward(model, ids_of(family)).logits[0]
+    finally:
+        with torch.no_grad():
+            linear.weight.copy_(kept)
+    np.testing.assert_allclose(found.logits, expected, atol=1e-4)
+    assert not found.head_outputs[LAYER, :, H].any()
+
+
+def test_zeroing_a_head_agrees_with_silencing_it_by_a_hook():
+    model = model_of("llama")
+    with ablated(model, [(LAYER, H)]):
+        expected = plain_forward(model, ids_of("llama")).logits[0]
+    found = run("llama", HeadOutput(heads=[HEAD])).logits
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss", "mistral"])
+def test_a_zeroed_value_is_an_edge_out_after_the_softmax_in_that_layer_and_not_behind_it(
+    family: str,
+):
+    value = run(family, ValueZero(heads=["L0H1"], slots=[P]))
+    edge = run(family, KnockOut(heads=["L0H1"], slots=[P], queries=[T], softmax="after"))
+    plain = run(family)
+    own = value.head_outputs[0, T, 1]
+    np.testing.assert_allclose(own, edge.head_outputs[0, T, 1], atol=1e-6)
+    assert np.abs(own - plain.head_outputs[0, T, 1]).max() > 1e-4
+    np.testing.assert_allclose(
+        edge.head_outputs[0, P + 1, 1], plain.head_outputs[0, P + 1, 1], atol=1e-6
+    )
+    behind = np.abs(value.head_outputs[1:, T] - edge.head_outputs[1:, T])
+    assert behind.max() > 1e-5
+
+
+def test_zeroing_part_of_what_a_layer_writes_is_another_operation():
+    """The widespread mistake: slicing the output of the projection into heads."""
+    model = model_of("llama")
+    linear = output_projections(model, (LAYER,))[LAYER]
+    width = linear.out_features // model.n_heads
+
+    def slice_output(_module, _given, out):
+        out = out.clone()
+        out[..., H * width : (H + 1) * width] = 0
+        return out
+
+    hook = linear.register_forward_hook(slice_output)
+    try:
+        mistaken = plain_forward(model, ids_of("llama")).logits[0]
+    finally:
+        hook.remove()
+    right = run("llama", HeadOutput(heads=[HEAD])).logits
+    assert np.abs(right - mistaken.numpy()).max() > 1e-2
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss", "mistral"])
+@pytest.mark.parametrize(
+    "nothing",
+    [ScoreBias(heads=[HEAD], amount=0.0), ScoreScale(heads=[HEAD], factor=1.0)],
+    ids=["bias of 0", "scale of 1"],
+)
+def test_an_edit_of_nothing_changes_no_bit(family: str, nothing: Edit):
+    before, after = run(family), run(family, nothing)
+    np.testing.assert_array_equal(after.logits, before.logits)
+    np.testing.assert_array_equal(after.attention, before.attention)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_mha", "qwen3", "gemma2", "mistral"])
+def test_a_bias_multiplies_weights_and_the_row_sums_to_one_again(family: str):
+    amount = 1.3
+    row = run(family).attention[LAYER, H, T].astype(np.float64)
+    found = run(family, ScoreBias(heads=[HEAD], slots=[T - 1, T - 3], amount=amount))
+    expected = row.copy()
+    expected[[T - 1, T - 3]] *= np.exp(amount)
+    np.testing.assert_allclose(found.attention[LAYER, H, T], expected / expected.sum(), atol=1e-6)
+    others = np.delete(found.attention[LAYER], H, axis=0)
+    np.testing.assert_allclose(
+        others, np.delete(run(family).attention[LAYER], H, axis=0), atol=1e-6
+    )
+
+
+def test_a_scale_of_nothing_spreads_a_row_evenly():
+    found = run("llama", ScoreScale(heads=[HEAD], factor=0.0)).attention[LAYER, H]
+    even = np.tril(np.ones(found.shape)) / np.arange(1, len(found) + 1)[:, None]
+    np.testing.assert_allclose(found, even, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mistral"])
+def test_an_edge_out_before_the_softmax_is_taken_up_by_the_others(family: str):
+    row = run(family).attention[LAYER, H, T].astype(np.float64)
+    edge = {"heads": [HEAD], "slots": [T - 2], "queries": [T]}
+    before = run(family, KnockOut(**edge)).attention[LAYER, H]
+    after = run(family, KnockOut(softmax="after", **edge)).attention[LAYER, H]
+    kept = np.delete(row, T - 2)
+    np.testing.assert_allclose(np.delete(before[T], T - 2), kept / kept.sum(), atol=1e-6)
+    np.testing.assert_allclose(np.delete(after[T], T - 2), kept, atol=1e-6)
+    assert before[T, T - 2] == after[T, T - 2] == 0
+    assert after[T].sum() == pytest.approx(1 - row[T - 2], abs=1e-6)
+    untouched = np.delete(run(family).attention[LAYER, H], T, axis=0)
+    np.testing.assert_allclose(np.delete(before, T, axis=0), untouched, atol=1e-6)
+
+
+def test_a_learned_sink_stays_in_the_row():
+    row = run("gpt_oss").attention[LAYER, H, T].astype(np.float64)
+    found = run("gpt_oss", KnockOut(heads=[HEAD], slots=[T - 1], queries=[T]))
+    left = 1 - row[T - 1]
+    np.testing.assert_allclose(
+        np.delete(found.attention[LAYER, H, T], T - 1), np.delete(row, T - 1) / left, atol=1e-6
+    )
+
+
+def test_a_value_goes_from_the_copy_of_the_named_heads_only():
+    """Heads 0 and 1 read one KV head; only one of them loses the value."""
+    plain = run("llama")
+    found = run("llama", ValueZero(heads=["L0H0"], slots=[P]))
+    assert np.abs(found.head_outputs[0, T, 0] - plain.head_outputs[0, T, 0]).max() > 1e-4
+    np.testing.assert_allclose(
+        found.head_outputs[0, :, 1:], plain.head_outputs[0, :, 1:], atol=1e-6
+    )
+    every = run("llama", ValueZero(layers=[0], slots=[P]))
+    assert (np.abs(every.head_outputs[0, T] - plain.head_outputs[0, T]).max(-1) > 1e-5).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
+def test_edits_of_different_places_compose_in_any_order(family: str):
+    edits = (
+        ScoreBias(heads=["L0H1"], slots=[2], amount=0.7),
+        ValueZero(heads=["L0H3"], slots=[P]),
+        HeadOutput(heads=[HEAD]),
+        KnockOut(heads=["L1H0"], slots=[4]),
+    )
+    one, other = run(family, *edits), run(family, *reversed(edits))
+    np.testing.assert_allclose(one.logits, other.logits, atol=1e-6)
+    np.testing.assert_allclose(one.attention, other.attention, atol=1e-7)
+
+
+def test_a_donor_of_the_same_text_changes_nothing_and_of_another_gives_its_output():
+    model, plain = model_of("llama"), run("llama")
+    same = run("llama", HeadOutput(heads=[HEAD], how="resample", values=plain.head_outputs))
+    np.testing.assert_allclose(same.logits, plain.logits, atol=1e-5)
+    donor = tempo.forward(model, random_prompt(model, 12, seed=7))
+    other = run("llama", HeadOutput(heads=[HEAD], how="resample", values=donor.head_outputs))
+    np.testing.assert_allclose(other.head_outputs[LAYER, :, H], donor.head_outputs[LAYER, :, H])
+    assert np.abs(other.logits - plain.logits).max() > 1e-3
+
+
+def test_a_head_is_held_at_its_mean():
+    means = run("llama").head_outputs.mean(1)
+    found = run("llama", HeadOutput(heads=[HEAD], how="mean", values=means, queries=[T]))
+    np.testing.assert_allclose(found.head_outputs[LAYER, T, H], means[LAYER, H], atol=1e-6)
+    kept = np.delete(found.head_outputs[LAYER, :, H], T, axis=0)
+    np.testing.assert_allclose(kept, np.delete(run("llama").head_outputs[LAYER, :, H], T, axis=0))
+
+
+def test_nothing_is_left_behind_even_by_an_edit_that_fails():
+    model = model_of("llama")
+    setting = model.hf.config._attn_implementation
+    before = plain_forward(model, ids_of("llama")).logits
+    run("llama", HeadOutput(layers=[0]), KnockOut(layers=[1], slots=[1]))
+    with pytest.raises(InputError):
+        run("llama", KnockOut(layers=[1], slots=[0]))
+    assert model.hf.config._attn_implementation == setting
+    torch.testing.assert_close(plain_forward(model, ids_of("llama")).logits, before, atol=0, rtol=0)
+
+
+def test_an_edit_is_described_by_plain_values():
+    means = np.zeros((2, 4, 16), np.float32)
+    found = described(HeadOutput(heads=["L0H1", (1, 2)], how="mean", values=means, steps=[1]))
+    assert found == {
+        "edit": "HeadOutput",
+        "heads": ["L0H1", "L1H2"],
+        "layers": [],
+        "steps": [1],
+        "how": "mean",
+        "values": {"shape": [2, 4, 16]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: HeadOutput(heads=["L9H0"]), "expected heads from L0H0 to L1H3, got L9H0"),
+        (lambda: HeadOutput(heads=["L0H4"]), "got L0H4"),
+        (lambda: HeadOutput(heads=["nine"]), "expected a head such as L3H5"),
+        (HeadOutput, "expected heads or layers in HeadOutput, got none"),
+        (lambda: HeadOutput(layers=[2]), "got L2H0"),
+        (lambda: HeadOutput(heads=["L0H0"], how="resample"), "a donor's head outputs"),
+        (lambda: HeadOutput(heads=["L0H0"], how="mean"), "means of each head"),
+        (lambda: HeadOutput(heads=["L0H0"], how="half"), "expected zero, mean or resample"),
+        (lambda: KnockOut(heads=["L0H0"], softmax="during"), "before or after the softmax"),
+        (lambda: KnockOut(layers=[0], slots=[0]), "leave every row something to see"),
+        (lambda: KnockOut(heads=["L0H0"], slots=[40]), "find something to act on"),
+        (lambda: HeadOutput(heads=["L0H0"], steps=[3]), "find something to act on"),
+        (lambda: isolated(layers=[0]), "find something to act on"),
+        (lambda: ScoreBias(heads=["L0H0"], amount=np.inf), "expected a finite amount"),
+        (lambda: ValueZero(heads=["L0H0"], groups=["friends"]), "expected groups of sink"),
+        (
+            lambda: HeadOutput(
+                heads=["L0H0"], how="resample", values=np.zeros((2, 3, 4, 16), np.float32)
+            ),
+            "expected a donor with the rows of slot 11, got 3",
+        ),
+    ],
+)
+def test_what_cannot_be_edited_is_refused(make, message: str):
+    with pytest.raises(InputError, match=message):
+        run("llama", make())
+
+
+@pytest.mark.parametrize("text", [[], [1] * 600])
+def test_a_text_that_cannot_be_run_is_refused(text: list[int]):
+    with pytest.raises(InputError, match="expected 1 to 512 tokens"):
+        tempo.forward(model_of("llama"), text)
+
+
+# --- while sets are decoded
+
+
+CAT = "The cat sat on the"
+
+
+def decoded(policy: str = "isolated", *edits: Edit, **options):
+    given = {"threshold": 0.1, "steps": 4, "eos": "ignore"} | options
+    return tempo.generate(model_of("llama"), CAT, policy=policy, edits=edits, **given)
+
+
+def test_greedy_decoding_without_a_head_is_that_of_the_model_without_it():
+    model = model_of("llama")
+    (trace,) = decoded("greedy", HeadOutput(heads=[HEAD]), steps=6)
+    ids = torch.tensor([model.encode(CAT)])
+    with ablated(model, [(LAYER, H)]):
+        for _ in range(6):
+            logits = model.hf(ids).logits[0, -1]
+            logits[list(model.eos_ids)] = -torch.inf
+            ids = torch.cat([ids, logits.argmax()[None, None]], 1)
+    assert trace.slots.token.tolist() == ids[0].tolist()
+
+
+def test_isolating_every_layer_of_visible_sets_is_the_isolated_policy():
+    (own,) = decoded("isolated", steps=3)
+    (edited,) = decoded("visible", isolated(layers=[0, 1]), steps=3)
+    assert (own.slots.width >= 2).any()
+    np.testing.assert_array_equal(edited.slots.token, own.slots.token)
+    for step in range(1, 4):
+        np.testing.assert_allclose(edited.attention(step), own.attention(step), atol=1e-6)
+
+
+def test_an_edit_of_one_step_leaves_those_before_it_as_they_were():
+    (plain,), (edited,) = decoded(), decoded("isolated", HeadOutput(layers=[1], steps=[2]))
+    np.testing.assert_array_equal(edited.attention(1), plain.attention(1))
+    np.testing.assert_array_equal(edited.readout(1).token, plain.readout(1).token)
+    before, after = plain.readout(2), edited.readout(2)
+    assert not np.array_equal(before.log_probability, after.log_probability)
+
+
+def test_edits_are_recorded_and_make_another_run(tmp_path):
+    edit = ScoreBias(layers=[0], groups=["earlier_sets"], amount=-1.0)
+    plain, edited = decoded(out=tmp_path / "plain"), decoded("isolated", edit, out=tmp_path / "one")
+    said = [described(edit)]
+    assert edited[0].header.run["edits"] == said
+    assert edited.settings["edits"] == said
+    assert "edits" not in plain.settings
+    with pytest.raises(OutputError, match="a run with other options"):
+        decoded(out=tmp_path / "one")
+
+
+def test_a_replay_under_edits_is_a_twin_that_differs_in_them_alone():
+    (trace,) = decoded()
+    edit = ScoreBias(layers=[0, 1], groups=["earlier_sets"], amount=-2.0)
+    twin = tempo.replay(trace, model=model_of("llama"), edits=[edit])
+    assert isinstance(twin, Trace)
+    assert changed_axes(trace, twin) == {"edits"}
+    np.testing.assert_array_equal(twin.slots.token, trace.slots.token)
+    step = next(step for step in range(2, 5) if len(trace.members(step - 1)) > 1)
+    sets = (trace.slots.width >= 2) & (trace.slots.step < step)
+    ours, theirs = (one.attention(step)[0][..., : len(sets)] for one in (twin, trace))
+    columns = np.flatnonzero(sets)
+    assert ours[..., columns].sum() < theirs[..., columns].sum()
+    with pytest.raises(TwinError, match="policy or edits"):
+        tempo.replay(trace, model=model_of("llama"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "options", "message"),
+    [
+        (HeadOutput(heads=["L7H0"]), {}, "got L7H0"),
+        (HeadOutput(heads=["L0H0"]), {"capture": "qk"}, "capture of weights or reduced with edits"),
+        (HeadOutput(heads=["L0H0"], steps=[9]), {}, "find something to act on"),
+    ],
+)
+def test_a_run_that_cannot_be_edited_is_refused(edit: Edit, options: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        decoded("isolated", edit, **options)
