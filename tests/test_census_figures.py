@@ -406,7 +406,7 @@ def test_the_same_census_gives_the_same_files(document: Document, tmp_path: Path
 
 def test_two_models_are_held_against_each_other_in_a_table(census: Census, tmp_path: Path):
     other = planted_census(name="other")
-    document = document_of([census, other], seed=0)
+    document = document_of([census, other])
     rows = {row["role"]: row for row in table(document, "comparison").rows}
     assert set(rows) == {row["role"] for row in table(document, "roles").rows}
     row = rows["induction"]

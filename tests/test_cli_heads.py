@@ -61,6 +61,24 @@ def test_a_census_that_lies_there_is_not_overwritten_unasked(kept: Path):
     assert (kept / "heads.json").read_bytes() == before
     assert heads("--roles", "bos_sink", "--out", kept, "--force").exit_code == 0
     assert list(json.loads((kept / "heads.json").read_text())["roles"]) == ["bos_sink"]
+    drawn = {path.stem for path in (kept / "figures").iterdir()}
+    assert "heads_roles" in drawn
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_asked(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    assert "expected to write to" in refusal(heads("--out", tmp_path / "file" / "sub"))
+
+
+def test_figures_of_an_earlier_census_do_not_stay(tmp_path: Path):
+    folder = tmp_path / "o"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "heads_old.png").write_text("")
+    (folder / "figures" / "mine.png").write_text("")
+    assert heads("--roles", "bos_sink", "--out", folder).exit_code == 0
+    names = {path.name for path in (folder / "figures").iterdir()}
+    assert "mine.png" in names
+    assert "heads_old.png" not in names
 
 
 def test_a_second_model_is_asked_the_same():

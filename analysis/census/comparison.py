@@ -10,7 +10,7 @@ from analysis.census.result import Census
 from analysis.results import plain
 from analysis.roles.assignment import RoleScores
 from analysis.roles.depth import Depth, depth_difference
-from analysis.statistics import SEED, Interval
+from analysis.statistics import Interval
 from tempo.errors import TempoError
 
 QUANTILES = (0.5, 0.9, 1.0)
@@ -80,7 +80,7 @@ class CensusComparison:
         }
 
 
-def compare_censuses(first: Census, second: Census, *, seed: int = SEED) -> CensusComparison:
+def compare_censuses(first: Census, second: Census) -> CensusComparison:
     """Hold two models against each other, role by role."""
     ours, theirs = first.every, second.every
     facts = ("tokenizer_hash",)
@@ -97,7 +97,6 @@ def compare_censuses(first: Census, second: Census, *, seed: int = SEED) -> Cens
                 _side(ours[role], first.depth[role]),
                 _side(theirs[role], second.depth[role]),
                 same_sequences=same,
-                seed=seed,
             )
             for role in shared
         },
@@ -112,12 +111,9 @@ def _side(found: RoleScores, depth: Depth) -> Side:
     return Side(int(found.assigned.sum()), found.score.size, depth, tuple(quantiles), chance)
 
 
-def _compared(
-    role: str, first: Side, second: Side, *, same_sequences: bool, seed: int
-) -> RoleComparison:
-    both = first.depth.by_sequence, second.depth.by_sequence
+def _compared(role: str, first: Side, second: Side, *, same_sequences: bool) -> RoleComparison:
     try:
-        difference = depth_difference(*both, same_sequences=same_sequences, seed=seed)
+        difference = depth_difference(first.depth, second.depth, same_sequences=same_sequences)
     except TempoError:
         apart = first.depth.centroid.estimate - second.depth.centroid.estimate
         difference = Interval(apart, np.nan, np.nan, 0, "no interval: too few sequences with data")

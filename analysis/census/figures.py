@@ -57,6 +57,8 @@ def write_census_figures(document: Document, folder: Path) -> dict[str, str]:
     place = Path(folder) / FIGURES
     with disk_errors(place):
         place.mkdir(parents=True, exist_ok=True)
+        for old in place.glob("heads_*"):
+            old.unlink()
         return {
             title: save_figure(figure, place, name) for title, name, figure in _figures(document)
         }

@@ -15,6 +15,8 @@ from analysis.statistics import SEED
 from tempo.plain.circuit import CircuitWeights
 
 DRAWS = 300
+"""Random heads at least; more where a model has more heads, so that one alone can be assigned."""
+DRAWS_PER_HEAD = 20
 CHANCE = 0.0
 """Expected score of a head with independent random weights: its sign is as likely as the other."""
 
@@ -40,7 +42,7 @@ class OvCopying:
     left_out: tuple[str, ...]
 
 
-def ov_copying(weights: CircuitWeights, *, draws: int = DRAWS, seed: int = SEED) -> OvCopying:
+def ov_copying(weights: CircuitWeights, *, draws: int | None = None, seed: int = SEED) -> OvCopying:
     """Score all heads; the null has heads of Gaussian weights, spread over the layers."""
     ends = token_ends(weights)
     shape = (len(weights.layers), weights.n_heads)
@@ -50,7 +52,8 @@ def ov_copying(weights: CircuitWeights, *, draws: int = DRAWS, seed: int = SEED)
         full[layer, head] = eigenvalue_score(read @ ends @ write)
         plain = weights.value_of(layer, head) @ weights.layers[layer].out[head]
         stream[layer, head] = eigenvalue_score(plain)
-    null = np.sort(_random_scores(weights, ends, draws, seed))
+    n_draws = max(DRAWS, DRAWS_PER_HEAD * full.size) if draws is None else draws
+    null = np.sort(_random_scores(weights, ends, n_draws, seed))
     as_high = len(null) - np.searchsorted(null, full, side="left")
     return OvCopying(
         full=full,

@@ -22,6 +22,8 @@ FEWEST = 8
 LEVEL = 0.05
 
 _BATCH = 250
+_ROUNDING = 1e-9
+"""A swap of all pairs or of none writes the same length up to rounding: it is a tie."""
 
 Side = Float32[np.ndarray, "pair layer head channel"]
 OtherSide = Float32[np.ndarray, "other_pair layer head channel"]
@@ -127,7 +129,7 @@ def concept_heads(
     written = written_length(change.mean(0), gram)
     swapped_raw, swapped = _swapped(change, gram, permutations, seed)
     held = _held_out(positive, negative, seed)
-    p = (1 + (swapped >= written).sum(0)) / (1 + permutations)
+    p = (1 + (swapped >= written * (1 - _ROUNDING)).sum(0)) / (1 + permutations)
     return ConceptHeads(
         raw_norm=raw,
         selectivity=_ratio(raw, _radius(negative)),

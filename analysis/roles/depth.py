@@ -1,25 +1,28 @@
 """How deep in a model does a role live, and is it the same depth in another model?
 
 The depth of a layer is its number over that of the last layer: 0 is the first layer, 1 the last.
-The centroid weighs every layer by what its heads score above chance; the median is that of the
-layers of the highest heads. Both are computed within each sequence, so they have intervals.
+The centroid weighs every layer by what its heads score above chance on average; the median is that
+of the layers of the highest heads. Intervals resample the sequences and average again: within one
+sequence the noise of all heads that hold nothing is cut off at chance too, and pulls to the middle.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
-from scipy import stats
 
 from analysis.roles.assignment import RoleScores
 from analysis.roles.rows import ByHead, Stacked
-from analysis.statistics import LEVEL, SEED, Interval, estimate_with_interval, paired_difference
+from analysis.statistics import LEVEL, SEED, SMALLEST_SAMPLE, Interval
 from tempo.errors import TooFewPromptsError
 
 TOP = 5
 RESAMPLES = 1000
 
-_OWN_SEQUENCES = "Welch t over sequences"
+RESAMPLED = "percentile bootstrap over sequences"
+BY_WEIGHTS = "no interval: decided by weights, not sequences"
+
+Draws = Float64[np.ndarray, " draw"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +30,15 @@ class Depth:
     """Where a role lives.
 
     Attributes:
-        by_sequence: Centroid within each sequence; empty for a role that weights decide.
-        centroid: Mean over sequences, or, without any, that of the scores.
-        median: Median depth of the `TOP` heads by mean score, with percentile limits from
-            resampled sequences.
+        draws: The centroid in each resample of the sequences, in an order that the seed fixes: two
+            models that read the same sequences are resampled alike. Empty where weights decide.
+        centroid: Of the mean scores.
+        median: Median depth of the `TOP` heads by mean score.
         heads: Those heads, as layer and head index, best first.
         n_assigned: Heads that hold the role.
     """
 
-    by_sequence: Float64[np.ndarray, " sequence"]
+    draws: Draws
     centroid: Interval
     median: Interval
     heads: tuple[tuple[int, int], ...]
@@ -44,36 +47,39 @@ class Depth:
 
 def depth_of(role: RoleScores, *, seed: int = SEED) -> Depth:
     """Depth of one role in one model; the same criterion for every model."""
-    by_sequence = np.array([_centroid(one, role.chance) for one in role.per_sequence])
-    alone = _centroid(role.score, role.chance)
-    none = Interval(alone, np.nan, np.nan, 0, "no interval: decided by weights, not sequences")
+    means = _resampled(role.per_sequence, seed)
+    n = int(role.n.max(initial=0))
+    enough = n >= SMALLEST_SAMPLE
+    draws = np.array([_centroid(one, role.chance) for one in means]) if enough else np.empty(0)
+    medians = np.array([_median(one) for one in means]) if enough else np.empty(0)
     return Depth(
-        by_sequence=by_sequence,
-        centroid=estimate_with_interval(by_sequence, seed=seed) if len(by_sequence) else none,
-        median=_median(role, seed),
+        draws=draws,
+        centroid=_interval(_centroid(role.score, role.chance), draws, n),
+        median=_interval(_median(role.score), medians, n),
         heads=tuple(place for place in role.best_first()[:TOP] if not np.isnan(role.score[place])),
         n_assigned=int(role.assigned.sum()),
     )
 
 
-def depth_difference(
-    first: Float64[np.ndarray, " sequence"],
-    second: Float64[np.ndarray, " other"],
-    *,
-    same_sequences: bool,
-    seed: int = SEED,
-) -> Interval:
-    """Centroid of the first model less that of the second, from those within sequences.
+def depth_difference(first: Depth, second: Depth, *, same_sequences: bool) -> Interval:
+    """Centroid of the first model less that of the second.
 
     Args:
-        same_sequences: Whether both models read the same token ids, so that sequences pair.
+        same_sequences: Whether both models read the same token ids, so that they were resampled
+            alike; otherwise the resamples of the second are taken in another order.
 
     Raises:
-        TooFewPromptsError: Fewer than 8 sequences have data.
+        TooFewPromptsError: One of them has no resamples.
     """
-    if same_sequences and len(first) == len(second):
-        return paired_difference(first, second, seed=seed)
-    return _welch(first[~np.isnan(first)], second[~np.isnan(second)])
+    ours, theirs = first.draws, second.draws
+    if not len(ours) or not len(theirs):
+        raise TooFewPromptsError(
+            f"expected sequences with data on both sides, got {first.centroid.n} and "
+            f"{second.centroid.n}; take more sequences"
+        )
+    other = theirs if same_sequences else np.roll(theirs, len(theirs) // 2)
+    estimate = first.centroid.estimate - second.centroid.estimate
+    return _interval(estimate, ours - other, min(first.centroid.n, second.centroid.n))
 
 
 def _centroid(score: ByHead, chance: ByHead) -> float:
@@ -83,43 +89,32 @@ def _centroid(score: ByHead, chance: ByHead) -> float:
     return float((depth * above).sum() / above.sum()) if above.sum() > 0 else float("nan")
 
 
-def _median(role: RoleScores, seed: int) -> Interval:
-    estimate = _median_depth(role.score)
-    n = int(role.n.max(initial=0))
-    if np.isnan(estimate):
-        return Interval(estimate, np.nan, np.nan, 0, "no data")
-    if not n:
-        return Interval(estimate, np.nan, np.nan, 0, "no interval: decided by weights")
-    rng = np.random.default_rng(seed)
-    known = np.nan_to_num(role.per_sequence, nan=0.0)
-    size = len(known)
-    counts = rng.multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(np.float64)
-    means = np.einsum("rs,slh->rlh", counts, known) / size
-    drawn = [_median_depth(one) for one in means]
-    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
-    return Interval(estimate, low, high, n, "percentile bootstrap over sequences")
-
-
-def _median_depth(score: ByHead | Stacked) -> float:
+def _median(score: ByHead) -> float:
     if np.isnan(score).all():
         return float("nan")
     best = np.argsort(-np.where(np.isnan(score), -np.inf, score), axis=None, kind="stable")[:TOP]
     return float(np.median(best // score.shape[1])) / max(len(score) - 1, 1)
 
 
-def _welch(
-    first: Float64[np.ndarray, " sequence"], second: Float64[np.ndarray, " other"]
-) -> Interval:
-    if min(len(first), len(second)) < 2:
-        raise TooFewPromptsError(
-            f"expected sequences with data on both sides, got {len(first)} and {len(second)}; "
-            "take more sequences"
-        )
-    estimate = float(first.mean() - second.mean())
-    parts = np.array([one.var(ddof=1) / len(one) for one in (first, second)])
-    freedom = np.array([len(one) - 1 for one in (first, second)])
-    error = float(np.sqrt(parts.sum()))
-    df = parts.sum() ** 2 / (parts**2 / freedom).sum() if error > 0 else 1.0
-    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * error
-    n = min(len(first), len(second))
-    return Interval(estimate, estimate - half, estimate + half, n, _OWN_SEQUENCES)
+def _resampled(values: Stacked, seed: int) -> Float64[np.ndarray, "draw layer head"]:
+    """Mean scores over sequences drawn with replacement; a NaN is left out of its mean."""
+    n = len(values)
+    if not n:
+        return np.empty((0, *values.shape[1:]))
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
+    known = ~np.isnan(values)
+    total = np.einsum("rs,slh->rlh", counts, np.where(known, values, 0.0))
+    weight = np.einsum("rs,slh->rlh", counts, known.astype(np.float64))
+    return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
+
+
+def _interval(estimate: float, draws: Draws, n: int) -> Interval:
+    known = draws[~np.isnan(draws)]
+    if np.isnan(estimate):
+        return Interval(estimate, np.nan, np.nan, 0, "no data")
+    if not len(known):
+        return Interval(estimate, np.nan, np.nan, n, BY_WEIGHTS if not n else "too few sequences")
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(known, [tail, 100 - tail]).tolist()
+    return Interval(estimate, low, high, n, RESAMPLED)

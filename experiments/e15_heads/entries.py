@@ -44,12 +44,13 @@ def _order(result: Result) -> Finding:
     told = "; ".join(f"{role.replace('_', ' ')} {said(row)}" for role, row in depths.items())
     return Finding(
         claim="Induction lies deeper in the model than looking at the previous token.",
-        evidence="Depth (0 the first layer, 1 the last), the mean of layers weighted by score "
-        f"above chance: {told}; induction less previous token {said(after)}. {_texts(result)}",
+        evidence="Depth (0 the first layer, 1 the last), the mean of layers weighted by mean "
+        f"score above chance: {told}; induction less previous token {said(after)}. "
+        f"{_texts(result)}",
         status=status_of(above(after, 0), below(after, 0)),
         rule="supported if the interval of the difference lies above 0, refuted if below.",
-        controls="the same weighting for both; intervals over sequences, which are not the same "
-        "ones for the two roles.",
+        controls="the same weighting for both; intervals resample the sequences, which are not the "
+        "same ones for the two roles.",
     )
 
 
@@ -109,7 +110,8 @@ def _successor(result: Result) -> Finding:
         evidence=f"Share of successions that a head's OV circuit gets right, best: "
         f"{_best(ov['best'])}; chance {number(ov['best'][0]['chance'])}, null p99 "
         f"{number(ov['best'][0]['null_p99'])}. By attention (ordinal less unrelated words, held "
-        f"against shuffled ordinals) {_held(attention)}. {_texts(result)}",
+        f"against shuffled ordinals over distinct pairs of words) {_held(attention)}. "
+        f"{_texts(result)}",
         status=status_of(ov["n_assigned"] == 0, ov["n_assigned"] > 0),
         rule="supported if no head passes the threshold, the exact null and q below 0.05.",
         controls="the null is a head that picks evenly in the family; digits are no single tokens "

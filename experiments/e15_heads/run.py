@@ -43,7 +43,7 @@ def main(quick: bool, out: Path) -> None:
 
 
 def _metrics(found: Census) -> list[dict[str, Any]]:
-    depth = {role: one.by_sequence for role, one in found.depth.items()}
+    depth = found.depth
     after = depth_difference(depth["induction"], depth["previous_token"], same_sequences=False)
     funnel = found.detail["funnel"]
     return [

@@ -10,6 +10,7 @@ import numpy as np
 from analysis.census.result import Census
 from analysis.roles.assignment import RoleScores
 from analysis.roles.depth import depth_of
+from analysis.statistics import SMALLEST_SAMPLE
 from tempo.census.battery import MORE_ROLES, PASSES, ROLES, Battery, chosen_roles
 from tempo.census.effects import loss_effects, name_effects
 from tempo.census.parallel import decode_sets, read_sets
@@ -36,8 +37,20 @@ class _Answers:
 
     def refuse(self, name: str, roles: Sequence[str], error: TempoError) -> None:
         """Note why a pass has no answer, for each role that was asked of it."""
-        for role in set(PASSES[name]) & set(roles):
-            self.refused[role] = str(error)
+        for role in PASSES[name]:
+            if role in roles:
+                self.refused[role] = str(error)
+
+    def refuse_untested(self) -> None:
+        """Roles that too few sequences have data for are refused, not held by nobody."""
+        for role, found in list(self.roles.items()):
+            if np.isnan(found.p).all():
+                most = int(found.n.max(initial=0))
+                self.refused[role] = (
+                    f"expected at least {SMALLEST_SAMPLE} sequences with data, got {most} of "
+                    f"{len(found.per_sequence)}; take more or longer sequences"
+                )
+                del self.roles[role]
 
 
 def heads(
@@ -68,9 +81,10 @@ def heads(
     """
     loaded = model if isinstance(model, LanguageModel) else load_model(model)
     text = bundled_corpus() if corpus is None else corpus_file(corpus)
-    if n < 8 or length < 16:
+    if n < SMALLEST_SAMPLE or length < 16:
         raise InputError(
-            f"expected at least 8 sequences of 16 tokens, got {n} of {length}; ask for more"
+            f"expected at least {SMALLEST_SAMPLE} sequences of 16 tokens, got {n} of {length}; ask "
+            "for more"
         )
     battery = Battery(token_facts(loaded), text, chosen_roles(roles), n, length, seed)
     answers = _Answers()
@@ -79,9 +93,12 @@ def heads(
         if battery.wants(name):
             say(name)
             _try(name, ask, loaded, battery, answers)
+    answers.refuse_untested()
+    if not answers.roles:
+        raise InputError(f"expected roles that can be asked, got none: {_reasons(answers)}")
     if effects:
         say("effects")
-        answers.detail["effects"] = loss_effects(loaded, battery, answers.roles)
+        _try_effects(loaded, battery, answers)
     answers.detail["battery"] = _asked_on(battery)
     return Census(
         model=model_facts(loaded),
@@ -101,13 +118,24 @@ def _try(
     answers: _Answers,
 ) -> None:
     """A pass that cannot be answered is refused by name; a corpus too short stops everything."""
-    if name == "text":
-        ask(model, battery, answers)
-        return
     try:
         ask(model, battery, answers)
     except TempoError as error:
+        if name == "text" and isinstance(error, InputError):
+            raise
         answers.refuse(name, battery.roles, error)
+
+
+def _try_effects(model: LanguageModel, battery: Battery, answers: _Answers) -> None:
+    """What silencing heads costs; what cannot be said takes nothing from the rest."""
+    try:
+        answers.detail["effects"] = loss_effects(model, battery, answers.roles)
+    except TempoError as error:
+        answers.refused["effects"] = str(error)
+
+
+def _reasons(answers: _Answers) -> str:
+    return "; ".join(f"{role}: {reason}" for role, reason in answers.refused.items())
 
 
 def _ask_text(model: LanguageModel, battery: Battery, answers: _Answers) -> None:

@@ -1,16 +1,20 @@
 """The passes over made prompts: runs of ordered words, two names, a needle in a text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from scipy import stats
 
 from analysis.roles import retrieval, s_inhibition, successor_attention
-from analysis.roles.assignment import RoleScores, role_scores
+from analysis.roles.assignment import RoleScores, judged, role_scores
 from analysis.roles.retrieval import RetrievalTrial
-from analysis.roles.rows import HeadScore, SequenceRows
+from analysis.roles.rows import ByHead, HeadScore, SequenceRows, chances_of, scores_of
 from analysis.roles.successor_attention import SuccessorRun, successor_run
+from analysis.statistics import SMALLEST_SAMPLE
 from tempo.census.battery import Battery
+from tempo.errors import TooFewPromptsError
 from tempo.model import LanguageModel
 from tempo.plain.feeding import Ids
 from tempo.plain.rows import PlainRows, plain_rows
@@ -72,25 +76,54 @@ def read_runs(model: LanguageModel, battery: Battery) -> SuccessorCensus:
     """
     drawn = word_runs(battery.facts, n=battery.n, seed=battery.seed)
     every = [run for condition in CONDITIONS for run in drawn.runs[condition]]
-    scores = _scored(
-        model,
-        [run.ids for run in every],
-        lambda number, rows: successor_attention.successor_attention(rows, every[number].elements),
-    )
+    pairs: dict[str, dict[tuple[int, int], list[ByHead]]] = {each: {} for each in CONDITIONS}
+
+    def scored(number: int, rows: SequenceRows) -> HeadScore:
+        run = every[number]
+        for before, after in pairwise(run.elements.tolist()):
+            tokens = (int(run.ids[before]), int(run.ids[after]))
+            paid = rows.weights[:, :, after, before].astype(np.float64)
+            pairs[run.condition].setdefault(tokens, []).append(paid)
+        return successor_attention.successor_attention(rows, run.elements)
+
+    scores = _scored(model, [run.ids for run in every], scored)
     ordinal, words, shuffled, descending = np.split(np.array(scores, object), len(CONDITIONS))
     runs = [
         successor_run(one, words=control, shuffled=mixed, descending=back)
         for one, control, mixed, back in zip(ordinal, words, shuffled, descending, strict=True)
     ]
-    role = role_scores(
+    return SuccessorCensus(_successor_role(runs, pairs, battery.seed), tuple(runs), drawn)
+
+
+def _successor_role(
+    runs: Sequence[SuccessorRun],
+    pairs: Mapping[str, Mapping[tuple[int, int], Sequence[ByHead]]],
+    seed: int,
+) -> RoleScores:
+    """The role, tested over distinct pairs of words and not over runs.
+
+    Runs of one family repeat the same pairs, so a head's taste for a few of them would count again
+    in every run. Over pairs, such tastes are the noise that a true one must stand out of.
+    """
+    signals, nulls = [run.signal() for run in runs], [run.null() for run in runs]
+    ordered, mixed = (
+        np.stack([np.mean(each, axis=0) for each in pairs[name].values()])
+        for name in ("ordinal", "shuffled")
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = np.asarray(stats.ttest_ind(ordered, mixed, equal_var=False, alternative="greater")[1])
+    values, chances = scores_of(signals), chances_of(signals)
+    return judged(
         "successor_attention",
-        [run.signal() for run in runs],
-        [run.null() for run in runs],
+        values.mean(0),
+        chances.mean(0),
+        per_sequence=values,
+        control=scores_of(nulls) - chances_of(nulls) + chances,
+        p=np.where(np.isnan(p), 1.0, p),
         threshold=successor_attention.THRESHOLD,
         unit="difference of shares, ordinal less words",
-        seed=battery.seed,
+        seed=seed,
     )
-    return SuccessorCensus(role, tuple(runs), drawn)
 
 
 def read_names(model: LanguageModel, battery: Battery) -> NameCensus:
@@ -133,16 +166,21 @@ def read_needles(model: LanguageModel, battery: Battery) -> NeedleCensus:
         _trial(prompt, one, key=(battery.seed, number))
         for number, (prompt, one) in enumerate(zip(prompts, rows, strict=True))
     ]
-    passed = [each for each in trials if each.recall > retrieval.SMALLEST_RECALL]
+    n_passed = sum(each.recall > retrieval.SMALLEST_RECALL for each in trials)
+    if n_passed < SMALLEST_SAMPLE:
+        raise TooFewPromptsError(
+            f"expected at least {SMALLEST_SAMPLE} needles that the model copies out, got "
+            f"{n_passed} of {len(trials)}; this model cannot be asked for retrieval"
+        )
     role = role_scores(
         "retrieval",
-        [each.hits for each in passed],
-        [each.null for each in passed],
+        [each.hits for each in trials],
+        [each.null for each in trials],
         threshold=retrieval.THRESHOLD,
         unit="share of the needle",
         seed=battery.seed,
     )
-    return NeedleCensus(role, len(passed), len(trials))
+    return NeedleCensus(role, n_passed, len(trials))
 
 
 def _trial(prompt: NeedlePrompt, one: PlainRows, *, key: tuple[int, int]) -> RetrievalTrial:

@@ -146,7 +146,7 @@ def _readings(
         reading = read_text(rows, number=number, nulls=nulls, delimiters=ends, common=common)
         assert one.value_norm is not None
         share = slot_share(one.weights, one.value_norm)
-        nothing = one.weights[:, :, :0]
+        nothing = np.empty((*one.weights.shape[:2], 0, 0), np.float32)
         light = PlainRows(
             one.tokens, nothing, None, activations=one.activations, predictions=one.predictions
         )

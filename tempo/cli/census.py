@@ -24,19 +24,19 @@ SHOWN = 5
 _NOTHING = "–"
 
 
-def document_of(censuses: Sequence[Census], *, seed: int) -> Document:
+def document_of(censuses: Sequence[Census]) -> Document:
     """The content of `heads.json`; with a second model, that one and the comparison stand in it."""
     first, *others = censuses
     found = first.document()
     for other in others:
         found["against"] = other.document()
-        found["comparison"] = compare_censuses(first, other, seed=seed).document()
+        found["comparison"] = compare_censuses(first, other).document()
     return found
 
 
-def show_document(censuses: Sequence[Census], *, seed: int) -> None:
+def show_document(censuses: Sequence[Census]) -> None:
     """The document on stdout."""
-    show_json(document_of(censuses, seed=seed))
+    show_json(document_of(censuses))
 
 
 def show_census(census: Census) -> None:
@@ -61,16 +61,16 @@ def show_census(census: Census) -> None:
     show(*(Text(visible(line), style="dim") for line in [*lines, *_vanished(census)]))
 
 
-def show_comparison(censuses: Sequence[Census], *, seed: int) -> None:
+def show_comparison(censuses: Sequence[Census]) -> None:
     """A row for each role that both models were asked for."""
     first, second = censuses
-    show(_comparison_table(compare_censuses(first, second, seed=seed)))
+    show(_comparison_table(compare_censuses(first, second)))
 
 
-def keep(censuses: Sequence[Census], folder: Path, *, seed: int) -> list[Path]:
+def keep(censuses: Sequence[Census], folder: Path) -> list[Path]:
     """Write `heads.json`, a page, tables and figures; where they lie."""
     with busy("drawing"):
-        return _kept(censuses, folder, seed=seed)
+        return _kept(censuses, folder)
 
 
 def _comparison_table(found: CensusComparison) -> Table:
@@ -115,9 +115,9 @@ def _number(value: Any) -> str:
     return _NOTHING if value is None or value != value else f"{value:.3g}"
 
 
-def _kept(censuses: Sequence[Census], folder: Path, *, seed: int) -> list[Path]:
+def _kept(censuses: Sequence[Census], folder: Path) -> list[Path]:
     """Everything of a census: `heads.json` first, so that nothing is lost if drawing stops."""
-    document = document_of(censuses, seed=seed)
+    document = document_of(censuses)
     kept = write_census(document, folder)
     page = write_census_report(json.loads(json_text(document)), folder)
     if (folder / RUN_FILE).exists():

@@ -11,6 +11,7 @@ from tempo.cli.options import MODEL, STATISTICS, given, takes_options
 from tempo.cli.screen import busy, say, show
 from tempo.config import Options
 from tempo.errors import OutputError
+from tempo.store import disk_errors
 
 Roles = Annotated[
     str | None, typer.Option(metavar="ROLE,ROLE...", help="Some of the roles; all unless given.")
@@ -63,22 +64,25 @@ def heads(
 
         settings = given(options)
         seed = settings.pop("seed", options.seed)
-        models = [load_model(name, **settings) for name in (options.model, against) if name]
+        models = [load_model(options.model, **settings)]
+        settings.pop("revision", None)  # that of the first model
+        models += [load_model(against, **settings)] if against else []
     wanted = None if roles is None else [role.strip() for role in roles.split(",")]
     asked: dict[str, Any] = {"roles": wanted, "corpus": corpus, "n": sequences, "length": length}
     asked |= {"seed": seed, "effects": effects}
     found = [ask(model, on_pass=_saying(model.name), **asked) for model in models]
     from tempo.cli.census import keep, show_census, show_comparison, show_document
 
-    paths = [] if out is None else keep(found, out, seed=seed)
     if as_json:
-        show_document(found, seed=seed)
-        return
-    for census in found:
-        show_census(census)
-    if against:
-        show_comparison(found, seed=seed)
-    show(*(Text(str(path)) for path in paths))
+        show_document(found)
+    else:
+        for census in found:
+            show_census(census)
+    if against and not as_json:
+        show_comparison(found)
+    paths = [] if out is None else keep(found, out)
+    if not as_json:
+        show(*(Text(str(path)) for path in paths))
 
 
 def _check_free(out: Path | None, *, force: bool) -> None:
@@ -87,6 +91,8 @@ def _check_free(out: Path | None, *, force: bool) -> None:
         return
     if out.exists() and not out.is_dir():
         raise OutputError(f"expected a folder at {out}, got a file; give another --out")
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
     if (out / "heads.json").exists() and not force:
         raise OutputError(
             f"expected a folder without heads.json, got one at {out}; give another --out, or "

@@ -63,6 +63,14 @@ def _pairs(text: str, name: str, place: str) -> Pairs:
     repeated = sorted({each for each in ids if ids.count(each) > 1})
     if repeated:
         raise InputError(f"expected one row for each id in {place}, got {repeated[0]!r} twice")
+    for side in ("positive", "negative"):
+        texts = [getattr(pair, side) for pair in found]
+        again = [pair.id for n, pair in enumerate(found) if texts[n] in texts[:n]]
+        if again:
+            raise InputError(
+                f"expected different {side} texts in {place}, got that of {again[0]!r} twice: "
+                "repeated texts are no further scenarios; leave one out"
+            )
     if len(found) < FEWEST:
         scenarios = "one scenario" if len(found) == 1 else f"{len(found)} scenarios"
         raise InputError(
