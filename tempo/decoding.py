@@ -86,6 +86,8 @@ class Session:
         readout_size: Tokens of each readout to keep; all where None.
         on_step: Called for every (step, sequence) as soon as it is whole.
         edits: What is changed in every forward.
+        edited: For each edit the number of the sequence it is made in; where empty, every edit is
+            made in all of them.
         touched: Numbers of the edits that have found something to act on.
         keeps_outputs: Whether each forward hands on what the heads gave.
         projections: What slots write through, where their values are captured.
@@ -96,9 +98,14 @@ class Session:
     readout_size: int | None = TOP_READOUT
     on_step: Callable[[StepOutcome], None] = lambda _: None
     edits: tuple[Edit, ...] = ()
+    edited: tuple[int, ...] = ()
     touched: set[int] = field(default_factory=set)
     keeps_outputs: bool = False
     projections: Projections = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "projections", projections(self.model, self.capture))
+
+    def within(self) -> list[int | None]:
+        """For each edit the number of the sequence it is made in; None is all."""
+        return list(self.edited) or [None] * len(self.edits)

@@ -1,11 +1,11 @@
-"""Edits carried out inside the engine's attention, in torch.
+"""Edits carried out inside the engine's attention and before its first layer, in torch.
 
 Only the layers that an edit names leave their usual path. There scores are written out in float32,
 per query head; the rows of a trace are computed with the same edits, so they stay what the model
 used.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,24 +15,29 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from tempo.attention import Attend, LayerCall, Mask, RowsOf, attend
+from tempo.edit_checks import heads_in
 from tempo.edits import (
+    Columns,
     Edit,
+    EmbeddingOffset,
+    HeadEdit,
     HeadOutput,
     KnockOut,
     Rows,
     ScoreBias,
     ScoreScale,
     ValueZero,
-    described,
-    heads_of,
     is_nothing,
 )
 from tempo.errors import InputError
 from tempo.model import LanguageModel
+from tempo.offsetting import Shift, shift_of
 from tempo.packing import Query
 from tempo.sight import View
 
 PerHead = Float32[Tensor, "sequence head query slot"]
+CELLS = (ScoreBias, ScoreScale, KnockOut)
+"""What changes scores or weights, so the rows of a trace too."""
 
 
 @dataclass(slots=True)
@@ -40,13 +45,16 @@ class Editing:
     """The edits of one forward, by layer.
 
     Attributes:
-        touched: Numbers of the edits that found a row and a slot to act on.
+        heads: Of each edit, by layer; empty where it has none or changes nothing.
+        within: Place of the sequence that each edit is made in; None is all.
+        touched: Numbers of the edits that found a row and a visible slot to act on.
         outputs: What each layer's heads gave, after the edits, where it is kept.
     """
 
     edits: Sequence[Edit]
     heads: Sequence[dict[int, list[int]]]
     views: Sequence[View]
+    within: Sequence[int | None]
     keeps_outputs: bool = False
     touched: set[int] = field(default_factory=set)
     outputs: dict[int, Query] = field(default_factory=dict)
@@ -59,14 +67,13 @@ class Editing:
 
     def rows_of(self) -> dict[int, RowsOf]:
         """What computes the rows of layers whose scores or weights are edited."""
-        named = zip(self.edits, self.heads, strict=True)
-        layers = {n for edit, heads in named if not isinstance(edit, HeadOutput) for n in heads}
+        layers = {
+            layer
+            for edit, heads in zip(self.edits, self.heads, strict=True)
+            if isinstance(edit, CELLS)
+            for layer in heads
+        }
         return {layer: partial(self.weights, layer) for layer in sorted(layers)}
-
-    def of_layer(self, layer: int) -> "list[tuple[int, Edit, list[int]]]":
-        """Number, edit and heads of every edit that names this layer."""
-        named = enumerate(zip(self.edits, self.heads, strict=True))
-        return [(n, edit, heads[layer]) for n, (edit, heads) in named if layer in heads]
 
     def attended(
         self,
@@ -77,13 +84,13 @@ class Editing:
         mask: Mask,
     ) -> Query:
         """What the heads of a layer give, with its edits."""
-        edits = self.of_layer(layer)
-        if all(isinstance(edit, HeadOutput) for _, edit, _ in edits):
-            out = attend(call, keys, values, mask)
-        else:
+        if any(isinstance(edit, Columns) for _, edit, _ in self._of_layer(layer)):
             weights, _ = self.weights(layer, call, keys, mask)
-            own = self._values(layer, call, values)
-            out = (weights.to(own.dtype) @ own).to(call.query.dtype)
+            read = weights.masked_fill(self._unread(layer, weights, mask), 0.0)
+            own = values.repeat_interleave(call.query.shape[1] // values.shape[1], 1)
+            out = (read.to(own.dtype) @ own).to(call.query.dtype)
+        else:
+            out = attend(call, keys, values, mask)
         out = self._replaced(layer, out)
         if self.keeps_outputs:
             self.outputs[layer] = out
@@ -103,12 +110,12 @@ class Editing:
         if call.softcap is not None:
             scores = torch.tanh(scores / call.softcap) * call.softcap
         gone = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-        for number, edit, heads in self.of_layer(layer):
-            if isinstance(edit, ScoreBias | ScoreScale | KnockOut):
-                chosen = self._cells(number, edit, heads, scores)
+        for number, edit, heads in self._of_layer(layer):
+            if isinstance(edit, CELLS):
+                chosen = self._cells(number, edit, heads, scores, mask)
                 scores, gone = _edited(edit, scores, gone, chosen)
         scores = scores + mask.float().unsqueeze(1)
-        self._check_rows(layer, scores, mask)
+        _check_rows(layer, scores, mask)
         if call.sinks is not None:
             column = call.sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
             scores = torch.cat([scores, column], -1)
@@ -116,119 +123,135 @@ class Editing:
         weights = (scores - logsumexp.unsqueeze(-1)).exp()[..., : keys.shape[2]]
         return weights.masked_fill(gone, 0.0), logsumexp
 
-    def _values(
-        self, layer: int, call: LayerCall, values: Float[Tensor, "sequence kv_head slot channel"]
-    ) -> Float[Tensor, "sequence head slot channel"]:
-        """A copy of the values for each query head, zeroed where an edit says so."""
-        own = values.repeat_interleave(call.query.shape[1] // values.shape[1], 1)
-        for number, edit, heads in self.of_layer(layer):
+    def shift(self) -> Shift | None:
+        """What is added to the packed rows as they enter the first layer; None where nothing is."""
+        moves = [
+            (number, edit)
+            for number, edit in enumerate(self.edits)
+            if isinstance(edit, EmbeddingOffset) and not is_nothing(edit)
+        ]
+        for number, edit in moves:
+            if self._moved(number, edit).any():
+                self.touched.add(number)
+        return shift_of([(edit, self._moved(number, edit)) for number, edit in moves])
+
+    def _moved(self, number: int, edit: EmbeddingOffset) -> Bool[np.ndarray, " row"]:
+        """Which of the packed rows an offset means."""
+        rows = [
+            edit.moved(view.table, view.queries) & self._concerns(number, place)
+            for place, view in enumerate(self.views)
+        ]
+        return np.concatenate(rows)
+
+    def _of_layer(self, layer: int) -> list[tuple[int, HeadEdit, list[int]]]:
+        """Number, edit and heads of every edit that names this layer."""
+        named = enumerate(zip(self.edits, self.heads, strict=True))
+        return [
+            (n, edit, heads[layer])
+            for n, (edit, heads) in named
+            if layer in heads and isinstance(edit, Rows)
+        ]
+
+    def _concerns(self, number: int, place: int) -> bool:
+        return self.within[number] in (None, place)
+
+    def _unread(
+        self, layer: int, weights: PerHead, mask: Mask
+    ) -> Bool[Tensor, "sequence head query slot"]:
+        """Cells whose slot's value is zeroed for the row."""
+        unread = torch.zeros(weights.shape, dtype=torch.bool, device=weights.device)
+        for number, edit, heads in self._of_layer(layer):
             if isinstance(edit, ValueZero):
-                own = own.masked_fill(self._slots(number, edit, heads, own)[..., None], 0.0)
-        return own
+                unread |= self._cells(number, edit, heads, weights, mask)
+        return unread
 
     def _replaced(self, layer: int, out: Query) -> Query:
         """Head outputs put in place of what the heads gave."""
-        for number, edit, heads in self.of_layer(layer):
+        for number, edit, heads in self._of_layer(layer):
             if isinstance(edit, HeadOutput):
                 rows = self._rows(number, edit, out)
                 chosen = torch.zeros(out.shape[:3], dtype=torch.bool, device=out.device)
                 chosen[:, heads] = rows[:, None]
-                out = torch.where(chosen[..., None], self._donated(layer, edit, out), out)
+                out = torch.where(chosen[..., None], self._donated(number, layer, edit, out), out)
         return out
 
-    def _donated(self, layer: int, edit: HeadOutput, out: Query) -> Query:
+    def _donated(self, number: int, layer: int, edit: HeadOutput, out: Query) -> Query:
         if edit.values is None:
             return torch.zeros_like(out)
         given = torch.from_numpy(np.ascontiguousarray(edit.values[layer])).to(out)
         if edit.how == "mean":
             return given[None, :, None, :].expand_as(out)
         donated = torch.zeros_like(out)
-        for number, view in enumerate(self.views):
-            if len(view.queries) and view.queries.max() >= len(given):
+        for place, view in enumerate(self.views):
+            rows = view.queries[edit.asked(view.table, view.queries)]
+            if not self._concerns(number, place) or not len(rows):
+                continue
+            if rows.max() >= len(given):
                 raise InputError(
-                    f"expected a donor with the rows of slot {view.queries.max()}, got "
-                    f"{len(given)} rows; take a donor as long as the text"
+                    f"expected a donor with the rows of slot {rows.max()}, got {len(given)} rows; "
+                    "take a donor as long as the text"
                 )
-            rows = given[torch.from_numpy(view.queries).to(given.device)]
-            donated[number, :, : len(view.queries)] = rows.transpose(0, 1)
+            to = np.searchsorted(view.queries, rows)
+            donated[place][:, to] = given[torch.from_numpy(rows).to(given.device)].transpose(0, 1)
         return donated
 
     def _cells(
-        self,
-        number: int,
-        edit: ScoreBias | ScoreScale | KnockOut,
-        heads: list[int],
-        scores: Tensor,
+        self, number: int, edit: Columns, heads: list[int], scores: PerHead, mask: Mask
     ) -> Bool[Tensor, "sequence head query slot"]:
+        """Visible cells that an edit means."""
         chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
         for place, view in enumerate(self.views):
+            if not self._concerns(number, place):
+                continue
             cells = edit.cells(view.table, view.queries)[:, view.held]
-            seen = torch.from_numpy(cells).to(scores.device)
-            chosen[place, heads, : cells.shape[0], : cells.shape[1]] = seen
-            if cells.any():
-                self.touched.add(number)
-        return chosen
-
-    def _slots(
-        self, number: int, edit: ValueZero, heads: list[int], own: Tensor
-    ) -> Bool[Tensor, "sequence head slot"]:
-        chosen = torch.zeros(own.shape[:3], dtype=torch.bool, device=own.device)
-        for place, view in enumerate(self.views):
-            slots = np.asarray(edit.cells(view.table, view.queries)[:, view.held].any(0))
-            chosen[place, heads, : len(slots)] = torch.from_numpy(slots).to(own.device)
-            if slots.any():
+            rows, columns = cells.shape
+            seen = torch.isfinite(mask[place, :rows, :columns])
+            seen &= torch.from_numpy(cells).to(seen.device)
+            chosen[place, heads, :rows, :columns] = seen
+            if seen.any():
                 self.touched.add(number)
         return chosen
 
     def _rows(self, number: int, edit: Rows, out: Tensor) -> Bool[Tensor, "sequence query"]:
         chosen = torch.zeros(out.shape[0], out.shape[2], dtype=torch.bool, device=out.device)
         for place, view in enumerate(self.views):
-            rows = edit.asked(view.table, view.queries)
+            rows = edit.asked(view.table, view.queries) & self._concerns(number, place)
             chosen[place, : len(rows)] = torch.from_numpy(rows).to(out.device)
             if rows.any():
                 self.touched.add(number)
         return chosen
 
-    def _check_rows(self, layer: int, scores: PerHead, mask: Mask) -> None:
-        """Refuse a row that is left with nothing to see."""
-        before = torch.isfinite(mask).any(-1)[:, None]
-        if (before & ~torch.isfinite(scores).any(-1)).any():
-            raise InputError(
-                f"expected edits that leave every row something to see, got a row of layer {layer} "
-                "without a slot; leave one in, or zero the head's output"
-            )
-
 
 def editing(
-    model: LanguageModel, edits: Sequence[Edit], views: Sequence[View], *, keeps: bool = False
+    model: LanguageModel,
+    edits: Sequence[Edit],
+    views: Sequence[View],
+    *,
+    within: Sequence[int | None],
+    keeps: bool = False,
 ) -> Editing | None:
     """The edits of one forward; None where nothing is changed or kept.
 
+    Args:
+        within: Place among the views of the sequence that each edit is made in; None is all.
+
     Raises:
-        InputError: An edit names a head or layer that is not the model's, or none.
+        InputError: An edit does not fit the model.
     """
     if not edits and not keeps:
         return None
-    size = {"n_layers": model.n_layers, "n_heads": model.n_heads}
-    heads = [{} if is_nothing(edit) else heads_of(edit, **size) for edit in edits]
-    return Editing(edits, heads, views, keeps)
+    named = [heads_in(edit, model) for edit in edits]
+    heads = [{} if is_nothing(edit) else one for edit, one in zip(edits, named, strict=True)]
+    return Editing(edits, heads, views, within, keeps)
 
 
-def check_touched(edits: Sequence[Edit], touched: Set[int]) -> None:
-    """Refuse edits that never found a row or slot to act on.
-
-    Args:
-        touched: Numbers of those that did.
-
-    Raises:
-        InputError: Names the first that did not.
-    """
-    real = ((number, edit) for number, edit in enumerate(edits) if not is_nothing(edit))
-    idle = [edit for number, edit in real if number not in touched]
-    if idle:
+def _check_rows(layer: int, scores: PerHead, mask: Mask) -> None:
+    """Refuse a row that is left with nothing to see."""
+    before = torch.isfinite(mask).any(-1)[:, None]
+    if (before & ~torch.isfinite(scores).any(-1)).any():
         raise InputError(
-            f"expected edits that find something to act on, got {dict(described(idle[0]))}; check "
-            "its steps, queries, slots and groups"
+            f"expected edits that leave every row something to see, got a row of layer {layer} "
+            "without a slot; leave one in, or zero the head's output"
         )
 
 

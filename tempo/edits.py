@@ -1,4 +1,4 @@
-"""Edits as data: what is changed in the attention of a model, in which heads, rows and slots.
+"""Edits as data: what is changed in a model, in which heads, rows and slots.
 
 An edit names query heads. Under grouped heads several of them read one KV head: a key or a value is
 edited in the copy that the named heads read, so the others of the group keep theirs. Rows are named
@@ -7,6 +7,7 @@ by the slots that ask, columns by slots or by what they are to the row (`tempo.v
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -30,23 +31,21 @@ class Rows:
         layers: Layers of which all heads are meant.
         steps: Forwards, 0 for the prompt; all where None.
         queries: Slots that ask; all where None.
+        query_positions: Positions that ask; all where None.
     """
 
     heads: HeadNames = ()
     layers: Sequence[int] = ()
     steps: Sequence[int] | None = None
     queries: Sequence[int] | None = None
+    query_positions: Sequence[float] | None = None
 
     def asked(
         self, table: SlotTable, queries: Int[np.ndarray, " query"]
     ) -> Bool[np.ndarray, " query"]:
         """Which of some query rows are meant."""
-        kept = np.ones(len(queries), bool)
-        if self.steps is not None:
-            kept &= np.isin(table.step[queries], list(self.steps))
-        if self.queries is not None:
-            kept &= np.isin(queries, list(self.queries))
-        return kept
+        kept = _among(table.step[queries], self.steps) & _among(queries, self.queries)
+        return kept & _at(table.position[queries], self.query_positions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +54,12 @@ class Columns(Rows):
 
     Attributes:
         slots: Slots looked at; all where None.
+        slot_positions: Positions looked at; all where None. Members of a set share theirs.
         groups: What the slot must be to the row, of `tempo.vocabulary.GROUPS`; anything where None.
     """
 
     slots: Sequence[int] | None = None
+    slot_positions: Sequence[float] | None = None
     groups: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -71,8 +72,8 @@ class Columns(Rows):
     def cells(self, table: SlotTable, queries: Int[np.ndarray, " query"]) -> Cells:
         """Which cells of some query rows are meant, over every slot of the table."""
         kept = np.repeat(self.asked(table, queries)[:, None], len(table), axis=1)
-        if self.slots is not None:
-            kept &= np.isin(np.arange(len(table)), list(self.slots))
+        kept &= _among(np.arange(len(table)), self.slots)
+        kept &= _at(table.position, self.slot_positions)
         if self.groups is not None:
             numbers = [GROUPS.index(name) for name in self.groups]
             kept &= np.isin(group_of(table, queries), numbers)
@@ -108,7 +109,7 @@ class HeadOutput(Rows):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueZero(Columns):
-    """Zero the values of slots as the heads read them; weights stay as they are."""
+    """Zero the values of slots as the rows meant read them; weights stay as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +159,44 @@ class KnockOut(Columns):
             raise InputError(f"expected before or after the softmax, got {self.softmax!r}")
 
 
-Edit = HeadOutput | ValueZero | ScoreBias | ScoreScale | KnockOut
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingOffset:
+    """Add a vector to tokens as they enter the first layer, where a family's scaling is done.
+
+    Attributes:
+        vector: In units of the residual stream.
+        steps: Forwards, 0 for the prompt; all where None.
+        slots: Slots whose token is moved; all where None.
+        positions: Their positions; all where None.
+        parallel_only: Only members of sets of two or more.
+    """
+
+    vector: Float32[np.ndarray, " channel"]
+    steps: Sequence[int] | None = None
+    slots: Sequence[int] | None = None
+    positions: Sequence[float] | None = None
+    parallel_only: bool = True
+
+    def __post_init__(self) -> None:
+        if self.vector.ndim != 1 or not np.isfinite(self.vector).all():
+            raise InputError(
+                "expected one finite number for each channel of the stream, got an array of shape "
+                f"{self.vector.shape}; give another vector"
+            )
+
+    def moved(
+        self, table: SlotTable, queries: Int[np.ndarray, " query"]
+    ) -> Bool[np.ndarray, " query"]:
+        """Which tokens of some query rows are meant."""
+        kept = _among(table.step[queries], self.steps) & _among(queries, self.slots)
+        kept &= _at(table.position[queries], self.positions)
+        if self.parallel_only:
+            kept &= table.width[queries] > 1
+        return kept
+
+
+HeadEdit = HeadOutput | ValueZero | ScoreBias | ScoreScale | KnockOut
+Edit = HeadEdit | EmbeddingOffset
 
 
 def isolated(
@@ -174,6 +212,8 @@ def heads_of(edit: Edit, *, n_layers: int, n_heads: int) -> dict[int, list[int]]
     Raises:
         InputError: A head or layer is not the model's, or none is named.
     """
+    if isinstance(edit, EmbeddingOffset):
+        return {}
     named = [_head(one) for one in edit.heads]
     named += [Head(layer, head) for layer in edit.layers for head in range(n_heads)]
     if not named:
@@ -192,13 +232,19 @@ def heads_of(edit: Edit, *, n_layers: int, n_heads: int) -> dict[int, list[int]]
 
 def is_nothing(edit: Edit) -> bool:
     """Whether an edit leaves every number as it is."""
-    return (isinstance(edit, ScoreBias) and edit.amount == 0) or (
-        isinstance(edit, ScoreScale) and edit.factor == 1
-    )
+    match edit:
+        case ScoreBias():
+            return edit.amount == 0
+        case ScoreScale():
+            return edit.factor == 1
+        case EmbeddingOffset():
+            return not edit.vector.any()
+        case _:
+            return False
 
 
 def described(edit: Edit) -> Mapping[str, Any]:
-    """An edit as plain values, for the record; arrays by their shape."""
+    """An edit as plain values, for the record; arrays by their shape and SHA-256."""
     fields = {name: getattr(edit, name) for name in type(edit).__dataclass_fields__}
     plain = {name: _plain(value) for name, value in fields.items() if value is not None}
     return {"edit": type(edit).__name__} | plain
@@ -206,10 +252,27 @@ def described(edit: Edit) -> Mapping[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return {"shape": list(value.shape)}
+        digest = sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return {"shape": list(value.shape), "sha256": digest}
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, str | int | float):
         return value
-    return [str(_head(each)) if isinstance(each, tuple) else each for each in value]
+    return [str(_head(each)) if isinstance(each, tuple) else _plain(each) for each in value]
+
+
+def _among(
+    numbers: Int[np.ndarray, " row"], wanted: Sequence[int] | None
+) -> Bool[np.ndarray, " row"]:
+    return np.ones(len(numbers), bool) if wanted is None else np.isin(numbers, list(wanted))
+
+
+def _at(
+    positions: Float32[np.ndarray, " row"], wanted: Sequence[float] | None
+) -> Bool[np.ndarray, " row"]:
+    if wanted is None:
+        return np.ones(len(positions), bool)
+    return np.isin(positions, np.asarray(list(wanted), np.float32))
 
 
 def _head(name: str | Head | tuple[int, int]) -> Head:

@@ -11,7 +11,7 @@ from tempo.archive import Manifest, claim, is_whole, open_run, trace_folder, wri
 from tempo.capture import Capture
 from tempo.decoding import Plan, Session, StepOutcome
 from tempo.describe import describe
-from tempo.editing import check_touched
+from tempo.edit_checks import check_touched
 from tempo.edits import described
 from tempo.engine import decode
 from tempo.forks import Fork, decode_forks

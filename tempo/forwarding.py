@@ -11,11 +11,12 @@ from tempo.attention import NAME
 from tempo.cache import SlotCache
 from tempo.capture import Capture
 from tempo.decoding import Session
-from tempo.editing import check_touched
+from tempo.edit_checks import check_touched
 from tempo.edits import Edit
 from tempo.errors import InputError
 from tempo.loading import Source, load_model
 from tempo.model import LanguageModel, attention_as
+from tempo.passing import Ran
 from tempo.passing import forward as run_forward
 from tempo.policies import greedy
 from tempo.sight import View
@@ -60,26 +61,46 @@ def forward(
         InputError: No tokens, too many, a head that is not the model's, or an edit without a row
             or slot to act on.
     """
+    (found,) = forward_each(model, text, [edits])
+    return found
+
+
+def forward_each(
+    model: Source, text: str | Sequence[int] | np.ndarray, variants: Sequence[Sequence[Edit]]
+) -> list[Forwarded]:
+    """As `forward` for several lists of edits, all in one packed forward.
+
+    Raises:
+        InputError: As `forward`, or no variants.
+    """
     loaded = model if isinstance(model, LanguageModel) else load_model(model)
     ids = np.asarray(loaded.encode(text) if isinstance(text, str) else text, np.int64)
-    if not 1 <= len(ids) <= loaded.max_positions:
+    if not 1 <= len(ids) <= loaded.max_positions or not variants:
         raise InputError(
-            f"expected 1 to {loaded.max_positions} tokens, got {len(ids)}; give another text"
+            f"expected 1 to {loaded.max_positions} tokens and something to run, got {len(ids)} "
+            f"tokens and {len(variants)} lists of edits; give another text"
         )
     layers, heads = tuple(range(loaded.n_layers)), tuple(range(loaded.n_heads))
     session = Session(
-        loaded, Capture("weights", layers, heads), edits=tuple(edits), keeps_outputs=True
+        loaded,
+        Capture("weights", layers, heads),
+        edits=tuple(edit for edits in variants for edit in edits),
+        edited=tuple(number for number, edits in enumerate(variants) for _ in edits),
+        keeps_outputs=True,
     )
-    table = prompt_table(ids.tolist())
-    view = View(table, np.arange(len(ids)), greedy(), np.arange(len(ids)))
-    cache = SlotCache(n_sequences=1, capacity=len(ids))
+    view = View(prompt_table(ids.tolist()), np.arange(len(ids)), greedy(), np.arange(len(ids)))
+    cache = SlotCache(n_sequences=len(variants), capacity=len(ids))
     with torch.inference_mode(), attention_as(loaded.hf, NAME):
-        (ran,) = run_forward(session, cache, [view], first=0)
+        passes = run_forward(session, cache, [view] * len(variants), first=0)
     check_touched(session.edits, session.touched)
-    outputs = [ran.outputs[layer][0].transpose(0, 1).float().cpu().numpy() for layer in layers]
+    return [_forwarded(ids, one, number) for number, one in enumerate(passes)]
+
+
+def _forwarded(ids: Int64[np.ndarray, " query"], ran: Ran, number: int) -> Forwarded:
+    outputs = [ran.outputs[layer][number].transpose(0, 1) for layer in sorted(ran.outputs)]
     return Forwarded(
         tokens=ids,
         logits=ran.logits.float().cpu().numpy(),
         attention=ran.tensors["weights"],
-        head_outputs=np.stack(outputs),
+        head_outputs=torch.stack(outputs).float().cpu().numpy(),
     )

@@ -17,6 +17,7 @@ from tempo.editing import editing
 from tempo.errors import ModelError
 from tempo.guards import guard_first_step, guard_projections, watched_positions
 from tempo.model import LanguageModel
+from tempo.offsetting import shifted
 from tempo.packing import Query, packed
 from tempo.pruning import Received
 from tempo.sight import Sight, View
@@ -71,7 +72,8 @@ def forward(
     judged = any(view.policy.prune.needs_attention for view in views)
     keep = range(session.model.n_layers) if judged else session.capture.layers
     state = Forward(packing, cache, sight.mask, frozenset(keep))
-    edits = editing(session.model, session.edits, views, keeps=session.keeps_outputs)
+    within = [None if one is None else one - first for one in session.within()]
+    edits = editing(session.model, session.edits, views, within=within, keeps=session.keeps_outputs)
     if edits is not None:
         state.instead, state.rows_of = edits.instead(session.model.n_layers), edits.rows_of()
         guarded = False
@@ -80,6 +82,7 @@ def forward(
     with (
         watched_positions(session.model.hf) if guarded else nullcontext([]) as positions,
         watched_inputs(through.linears if guarded else {}) as projected,
+        shifted(session.model, None if edits is None else edits.shift()),
     ):
         logits = _logits(session.model, views, last_row_only=last_row_only, state=state)
     if edits is not None:

@@ -13,7 +13,8 @@ from tempo.budget import (
 )
 from tempo.config import Options
 from tempo.decoding import Plan
-from tempo.edits import Edit, heads_of
+from tempo.edit_checks import heads_in
+from tempo.edits import Edit
 from tempo.errors import InputError
 from tempo.manifest import Prompt
 from tempo.model import LanguageModel
@@ -151,7 +152,7 @@ def check_edits(request: Request) -> None:
         InputError: As said.
     """
     for edit in request.edits:
-        heads_of(edit, n_layers=request.model.n_layers, n_heads=request.model.n_heads)
+        heads_in(edit, request.model)
     if request.edits and request.options.capture == "qk":
         raise InputError(
             "expected capture of weights or reduced with edits, which queries and keys do not "

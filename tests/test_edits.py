@@ -7,6 +7,7 @@ import torch
 import tempo
 from tempo.edits import (
     Edit,
+    EmbeddingOffset,
     HeadOutput,
     KnockOut,
     ScoreBias,
@@ -16,7 +17,7 @@ from tempo.edits import (
     isolated,
 )
 from tempo.errors import InputError, OutputError, TwinError
-from tempo.forwarding import Forwarded
+from tempo.forwarding import Forwarded, forward_each
 from tempo.plain.ablation import ablated
 from tempo.plain.rows import plain_rows
 from tempo.testing.tiny import FAMILIES
@@ -239,8 +240,10 @@ def test_an_edit_is_described_by_plain_values():
         "layers": [],
         "steps": [1],
         "how": "mean",
-        "values": {"shape": [2, 4, 16]},
+        "values": {"shape": [2, 4, 16], "sha256": found["values"]["sha256"]},
     }
+    other = described(HeadOutput(heads=["L0H1"], how="mean", values=means + 1))
+    assert other["values"]["sha256"] != found["values"]["sha256"]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +260,22 @@ def test_an_edit_is_described_by_plain_values():
         (lambda: KnockOut(heads=["L0H0"], softmax="during"), "before or after the softmax"),
         (lambda: KnockOut(layers=[0], slots=[0]), "leave every row something to see"),
         (lambda: KnockOut(heads=["L0H0"], slots=[40]), "find something to act on"),
+        (lambda: KnockOut(heads=["L0H0"], queries=[3], slots=[4]), "find something to act on"),
+        (lambda: ValueZero(heads=["L0H0"], slot_positions=[2.5]), "find something to act on"),
+        (lambda: ScoreBias(heads=["L9H0"], amount=0.0), "got L9H0"),
+        (
+            lambda: EmbeddingOffset(vector=np.ones(3, np.float32)),
+            "expected a vector of 64 channels, got 3",
+        ),
+        (
+            lambda: EmbeddingOffset(vector=np.full(64, np.nan, np.float32)),
+            "one finite number for each channel",
+        ),
+        (lambda: EmbeddingOffset(vector=np.ones(64, np.float32)), "find something to act on"),
+        (
+            lambda: HeadOutput(heads=["L0H0"], how="mean", values=np.zeros((2, 4, 8), np.float32)),
+            "expected values of 2 layers, 4 heads and 16 channels, got 2, 4, 8",
+        ),
         (lambda: HeadOutput(heads=["L0H0"], steps=[3]), "find something to act on"),
         (lambda: isolated(layers=[0]), "find something to act on"),
         (lambda: ScoreBias(heads=["L0H0"], amount=np.inf), "expected a finite amount"),
@@ -272,6 +291,91 @@ def test_an_edit_is_described_by_plain_values():
 def test_what_cannot_be_edited_is_refused(make, message: str):
     with pytest.raises(InputError, match=message):
         run("llama", make())
+
+
+def test_a_slot_before_the_sliding_window_cannot_be_edited():
+    model = model_of("mistral")
+    window = model.config.sliding_window
+    ids = random_prompt(model, window + 4)
+    far = ValueZero(heads=["L0H0"], queries=[window + 3], slots=[2])
+    with pytest.raises(InputError, match="a sliding window hides what lies before it"):
+        tempo.forward(model, ids, edits=[far])
+    near = ValueZero(heads=["L0H0"], queries=[window + 3], slots=[4])
+    assert tempo.forward(model, ids, edits=[near]).tokens.size == window + 4
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_mha", "gemma2", "mistral"])
+def test_a_zeroed_value_is_the_value_projections_output_zeroed(family: str):
+    """An independent way: a hook on the projection, for all heads of a layer and all rows."""
+    model = model_of(family)
+    module = model.hf.get_decoder().layers[LAYER].self_attn.v_proj
+
+    def zeroed(_module, _given, out):
+        out = out.clone()
+        out[:, P] = 0
+        return out
+
+    hook = module.register_forward_hook(zeroed)
+    try:
+        expected = plain_forward(model, ids_of(family)).logits[0]
+    finally:
+        hook.remove()
+    found = run(family, ValueZero(layers=[LAYER], slots=[P]))
+    np.testing.assert_allclose(found.logits, expected, atol=1e-4)
+
+
+def test_a_value_is_zeroed_for_the_rows_that_are_named_only():
+    found = run("llama", ValueZero(heads=["L0H1"], slots=[P], queries=[T]))
+    plain, whole = run("llama"), run("llama", ValueZero(heads=["L0H1"], slots=[P]))
+    rows = found.head_outputs[0, :, 1]
+    np.testing.assert_allclose(rows[T], whole.head_outputs[0, T, 1], atol=1e-6)
+    others = np.delete(rows, T, axis=0)
+    np.testing.assert_allclose(others, np.delete(plain.head_outputs[0, :, 1], T, axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "gpt_neox"])
+def test_an_offset_embedding_is_another_row_of_the_table(family: str):
+    """Moving one token by the difference of two embeddings is replacing it."""
+    model = model_of(family)
+    ids = np.array(ids_of(family))
+    other = ids.copy()
+    other[P] = (ids[P] + 5) % model.vocab_size
+    decoder = model.hf.get_decoder()
+    kept: list[torch.Tensor] = []
+    hook = decoder.layers[0].register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    try:
+        plain_forward(model, tuple(ids.tolist()))
+        expected = plain_forward(model, tuple(other.tolist())).logits[0]
+    finally:
+        hook.remove()
+    vector = (kept[1] - kept[0])[0, P].detach().numpy()
+    edit = EmbeddingOffset(vector=vector, slots=[P], parallel_only=False)
+    found = tempo.forward(model, ids, edits=[edit])
+    np.testing.assert_allclose(found.logits, expected, atol=1e-4)
+    at = EmbeddingOffset(vector=vector, positions=[float(P)], parallel_only=False)
+    np.testing.assert_array_equal(tempo.forward(model, ids, edits=[at]).logits, found.logits)
+    plain = tempo.forward(model, ids).logits
+    zero = EmbeddingOffset(vector=np.zeros_like(vector), parallel_only=False)
+    np.testing.assert_array_equal(tempo.forward(model, ids, edits=[zero]).logits, plain)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss", "mistral"])
+def test_many_lists_of_edits_in_one_forward_are_as_each_alone(family: str):
+    model, ids = model_of(family), ids_of(family)
+    donor = tempo.forward(model, random_prompt(model, 12)).head_outputs
+    vector = np.linspace(-1, 1, model.config.hidden_size).astype(np.float32)
+    variants: list[list[Edit]] = [
+        [],
+        [HeadOutput(heads=[HEAD], queries=[T])],
+        [ValueZero(layers=[0], slots=[P]), HeadOutput(heads=["L1H0"])],
+        [HeadOutput(heads=["L0H0"], how="resample", values=donor, queries=[T])],
+        [EmbeddingOffset(vector=vector, slots=[P], parallel_only=False)],
+        [KnockOut(heads=["L0H1"], queries=[T], slots=[P])],
+    ]
+    for found, edits in zip(forward_each(model, ids, variants), variants, strict=True):
+        alone = tempo.forward(model, ids, edits=edits)
+        for name in ("logits", "attention", "head_outputs"):
+            np.testing.assert_allclose(getattr(found, name), getattr(alone, name), atol=2e-5)
 
 
 @pytest.mark.parametrize("text", [[], [1] * 600])
@@ -310,6 +414,24 @@ def test_isolating_every_layer_of_visible_sets_is_the_isolated_policy():
     np.testing.assert_array_equal(edited.slots.token, own.slots.token)
     for step in range(1, 4):
         np.testing.assert_allclose(edited.attention(step), own.attention(step), atol=1e-6)
+
+
+def test_an_offset_of_parallel_members_moves_them_and_nothing_before():
+    vector = np.full(64, 0.3, np.float32)
+    (plain,), (moved,) = (
+        decoded(threshold=0.02),
+        decoded("isolated", EmbeddingOffset(vector=vector), threshold=0.02),
+    )
+    first = int(plain.slots.step[plain.slots.width > 1][0])
+    np.testing.assert_array_equal(plain.attention(0), moved.attention(0))
+    assert (
+        plain.slots.token[plain.members(first)] == moved.slots.token[moved.members(first)]
+    ).all()
+    width = len(plain.members(first))
+    assert width > 1
+    assert np.abs(plain.attention(first) - moved.attention(first)).max() > 1e-5
+    assert plain.readout(first).entropy_nats != moved.readout(first).entropy_nats
+    assert moved.header.run["edits"][0]["edit"] == "EmbeddingOffset"
 
 
 def test_an_edit_of_one_step_leaves_those_before_it_as_they_were():
