@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,22 @@ def house_style() -> Generator[None]:
     }
     with rc_context(style):
         yield
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawing:
+    """A figure with what a reader must know of it.
+
+    Attributes:
+        name: Stem of its files.
+        title: What it shows, in a few words.
+        caption: What is drawn, what a band or bar is, and n.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
 
 
 def new_figure(height_inches: float) -> Figure:

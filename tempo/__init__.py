@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tempo import edits, policies
+    from tempo.ablating.asking import ablate
     from tempo.archive import open_run, open_trace
     from tempo.census.asking import heads
     from tempo.contrasting import concepts
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tempo.run import compare, generate
 
 _HOMES = {
+    "ablate": "tempo.ablating.asking",
     "compare": "tempo.run",
     "concepts": "tempo.contrasting",
     "heads": "tempo.census.asking",
@@ -29,6 +31,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ablate",
     "compare",
     "concepts",
     "edits",

@@ -18,6 +18,7 @@ from tempo.loading import Source, load_model
 from tempo.model import LanguageModel, attention_as
 from tempo.passing import Ran
 from tempo.passing import forward as run_forward
+from tempo.plain.feeding import check_sequences
 from tempo.policies import greedy
 from tempo.sight import View
 from tempo.slots import prompt_table
@@ -80,6 +81,7 @@ def forward_each(
             f"expected 1 to {loaded.max_positions} tokens and something to run, got {len(ids)} "
             f"tokens and {len(variants)} lists of edits; give another text"
         )
+    check_sequences(loaded, [ids])
     layers, heads = tuple(range(loaded.n_layers)), tuple(range(loaded.n_heads))
     session = Session(
         loaded,

@@ -29,7 +29,10 @@ def rows_of(suite: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+CRAFTED = {"bigram", "phrase", "code", "sequence", "repetition", "structure"}
+
 both_suites = pytest.mark.parametrize("suite", ["standard", "demo"])
+every_suite = pytest.mark.parametrize("suite", ["standard", "demo", "crafted"])
 
 
 def test_the_standard_suite_has_at_least_a_hundred_prompts():
@@ -56,14 +59,29 @@ def test_the_demo_suite_has_twelve_prompts_of_every_category_and_opens_with_the_
     assert rows[0]["text"] == "The cat sat on the"
 
 
-@both_suites
+def test_the_crafted_suite_has_at_least_eight_prompts_of_each_of_its_categories():
+    rows = rows_of("crafted")
+    counts = Counter(row["category"] for row in rows)
+    assert len(rows) >= 45
+    assert set(counts) == CRAFTED
+    assert min(counts.values()) >= 8
+
+
+def test_crafted_ids_are_their_category_and_a_running_number():
+    seen = Counter[str]()
+    for row in rows_of("crafted"):
+        seen[row["category"]] += 1
+        assert row["id"] == f"crafted-{row['category']}-{seen[row['category']]:02d}"
+
+
+@every_suite
 def test_a_row_is_an_id_a_category_and_a_text(suite: str):
     rows = rows_of(suite)
     assert all(list(row) == ["id", "category", "text"] for row in rows)
     assert all(isinstance(value, str) and value for row in rows for value in row.values())
 
 
-@both_suites
+@every_suite
 def test_no_prompt_begins_or_ends_in_white_space(suite: str):
     assert [row["id"] for row in rows_of(suite) if row["text"] != row["text"].strip()] == []
 
@@ -75,7 +93,7 @@ def test_no_prompt_ends_a_sentence(suite: str):
     assert set(ended) <= {"list-06", "code-09"}
 
 
-def test_ids_and_texts_are_unique_across_both_suites():
-    rows = rows_of("standard") + rows_of("demo")
+def test_ids_and_texts_are_unique_across_the_suites():
+    rows = rows_of("standard") + rows_of("demo") + rows_of("crafted")
     assert max(Counter(row["id"] for row in rows).values()) == 1
     assert max(Counter(row["text"].casefold() for row in rows).values()) == 1

@@ -2,11 +2,9 @@
 
 from tempo.cli.arguments import DryRun, Force, Json, OptionalPrompts, Out, Suite
 from tempo.cli.options import EVERYTHING, given, takes_options
+from tempo.cli.prompts import prompts_of
 from tempo.cli.screen import busy
 from tempo.config import COMPARE_DEFAULTS, Options
-from tempo.errors import InputError
-from tempo.manifest import Prompt
-from tempo.suites import load_suite
 
 _OPTIONS = tuple(name for name in EVERYTHING if name != "policy")
 
@@ -26,7 +24,7 @@ def compare(
 
     For example: tempo compare --suite demo --arms isolated,visible,greedy --out runs/demo
     """
-    chosen = _prompts(prompts or [], suite)
+    chosen = prompts_of(prompts, suite)
     with busy(f"loading {options.model}"):
         from tempo.cli.execution import decode_counting, say_complete, say_level, show_plan
         from tempo.layout import layout
@@ -44,10 +42,3 @@ def compare(
     from tempo.cli.findings import conclude
 
     conclude(run, as_json=as_json)
-
-
-def _prompts(texts: list[str], suite: str | None) -> list[str] | list[Prompt]:
-    if bool(texts) == (suite is not None):
-        got = "both" if texts else "neither"
-        raise InputError(f"expected prompts or --suite, got {got}; for example --suite demo")
-    return texts if suite is None else list(load_suite(suite))

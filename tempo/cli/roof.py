@@ -35,6 +35,7 @@ COMMANDS = MappingProxyType(
         "view": Home("viewing", "Open the page of a run in a browser."),
         "concepts": Home("contrasting", "Find the heads that tell two sides of texts apart."),
         "heads": Home("surveying", "Say what every attention head does."),
+        "ablate": Home("ablating", "Take heads, values and edges out; say what that changes."),
         "doctor": Home("diagnosing", "Check that a model does what the instrument assumes."),
         "models": Home("naming", "List, fetch and find the models with a short name."),
     }

@@ -9,7 +9,7 @@ from typing import Any
 from tempo.errors import InputError
 from tempo.manifest import Prompt
 
-BUNDLED = ("standard", "demo")
+BUNDLED = ("standard", "demo", "crafted")
 LONGEST_ID = 120
 """In bytes; an id names a folder and a file."""
 

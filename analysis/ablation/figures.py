@@ -1,0 +1,216 @@
+"""Figures of an ablation; nothing is computed here but where the ink goes."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.ablation.effects import Effect
+from analysis.ablation.offset_figures import difference_figure, distribution_figure, panel_heads
+from analysis.ablation.result import AblationFindings
+from analysis.ablation.sweep import CURVES, LayerSweep, Sweep
+from analysis.canvas import (
+    COLOURS,
+    FAINT,
+    INK,
+    Drawing,
+    colour,
+    house_style,
+    new_figure,
+    plain_text,
+)
+from analysis.statistics import Curve, Interval
+
+_STYLES = ("-", "--", "-.", ":")
+_NEXT_TOKEN = (
+    ("kl_at_t_nats", "KL at t, nats"),
+    ("top_1_changed_at_t", "top-1 changed at t, share of prompts"),
+)
+_LOOKS: dict[str, dict[str, Any]] = {
+    "base|B": {"color": COLOURS[0], "marker": "o"},
+    "A|AB": {"color": COLOURS[2], "marker": "s"},
+    "base|AB": {"color": COLOURS[1], "marker": "^"},
+    "base|A": {"color": INK, "linestyle": "--"},
+}
+_ROW_INCHES = 0.24
+_SHIFT = 0.08
+
+
+def ablation_drawings(found: AblationFindings) -> tuple[Drawing, ...]:
+    """Every figure that there are numbers for."""
+    return tuple(_drawings(found))
+
+
+def _drawings(found: AblationFindings) -> Iterator[Drawing]:
+    n = f"{found.n_prompts} prompts"
+    yield Drawing(
+        "nip_by_layer",
+        "Attention outputs at t, by layer",
+        f"Normalised inner product with the reference at t; 1 = unchanged. {n}; "
+        f"{_bands(found.effects[0].nip.curve)}. Grey: controls.",
+        nip_figure(found.effects, found.facts.layers),
+    )
+    yield Drawing(
+        "next_token",
+        "The next token at t",
+        f"KL(reference || changed) and share of prompts whose most probable token changes; 0 = "
+        f"unchanged. {n}; bars: {_bars(found.effects[0].numbers['kl_at_t_nats'])}. Open: controls.",
+        next_token_figure(found.effects),
+    )
+    for number, (name, one) in enumerate(found.sweeps.items()):
+        yield Drawing(
+            f"sweep_{number}",
+            f"Redundancy by offset: {name}",
+            f"B takes out the values of token t - offset; 1 = unchanged. {one.n_prompts} prompts; "
+            f"{_bands(one.layers[0].beyond_a.curve)}. A flat base|AB says something only where "
+            "base|B differs from 1. Right: indices, each offset by itself; R has no value "
+            "where base|B may be 1.",
+            sweep_figure(one),
+        )
+    yield from _offset_drawings(found, n)
+
+
+def _offset_drawings(found: AblationFindings, n: str) -> Iterator[Drawing]:
+    shown = [effect for effect in found.effects if not effect.is_control]
+    for number, effect in enumerate(shown):
+        comparison = effect.comparison
+        heads = panel_heads(found.offsets, comparison, found.facts.heads)
+        if not heads:
+            continue
+        chosen = "Named heads first, then those that change most on these prompts."
+        yield Drawing(
+            f"offsets_{number}",
+            f"Where heads look from t: {comparison}",
+            f"Mean and one standard deviation (cut at 0) over {n}. The first token of a prompt "
+            f"stands at offset t, which differs from prompt to prompt. {chosen}",
+            distribution_figure(found.offsets, comparison, heads),
+        )
+        yield Drawing(
+            f"offset_differences_{number}",
+            f"What changes in where heads look: {comparison}",
+            f"Changed less reference, paired over {n}; "
+            f"{_bands(found.offsets.differences[0].share.curve, what='bars')}. {chosen}",
+            difference_figure(found.offsets, comparison, heads),
+        )
+
+
+def nip_figure(effects: Sequence[Effect], layers: Sequence[int]) -> Figure:
+    """NIP of the attention outputs by layer, a line for each comparison."""
+    with house_style():
+        figure = new_figure(3.1 + 0.12 * (len(effects) // 3))
+        axes = figure.subplots()
+        for layer in layers:
+            axes.axvspan(layer - 0.5, layer + 0.5, color=FAINT, alpha=0.15, linewidth=0)
+        axes.axhline(1.0, color=FAINT, linestyle=":", label="unchanged")
+        for number, effect in enumerate(effects):
+            look = _look(number, is_control=effect.is_control)
+            _draw_curve(axes, effect.nip.curve, str(effect.comparison), **look)
+        axes.set(xlabel="layer (shaded: where the edit acts)", ylabel="NIP at t")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _draw_legend(figure, [axes], n_columns=4)
+    return figure
+
+
+def next_token_figure(effects: Sequence[Effect]) -> Figure:
+    """KL at t and share of changed top-1 tokens, a row for each comparison."""
+    places = np.arange(len(effects))
+    with house_style():
+        figure = new_figure(1.1 + _ROW_INCHES * len(effects))
+        panels = figure.subplots(1, len(_NEXT_TOKEN), sharey=True)
+        for axes, (name, label) in zip(panels, _NEXT_TOKEN, strict=True):
+            axes.axvline(0.0, color=FAINT, linestyle=":")
+            for place, effect in enumerate(effects):
+                _draw_bar(axes, place, effect.numbers[name], is_open=effect.is_control)
+            axes.set_xlabel(label)
+        names = [plain_text(str(effect.comparison)) for effect in effects]
+        panels[0].set_yticks(places, names)
+        panels[0].set_ylim(len(effects) - 0.5, -0.5)
+        panels[1].set_xlim(-0.04, 1.04)
+    return figure
+
+
+def sweep_figure(found: Sweep) -> Figure:
+    """The curves over the offsets, and both indices; a row for each layer where A acts."""
+    with house_style():
+        figure = new_figure(0.8 + 2.2 * len(found.layers))
+        panels = figure.subplots(len(found.layers), 2, squeeze=False, sharex=True)
+        for (curves, indices), one in zip(panels, found.layers, strict=True):
+            _draw_sweep(curves, one)
+            _draw_indices(indices, one)
+        for axes in panels[-1]:
+            axes.set_xlabel("tokens back (offset of B)")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _draw_legend(figure, panels.flat, n_columns=4)
+    return figure
+
+
+def _draw_sweep(axes: Axes, one: LayerSweep) -> None:
+    axes.axhline(1.0, color=FAINT, linestyle=":", label="unchanged")
+    for name in CURVES:
+        _draw_curve(axes, one.nip[name].curve, name, **_LOOKS[name])
+    axes.set(title=f"layer {one.layer}", ylabel="NIP at t")
+
+
+def _draw_indices(axes: Axes, one: LayerSweep) -> None:
+    for level in (0.0, 1.0):
+        axes.axhline(level, color=FAINT, linestyle=":")
+    for shift, (label, points) in zip(
+        (-_SHIFT, _SHIFT), {"R": one.pooled, "overlap": one.overlap.curve}.items(), strict=True
+    ):
+        look = {"R": (COLOURS[3], "D"), "overlap": (COLOURS[4], "v")}[label]
+        _draw_points(axes, points, shift, label, look)
+    axes.set(title=f"layer {one.layer}: 1 = A has removed it, 0 = independent", ylabel="index")
+
+
+def _look(number: int, *, is_control: bool) -> dict[str, Any]:
+    style = _STYLES[(number // len(COLOURS)) % len(_STYLES)]
+    if is_control:
+        return {"color": FAINT, "linestyle": _STYLES[1 + number % (len(_STYLES) - 1)]}
+    return {"color": colour(number), "linestyle": style}
+
+
+def _draw_curve(axes: Axes, curve: Curve, label: str, **look: Any) -> None:
+    axes.plot(curve.x, curve.estimate, markersize=3, label=plain_text(label), **look)
+    axes.fill_between(curve.x, curve.low, curve.high, color=look["color"], alpha=0.2, linewidth=0)
+
+
+def _draw_points(
+    axes: Axes, points: Curve, shift: float, label: str, look: tuple[str, str]
+) -> None:
+    """Points with bars, no line: each has limits by itself."""
+    ink, marker = look
+    x = points.x + shift
+    axes.plot(x, points.estimate, marker=marker, markersize=4, color=ink, label=label, ls="")
+    known = np.isfinite(points.low)
+    axes.vlines(x[known], points.low[known], points.high[known], color=ink, linewidth=1.2)
+
+
+def _draw_bar(axes: Axes, place: int, found: Interval, *, is_open: bool) -> None:
+    ink = FAINT if is_open else COLOURS[0]
+    if np.isfinite(found.low) and np.isfinite(found.high):
+        axes.plot([found.low, found.high], [place, place], color=ink, linewidth=1.2)
+    face = "white" if is_open else ink
+    axes.plot(found.estimate, place, marker="o", markersize=4, color=ink, markerfacecolor=face)
+
+
+def _bands(curve: Curve, *, what: str = "bands") -> str:
+    if np.isfinite(curve.low).any():
+        return f"{what}: 95 %, all points of a curve at once"
+    return f"too few prompts for {what}"
+
+
+def _bars(found: Interval) -> str:
+    return "95 % intervals" if np.isfinite(found.low) else "none, too few prompts"
+
+
+def _draw_legend(figure: Figure, panels: Iterable[Axes], *, n_columns: int) -> None:
+    """Every label of the panels once, under them."""
+    found: dict[str, Artist] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=n_columns)

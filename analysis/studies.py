@@ -1,0 +1,91 @@
+"""The files of a study: its numbers as JSON, then tables, figures and the page beside them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.ablation.predictions import PredictionTable
+from analysis.canvas import Drawing, save_figure
+from analysis.delimited import write_tables
+from analysis.grid import Table
+from analysis.page.study import Figure, write_study_page
+from analysis.whole import write_whole
+from tempo.errors import OutputError
+from tempo.store import disk_errors
+
+FIGURES = "figures"
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Everything that is written of one study.
+
+    Attributes:
+        file: Name of the file of numbers.
+        json: Its text.
+        title: Of the page.
+        sentences: What was found, first thing on the page.
+        facts: How, by name.
+    """
+
+    file: str
+    json: str
+    title: str
+    sentences: Sequence[str]
+    facts: Mapping[str, str]
+    drawings: Sequence[Drawing] = ()
+    tables: Sequence[Table] = ()
+    predictions: Sequence[PredictionTable] = ()
+
+
+def check_folder(folder: Path, file: str, *, force: bool = False) -> None:
+    """Refuse a folder that holds something else, before anything is computed.
+
+    Raises:
+        OutputError: It is a file, or holds other files, or an earlier `file` and `force` was not
+            given.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"expected a folder at {folder}, got a file; give another --out")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / file).exists():
+        raise OutputError(
+            f"expected an empty folder at {folder}, got other files; give another --out"
+        )
+    if not force:
+        raise OutputError(
+            f"expected no {file} in {folder}, got one; give another --out, or --force to replace it"
+        )
+
+
+def write_study(study: Study, folder: Path, *, force: bool = False) -> list[Path]:
+    """Write everything, each file whole or not at all; the page first among the paths.
+
+    Raises:
+        OutputError: The folder holds something else, or the disk refused.
+    """
+    folder = Path(folder)
+    check_folder(folder, study.file, force=force)
+    place = folder / FIGURES
+    with disk_errors(folder):
+        place.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / study.file, study.json)
+        tables = write_tables(study.tables, folder)
+        for one in study.drawings:
+            save_figure(one.figure, place, one.name)
+        figures = [
+            Figure(one.name, one.title, one.caption, (place / f"{one.name}.svg").read_text("utf-8"))
+            for one in study.drawings
+        ]
+    page = write_study_page(
+        folder,
+        title=study.title,
+        sentences=study.sentences,
+        facts=study.facts,
+        figures=figures,
+        tables=study.tables,
+        predictions=study.predictions,
+    )
+    drawn = [place / f"{one.name}.{kind}" for one in study.drawings for kind in ("png", "svg")]
+    return [page, folder / study.file, *tables, *drawn]

@@ -1,0 +1,1 @@
+"""Heads, values and edges taken out of plain forwards, and what that changed."""

@@ -1,0 +1,167 @@
+"""`tempo ablate`."""
+
+import re
+import sys
+from collections.abc import Sequence
+from itertools import compress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from tempo.cli.arguments import FLAG, Json, OptionalPrompts, Suite
+from tempo.cli.glyphs import visible
+from tempo.cli.options import MODEL, STATISTICS, given, takes_options
+from tempo.cli.prompts import prompts_of
+from tempo.cli.screen import notes, show
+from tempo.cli.tables import plain_table
+from tempo.config import Options
+from tempo.errors import InputError
+
+if TYPE_CHECKING:
+    from analysis.ablation_report import Ablation
+
+_PANEL = "Ablation"
+_DEFAULT = "head,value:1,value:1+2,value:before,value:through,value:before:model"
+_CONDITIONS = (
+    "head[:zero|mean|resample], value:OFFSETS[:SCOPE], edge:OFFSETS[:SCOPE][:after]. OFFSETS: 1, "
+    "1+2, before (all tokens before t) or through (t as well). SCOPE: heads, layer (all heads of "
+    "the layer) or model."
+)
+_SHOWN = ("comparison", "n", "kl_at_t_nats", "top_1_changed_at_t", "kl_at_t_nats_less_control")
+
+Heads = Annotated[
+    str,
+    typer.Option(
+        metavar="L16H0,L18H6...", help="Query heads.", rich_help_panel=_PANEL, show_default=False
+    ),
+]
+Conditions = Annotated[
+    str, typer.Option(metavar="NAME,NAME...", help=_CONDITIONS, rich_help_panel=_PANEL)
+]
+At = Annotated[
+    str,
+    typer.Option(
+        metavar="last|random|N", help="The token t of each prompt.", rich_help_panel=_PANEL
+    ),
+]
+Redundancy = Annotated[
+    bool,
+    typer.Option(
+        "--redundancy/--no-redundancy",
+        metavar=FLAG,
+        help="Ask whether the heads have removed what the token before t gives.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Sweep = Annotated[
+    int,
+    typer.Option(
+        metavar="INTEGER", help="Ask it up to so many tokens back.", rich_help_panel=_PANEL
+    ),
+]
+Donor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Stands in under head:resample; another prompt, drawn, unless given.",
+        rich_help_panel=_PANEL,
+    ),
+]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        help="Write ablation.json, a page, tables and figures here.",
+        rich_help_panel="Output",
+    ),
+]
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--force", metavar=FLAG, help="Replace an ablation.json there.", rich_help_panel="Output"
+    ),
+]
+
+
+@takes_options(*MODEL, *STATISTICS)
+def ablate(
+    prompts: OptionalPrompts = None,
+    *,
+    heads: Heads,
+    suite: Suite = None,
+    conditions: Conditions = _DEFAULT,
+    at: At = "last",
+    redundancy: Redundancy = True,
+    sweep: Sweep = 4,
+    donor: Donor = None,
+    options: Options,
+    out: OutFolder = None,
+    force: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Take heads, values and edges out at one token, and say what that changed.
+
+    For example: tempo ablate --suite crafted --heads L16H0,L18H6 --out runs/ablation
+    """
+    settings = given(options)
+    settings.pop("seed", None)
+    with notes().status(Text("starting")) as status:
+        from analysis.ablation_report import ABLATION_FILE, write_ablation
+        from analysis.studies import check_folder
+        from tempo.ablating.asking import ablate as ask
+        from tempo.ablating.conditions import parse_conditions
+        from tempo.loading import load_model
+        from tempo.vocabulary import parse_head
+
+        if out is not None:
+            check_folder(out, ABLATION_FILE, force=force)
+        wanted = [name.strip() for name in conditions.split(",")]
+        parse_conditions(wanted)
+        named = [parse_head(name) for name in _parts(heads)]
+        chosen = prompts_of(prompts, suite)
+        status.update(Text(visible(f"loading {options.model}")))
+        found = ask(
+            load_model(options.model, **settings),
+            chosen,
+            heads=named,
+            conditions=wanted,
+            at=int(at) if at.isdecimal() else at,
+            redundancy=redundancy,
+            sweep=sweep,
+            donor=donor,
+            seed=options.seed,
+            on_prompt=lambda done, of: status.update(Text(f"prompt {done} of {of}")),
+        )
+        status.update(Text("drawing"))
+        paths = [] if out is None else write_ablation(found, out, force=force)
+    if as_json:
+        sys.stdout.write(found.json())
+    else:
+        _show(found, paths)
+
+
+def _parts(heads: str) -> list[str]:
+    """Names between commas; `(3, 5)` holds one of its own."""
+    parts = [part.strip() for part in re.split(r",(?![^(]*\))", heads)]
+    if not all(parts):
+        raise InputError(f"expected heads such as L16H0,L18H6, got {heads!r}")
+    return parts
+
+
+def _show(found: "Ablation", paths: Sequence[Path]) -> None:
+    """A row for each condition, the sentences, and where the files lie."""
+    from analysis.ablation.tables import ablation_tables
+
+    effects = ablation_tables(found.findings)[0]
+    shown = [column.key in _SHOWN for column in effects.columns]
+    columns = list(compress(effects.columns, shown))
+    numbers = [column.heading for column in columns if column.kind != "text"]
+    table = plain_table(*(column.heading for column in columns), numbers=numbers)
+    for row in effects.shown():
+        table.add_row(*map(Text, compress(row, shown)))
+    show(table, Text(""))
+    show(*(Text(visible(line), style="dim") for line in found.sentences()))
+    show(*(Text(str(path)) for path in paths[:2]))
