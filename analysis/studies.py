@@ -62,6 +62,8 @@ def check_folder(folder: Path, file: str, *, force: bool = False) -> None:
 def write_study(study: Study, folder: Path, *, force: bool = False) -> list[Path]:
     """Write everything, each file whole or not at all; the page first among the paths.
 
+    Figures and tables of an earlier study there that are none of this one go.
+
     Raises:
         OutputError: The folder holds something else, or the disk refused.
     """
@@ -74,6 +76,9 @@ def write_study(study: Study, folder: Path, *, force: bool = False) -> list[Path
         tables = write_tables(study.tables, folder)
         for one in study.drawings:
             save_figure(one.figure, place, one.name)
+        names = {one.name for one in study.drawings}
+        for old in (path for path in place.iterdir() if path.stem not in names):
+            old.unlink()
         figures = [
             Figure(one.name, one.title, one.caption, (place / f"{one.name}.svg").read_text("utf-8"))
             for one in study.drawings

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tempo.archive import open_run, open_trace
     from tempo.census.asking import heads
     from tempo.contrasting import concepts
+    from tempo.following.asking import follow
     from tempo.forwarding import forward
     from tempo.loading import load_model
     from tempo.replaying import replay
@@ -22,6 +23,7 @@ _HOMES = {
     "compare": "tempo.run",
     "concepts": "tempo.contrasting",
     "heads": "tempo.census.asking",
+    "follow": "tempo.following.asking",
     "forward": "tempo.forwarding",
     "generate": "tempo.run",
     "load_model": "tempo.loading",
@@ -35,6 +37,7 @@ __all__ = [
     "compare",
     "concepts",
     "edits",
+    "follow",
     "forward",
     "generate",
     "heads",

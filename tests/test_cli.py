@@ -255,7 +255,7 @@ def test_a_model_that_is_not_there_is_refused(
     [
         ([], "expected prompts or --suite, got neither"),
         ([CAT, "--suite", "demo"], "expected prompts or --suite, got both"),
-        (["--suite", "nothing"], "expected a suite of standard, demo or a .jsonl file"),
+        (["--suite", "nothing"], "expected a suite of standard, demo, crafted or a .jsonl file"),
         ([CAT, "--arms", "isolated"], "expected at least two different arms, got isolated"),
         ([CAT, "--arms", "isolated,sideways"], "arms: expected a policy of isolated"),
         ([CAT, "--arms", "isolated,isolated"], "arms: expected every arm once"),

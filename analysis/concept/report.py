@@ -7,34 +7,11 @@ from analysis.concept.findings import ConceptFindings
 from analysis.concept.plots import concentration_figure, head_maps
 from analysis.concept.sheets import concept_tables
 from analysis.delimited import write_tables
+from analysis.studies import FIGURES, check_folder
 from analysis.whole import write_whole
-from tempo.errors import OutputError
 from tempo.store import disk_errors
 
 QUALITY_FILE = "quality.json"
-FIGURES = "figures"
-
-
-def check_folder(folder: Path, *, force: bool = False) -> None:
-    """Refuse a folder that holds something else, before anything is computed.
-
-    Raises:
-        OutputError: It is a file, or holds other files, or an earlier `quality.json` and `force`
-            was not given.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"expected a folder at {folder}, got a file; give another --out")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not (folder / QUALITY_FILE).exists():
-        raise OutputError(
-            f"expected an empty folder at {folder}, got other files; give another --out"
-        )
-    if not force:
-        raise OutputError(
-            f"expected no {QUALITY_FILE} in {folder}, got one; give another --out, or --force to "
-            "replace it"
-        )
 
 
 def write_concept(found: ConceptFindings, folder: Path, *, force: bool = False) -> list[Path]:
@@ -44,7 +21,7 @@ def write_concept(found: ConceptFindings, folder: Path, *, force: bool = False) 
         OutputError: The folder holds something else, or the disk refused.
     """
     folder = Path(folder)
-    check_folder(folder, force=force)
+    check_folder(folder, QUALITY_FILE, force=force)
     figures = {"heads": head_maps(found), "concentration": concentration_figure(found)}
     place = folder / FIGURES
     with disk_errors(folder):

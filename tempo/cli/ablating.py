@@ -3,19 +3,18 @@
 import re
 import sys
 from collections.abc import Sequence
-from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from tempo.cli.arguments import FLAG, Json, OptionalPrompts, Suite
+from tempo.cli.arguments import FLAG, Json, OptionalPrompts, Replace, StudyOut, Suite
 from tempo.cli.glyphs import visible
 from tempo.cli.options import MODEL, STATISTICS, given, takes_options
 from tempo.cli.prompts import prompts_of
 from tempo.cli.screen import notes, show
-from tempo.cli.tables import plain_table
+from tempo.cli.tables import grid_table
 from tempo.config import Options
 from tempo.errors import InputError
 
@@ -69,21 +68,6 @@ Donor = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
-OutFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="FOLDER",
-        help="Write ablation.json, a page, tables and figures here.",
-        rich_help_panel="Output",
-    ),
-]
-Replace = Annotated[
-    bool,
-    typer.Option(
-        "--force", metavar=FLAG, help="Replace an ablation.json there.", rich_help_panel="Output"
-    ),
-]
 
 
 @takes_options(*MODEL, *STATISTICS)
@@ -98,7 +82,7 @@ def ablate(
     sweep: Sweep = 4,
     donor: Donor = None,
     options: Options,
-    out: OutFolder = None,
+    out: StudyOut = None,
     force: Replace = False,
     as_json: Json = False,
 ) -> None:
@@ -155,13 +139,6 @@ def _show(found: "Ablation", paths: Sequence[Path]) -> None:
     """A row for each condition, the sentences, and where the files lie."""
     from analysis.ablation.tables import ablation_tables
 
-    effects = ablation_tables(found.findings)[0]
-    shown = [column.key in _SHOWN for column in effects.columns]
-    columns = list(compress(effects.columns, shown))
-    numbers = [column.heading for column in columns if column.kind != "text"]
-    table = plain_table(*(column.heading for column in columns), numbers=numbers)
-    for row in effects.shown():
-        table.add_row(*map(Text, compress(row, shown)))
-    show(table, Text(""))
+    show(grid_table(ablation_tables(found.findings)[0], _SHOWN), Text(""))
     show(*(Text(visible(line), style="dim") for line in found.sentences()))
     show(*(Text(str(path)) for path in paths[:2]))

@@ -31,3 +31,9 @@ Out = Annotated[Path | None, _output(metavar="FOLDER", help="Keep the run here."
 Force = Annotated[bool, _output("--force", metavar=FLAG, help="Replace a run that lies there.")]
 DryRun = Annotated[bool, _output("--dry-run", metavar=FLAG, help="Show what it takes and stop.")]
 Json = Annotated[bool, _output("--json", metavar=FLAG, help="One JSON document on stdout.")]
+
+StudyOut = Annotated[
+    Path | None,
+    _output("--out", metavar="FOLDER", help="Write numbers, tables, figures and a page here."),
+]
+Replace = Annotated[bool, _output("--force", metavar=FLAG, help="Replace what it wrote there.")]

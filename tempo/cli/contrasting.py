@@ -2,27 +2,26 @@
 
 import sys
 from collections.abc import Sequence
-from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from tempo.cli.arguments import FLAG, Json
+from tempo.cli.arguments import FLAG, Json, Replace, StudyOut
 from tempo.cli.glyphs import visible
 from tempo.cli.options import MODEL, STATISTICS, given, takes_options
 from tempo.cli.screen import notes, show
-from tempo.cli.tables import plain_table
+from tempo.cli.tables import grid_table
 from tempo.config import Options
 from tempo.stimuli.pairs import BUNDLED
 
 if TYPE_CHECKING:
     from analysis.concept.findings import ConceptFindings
-    from analysis.grid import Table as Grid
 
 _PANEL = "Measure"
+_SAID = {"counted", "heads"}
+"""Columns that are the same in every row of a table and stand in a sentence."""
 _ROWS = f"Pairs: {', '.join(BUNDLED)}, or a file of rows {{id, positive, negative}}."
 
 PairsFile = Annotated[str, typer.Argument(metavar="PAIRS.jsonl", help=_ROWS)]
@@ -48,21 +47,6 @@ NoEffect = Annotated[
         "--no-effect", metavar=FLAG, help="Leave the causal check out.", rich_help_panel=_PANEL
     ),
 ]
-OutFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="FOLDER",
-        help="Write quality.json, tables and figures here.",
-        rich_help_panel="Output",
-    ),
-]
-Replace = Annotated[
-    bool,
-    typer.Option(
-        "--force", metavar=FLAG, help="Replace a quality.json there.", rich_help_panel="Output"
-    ),
-]
 
 
 @takes_options(*MODEL, *STATISTICS)
@@ -74,7 +58,7 @@ def concepts(
     top: TopHeads = 10,
     no_effect: NoEffect = False,
     options: Options,
-    out: OutFolder = None,
+    out: StudyOut = None,
     force: Replace = False,
     as_json: Json = False,
 ) -> None:
@@ -85,14 +69,15 @@ def concepts(
     settings = given(options)
     settings.pop("seed", None)
     with notes().status(Text("starting")) as status:
-        from analysis.concept.report import check_folder, write_concept
+        from analysis.concept.report import QUALITY_FILE, write_concept
+        from analysis.studies import check_folder
         from tempo.contrasting import check_options
         from tempo.contrasting import concepts as contrast
         from tempo.loading import load_model
         from tempo.stimuli.pairs import load_pairs
 
         if out is not None:
-            check_folder(out, force=force)
+            check_folder(out, QUALITY_FILE, force=force)
         check_options(pooling=pooling, permutations=permutations, top=top)
         chosen = load_pairs(pairs)
         status.update(Text(visible(f"loading {options.model}")))
@@ -118,17 +103,7 @@ def _show(found: "ConceptFindings", paths: Sequence[Path]) -> None:
     from analysis.concept.sheets import best_table, concentration_table
 
     for grid in (best_table(found), concentration_table(found)):
-        show(_terminal_table(grid), Text(""))
+        keys = {column.key for column in grid.columns} - _SAID
+        show(grid_table(grid, keys), Text(""))
     show(*(Text(visible(line), style="dim") for line in found.sentences()))
     show(*(Text(str(path)) for path in paths))
-
-
-def _terminal_table(grid: "Grid") -> Table:
-    """Without what is the same in every row of a layer table and stands in a sentence."""
-    shown = [column.key not in ("counted", "heads") for column in grid.columns]
-    columns = list(compress(grid.columns, shown))
-    numbers = [column.heading for column in columns if column.kind != "text"]
-    table = plain_table(*(column.heading for column in columns), numbers=numbers)
-    for row in grid.shown():
-        table.add_row(*map(Text, compress(row, shown)))
-    return table

@@ -1,13 +1,17 @@
 """Tables for the terminal that need neither torch nor an analysis."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from itertools import compress
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from tempo.budget import PLANNING_WIDTH, MemoryPlan, human
 from tempo.registry import NamedModel
+
+if TYPE_CHECKING:
+    from analysis.grid import Table as Grid
 
 GOOD, BAD, FAINT = "#5fa32c", "bold #d0463b", "dim"
 
@@ -22,6 +26,17 @@ def plain_table(*headings: str, numbers: Sequence[str] = (), show_header: bool =
     for heading in headings:
         is_number = heading in numbers
         table.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number)
+    return table
+
+
+def grid_table(grid: "Grid", keys: Collection[str] | None = None) -> Table:
+    """A table of an analysis, as a reader sees it; the columns of these keys, all where None."""
+    shown = [keys is None or column.key in keys for column in grid.columns]
+    columns = list(compress(grid.columns, shown))
+    numbers = [column.heading for column in columns if column.kind != "text"]
+    table = plain_table(*(column.heading for column in columns), numbers=numbers)
+    for row in grid.shown():
+        table.add_row(*map(Text, compress(row, shown)))
     return table
 
 

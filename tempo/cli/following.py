@@ -1,0 +1,120 @@
+"""`tempo follow`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from tempo.cli.arguments import Json, Replace, RunFolder, StudyOut
+from tempo.cli.glyphs import visible
+from tempo.cli.screen import notes, show
+from tempo.cli.tables import grid_table
+from tempo.errors import InputError
+
+if TYPE_CHECKING:
+    from analysis.member.followed import Followed
+    from tempo.manifest import Run
+    from tempo.trace import Trace
+
+_PANEL = "What to follow"
+_MOST_LISTED = 8
+
+PromptId = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        metavar="ID",
+        help="Prompt of the run; not needed where there is one.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Arm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ARM", help="Arm of the run; not needed where there is one.", rich_help_panel=_PANEL
+    ),
+]
+Slot = Annotated[
+    int | None,
+    typer.Option(
+        metavar="INTEGER",
+        help="Slot of the member; if not given, the most attended one of the widest set.",
+        rich_help_panel=_PANEL,
+    ),
+]
+ModelOf = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="The model that made the run, where it lies elsewhere now.",
+        rich_help_panel="Model",
+    ),
+]
+
+
+def follow(
+    run: RunFolder,
+    *,
+    prompt: PromptId = None,
+    arm: Arm = None,
+    slot: Slot = None,
+    model: ModelOf = None,
+    out: StudyOut = None,
+    force: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Follow one member of a parallel set through the layers of its model.
+
+    For example: tempo follow runs/cat --out runs/cat-member
+    """
+    with notes().status(Text("reading the run")) as status:
+        from analysis.member.report import FOLLOW_FILE, write_member
+        from analysis.studies import check_folder
+        from tempo.archive import open_run
+        from tempo.following.asking import follow as ask
+        from tempo.loading import load_model
+
+        if out is not None:
+            check_folder(out, FOLLOW_FILE, force=force)
+        trace = _chosen(open_run(run), prompt, arm)
+        found = ask(
+            trace,
+            slot,
+            model=None if model is None else load_model(model, dtype=trace.header.model["dtype"]),
+            on_stage=lambda doing: status.update(Text(visible(doing))),
+        )
+        paths = [] if out is None else write_member(found, out, force=force)
+    if as_json:
+        sys.stdout.write(found.json())
+    else:
+        _show(found, paths)
+
+
+def _chosen(run: "Run", prompt: str | None, arm: str | None) -> "Trace":
+    """The trace asked for.
+
+    Raises:
+        InputError: There are several prompts or arms and none was named, or there is no such one.
+    """
+    ids = [one.id for one in run.prompts]
+    if prompt is None and len(ids) != 1:
+        listed = ", ".join(ids[:_MOST_LISTED]) + (", ..." if len(ids) > _MOST_LISTED else "")
+        raise InputError(f"expected one prompt, got {len(ids)} ({listed}); give --prompt")
+    if arm is None and len(run.arms) != 1:
+        raise InputError(
+            f"expected one arm, got {len(run.arms)} ({', '.join(run.arms)}); give --arm"
+        )
+    return run.trace(ids[0] if prompt is None else prompt, arm)
+
+
+def _show(found: "Followed", paths: Sequence[Path]) -> None:
+    """A short table, what it says, and where the files lie."""
+    from analysis.member.sheets import slots_table
+
+    show(grid_table(slots_table(found)), Text(""))
+    show(*(Text(visible(line), style="dim") for line in found.sentences()))
+    show(*(Text(str(path)) for path in paths[:2]))

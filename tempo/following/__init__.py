@@ -1,0 +1,1 @@
+"""Follows one member of a parallel set through the layers."""
