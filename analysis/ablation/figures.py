@@ -51,7 +51,7 @@ def _drawings(found: AblationFindings) -> Iterator[Drawing]:
         "nip_by_layer",
         "Attention outputs at t, by layer",
         f"Normalised inner product with the reference at t; 1 = unchanged. {n}; "
-        f"{_bands(found.effects[0].nip.curve)}. Grey: controls.",
+        f"{_bands(found.effects[0].nip.curve)}. Grey: controls, their bands are in the table.",
         nip_figure(found.effects, found.facts.layers),
     )
     yield Drawing(
@@ -175,7 +175,10 @@ def _look(number: int, *, is_control: bool) -> dict[str, Any]:
 
 def _draw_curve(axes: Axes, curve: Curve, label: str, **look: Any) -> None:
     axes.plot(curve.x, curve.estimate, markersize=3, label=plain_text(label), **look)
-    axes.fill_between(curve.x, curve.low, curve.high, color=look["color"], alpha=0.2, linewidth=0)
+    if look["color"] != FAINT:  # bands of controls, drawn over each other, would hide the rest
+        axes.fill_between(
+            curve.x, curve.low, curve.high, color=look["color"], alpha=0.2, linewidth=0
+        )
 
 
 def _draw_points(
