@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tempo import edits, policies
     from tempo.ablating.asking import ablate
     from tempo.archive import open_run, open_trace
+    from tempo.boosting.asking import boost
     from tempo.census.asking import heads
     from tempo.contrasting import concepts
     from tempo.following.asking import follow
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ablate": "tempo.ablating.asking",
+    "boost": "tempo.boosting.asking",
     "compare": "tempo.run",
     "concepts": "tempo.contrasting",
     "heads": "tempo.census.asking",
@@ -34,6 +36,7 @@ _HOMES = {
 
 __all__ = [
     "ablate",
+    "boost",
     "compare",
     "concepts",
     "edits",

@@ -121,7 +121,7 @@ def test_the_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     block = readme.split("## Use\n\n```\n")[1].split("```")[0]
     lines = [line.split("#")[0].strip() for line in block.splitlines()]
     monkeypatch.setattr("webbrowser.open", lambda _: True)
-    assert len(lines) == 9
+    assert len(lines) == 12
     for line in lines:
         shown = CliRunner().invoke(app, shlex.split(line)[1:])
         assert shown.exit_code == 0, (line, shown.output)

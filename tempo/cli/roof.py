@@ -36,6 +36,7 @@ COMMANDS = MappingProxyType(
         "concepts": Home("contrasting", "Find the heads that tell two sides of texts apart."),
         "heads": Home("surveying", "Say what every attention head does."),
         "ablate": Home("ablating", "Take heads, values and edges out; say what that changes."),
+        "boost": Home("boosting", "Give parallel members more or less attention."),
         "follow": Home("following", "Follow one parallel member through the layers."),
         "doctor": Home("diagnosing", "Check that a model does what the instrument assumes."),
         "models": Home("naming", "List, fetch and find the models with a short name."),

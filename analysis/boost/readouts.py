@@ -1,0 +1,55 @@
+"""Next-token distributions over a whole vocabulary: divergence, entropy, mass on tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int
+from scipy.special import logsumexp
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Readout:
+    """One distribution; its probabilities sum to 1 to the precision of float64.
+
+    Attributes:
+        raw: Log-probabilities as the engine gave them.
+        log: The same, normalised.
+    """
+
+    raw: Float32[np.ndarray, " vocab"]
+    log: Float64[np.ndarray, " vocab"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        exact = self.raw.astype(np.float64)
+        object.__setattr__(self, "log", exact - np.asarray(logsumexp(exact)))
+
+    def top(self) -> int:
+        """The most probable token, the lowest id among equals."""
+        return int(self.raw.argmax())
+
+    def entropy_nats(self) -> float:
+        """Entropy; a probability of 0 adds nothing."""
+        seen = self.log[self.log > -np.inf]
+        return float(-(np.exp(seen) * seen).sum())
+
+    def log_mass(self, tokens: Sequence[int] | Int[np.ndarray, " _"]) -> float:
+        """Log of the probability of some tokens together."""
+        return float(np.asarray(logsumexp(self.log[np.asarray(tokens, np.int64)])))
+
+
+def kl_nats(target: Float64[np.ndarray, " vocab"], readout: Float64[np.ndarray, " vocab"]) -> float:
+    """KL(target || readout) of normalised log-probabilities, over the whole vocabulary.
+
+    Infinite where the readout rules out what the target does not; never below 0 by rounding.
+    """
+    seen = target > -np.inf
+    return max(float((np.exp(target[seen]) * (target[seen] - readout[seen])).sum()), 0.0)
+
+
+def mixed(
+    log_weight: Float64[np.ndarray, " path"], log: Float64[np.ndarray, "path vocab"]
+) -> Float64[np.ndarray, " vocab"]:
+    """Log of the mixture of some paths; weights need not sum to 1."""
+    share = log_weight - logsumexp(log_weight)
+    return np.asarray(logsumexp(log + share[:, None], axis=0))

@@ -1,0 +1,1 @@
+"""Boosts parallel members by rising doses and measures what follows."""

@@ -1,0 +1,187 @@
+"""Where a bias acts: layers, groups of heads, and the control, which acts on other slots."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Int64
+
+from tempo.edits import Cells, ScoreBias
+from tempo.errors import InputError
+from tempo.slots import SlotTable
+from tempo.vocabulary import SINK_SLOT, Head, parse_head
+
+ALL, CONTROL = "all", "control"
+BANDS = ("first third", "middle third", "last third")
+READERS, OTHERS = "set readers", "other heads"
+TARGETS = (ALL, *BANDS, READERS, OTHERS, CONTROL)
+CHOSEN = frozenset({READERS, OTHERS})
+"""Targets whose heads are chosen by what they do on other prompts."""
+QUARTER = 4
+"""One head in so many counts as a reader of sets."""
+
+Heads = Bool[np.ndarray, "layer head"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedBias(ScoreBias):
+    """The control: the same bias, in the same rows, on as many slots that are in no set.
+
+    For every row, as many as it sees members of earlier sets: the latest slots of the prompt and of
+    single tokens, without slot 0; all of them where there are not so many.
+    """
+
+    def cells(self, table: SlotTable, queries: Int[np.ndarray, " query"]) -> Cells:
+        """Which cells of some query rows are meant."""
+        kept = np.zeros((len(queries), len(table)), bool)
+        for step in np.unique(table.step[queries]).tolist():
+            rows = table.step[queries] == step
+            kept[np.ix_(rows, matched_slots(table, step))] = True
+        return kept & self.asked(table, queries)[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Heads and slots that get a bias.
+
+    Attributes:
+        halves: The heads, once for each half of the prompts.
+        control: Whether the bias acts on slots that are in no set.
+    """
+
+    name: str
+    about: str
+    halves: tuple[Heads, Heads]
+    control: bool = False
+
+    def edit(self, half: int, amount: float) -> ScoreBias:
+        """The edit that gives one half of the prompts the bias."""
+        named = [Head(*place) for place in np.argwhere(self.halves[half]).tolist()]
+        if self.control:
+            return MatchedBias(heads=named, amount=amount)
+        return ScoreBias(heads=named, groups=("earlier_sets",), amount=amount)
+
+    @property
+    def n_heads(self) -> int:
+        """How many heads get the bias."""
+        return int(self.halves[0].sum())
+
+
+def member_slots(table: SlotTable, step: int) -> Int64[np.ndarray, " slot"]:
+    """Members of the sets of two or more that the rows of a step see."""
+    return np.flatnonzero((table.width >= 2) & (table.step < step))
+
+
+def matched_slots(table: SlotTable, step: int) -> Int64[np.ndarray, " slot"]:
+    """As many slots in no set, the latest that the rows of a step see, without slot 0."""
+    single = (table.width < 2) & (table.step < step) & (np.arange(len(table)) != SINK_SLOT)
+    n = len(member_slots(table, step))
+    return np.flatnonzero(single)[-n:] if n else np.empty(0, np.int64)
+
+
+def fixed_target(name: str, n_layers: int, n_heads: int) -> Target:
+    """All layers, a band of layers, or the control."""
+    heads = np.zeros((n_layers, n_heads), bool)
+    if name in BANDS:
+        edges = np.linspace(0, n_layers, len(BANDS) + 1).round().astype(int)
+        place = BANDS.index(name)
+        heads[edges[place] : edges[place + 1]] = True
+        about = f"layers {edges[place]} to {edges[place + 1] - 1}, members of earlier sets"
+    else:
+        heads[:] = True
+        about = "all heads, members of earlier sets"
+    if name == CONTROL:
+        about = (
+            "all heads, as many slots in no set: the latest of the prompt and of single tokens, "
+            "without slot 0"
+        )
+    return Target(name, about, (heads, heads), name == CONTROL)
+
+
+def given_target(name: str, heads: Sequence[str | Head], n_layers: int, n_heads: int) -> Target:
+    """A group of heads that the caller named.
+
+    Raises:
+        InputError: A head is not the model's.
+    """
+    chosen = np.zeros((n_layers, n_heads), bool)
+    for head in as_heads(heads):
+        if not (head.layer < n_layers and head.head < n_heads):
+            raise InputError(
+                f"expected heads from L0H0 to L{n_layers - 1}H{n_heads - 1} in group {name!r}, got "
+                f"{head}; check the head"
+            )
+        chosen[head] = True
+    return Target(name, "heads that were named, members of earlier sets", (chosen, chosen))
+
+
+def as_heads(heads: Sequence[str | Head]) -> list[Head]:
+    """Heads by name or as they are."""
+    return [parse_head(one) if isinstance(one, str) else Head(*one) for one in heads]
+
+
+def chosen_targets(
+    share: tuple[Float64[np.ndarray, "layer head"], Float64[np.ndarray, "layer head"]], *, seed: int
+) -> dict[str, Target]:
+    """The quarter of heads that give sets most, and as many others.
+
+    The heads for one half of the prompts are chosen on the other half, so that no prompt chooses
+    its own. The others are drawn in the same layers as far as these have any left.
+
+    Args:
+        share: Mean share of a row on earlier sets, once for each half.
+    """
+    found = [_split(share[1 - half], np.random.default_rng((seed, half))) for half in (0, 1)]
+    n = int(found[0][0].sum())
+    named = f"heads, chosen on the other half of the prompts ({n} of {share[0].size})"
+    about = {
+        READERS: f"the quarter of {named} that give earlier sets the largest share of their rows",
+        OTHERS: f"as many {named} drawn from the rest, in the same layers where these have some",
+    }
+    return {
+        name: Target(name, about[name], (found[0][place], found[1][place]))
+        for place, name in enumerate((READERS, OTHERS))
+    }
+
+
+def _split(
+    share: Float64[np.ndarray, "layer head"], rng: np.random.Generator
+) -> tuple[Heads, Heads]:
+    """Readers, and as many drawn from the rest."""
+    n = max(share.size // QUARTER, 1)
+    order = np.argsort(-np.nan_to_num(share, nan=-1.0), axis=None, kind="stable")
+    readers = np.zeros(share.shape, bool)
+    readers.flat[order[:n]] = True
+    drawn = np.zeros(share.shape, bool)
+    for layer in range(len(share)):
+        left = np.flatnonzero(~readers[layer])
+        picked = rng.permutation(left)[: int(readers[layer].sum())]
+        drawn[layer, picked] = True
+    spare = np.flatnonzero(~(readers | drawn))
+    drawn.flat[rng.permutation(spare)[: n - int(drawn.sum())]] = True
+    return readers, drawn
+
+
+def check_targets(
+    targets: Sequence[str] | None, groups: Mapping[str, Sequence[str | Head]] | None
+) -> tuple[str, ...]:
+    """The targets asked for, all where None, before a model is loaded.
+
+    Raises:
+        InputError: One is unknown or asked for twice, or a group has no heads, no name or a name
+            that is taken.
+    """
+    wanted = TARGETS if targets is None else tuple(targets)
+    unknown = [name for name in wanted if name not in TARGETS]
+    if unknown or len(set(wanted)) != len(wanted) or not (wanted or groups):
+        got = f"{unknown[0]!r}" if unknown else "one of them twice" if wanted else "none"
+        raise InputError(f"expected targets of {', '.join(TARGETS)}, got {got}; name each once")
+    for name, heads in (groups or {}).items():
+        if not name or name in TARGETS:
+            raise InputError(
+                f"expected a name for a group of heads that is none of {', '.join(TARGETS)}, got "
+                f"{name!r}; rename it"
+            )
+        if not as_heads(heads):
+            raise InputError(f"expected heads in group {name!r}, got none; name some as L3H5")
+    return wanted

@@ -1,0 +1,173 @@
+"""`tempo boost`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from tempo.cli.arguments import FLAG, Json, OptionalPrompts, Replace, StudyOut, Suite
+from tempo.cli.glyphs import visible
+from tempo.cli.options import MODEL, STATISTICS, given, takes_options
+from tempo.cli.prompts import prompts_of
+from tempo.cli.screen import notes, show
+from tempo.cli.tables import grid_table
+from tempo.config import Options
+from tempo.errors import InputError
+
+if TYPE_CHECKING:
+    from analysis.boost.findings import BoostFindings
+
+_PANEL = "Measure"
+_IN_FILES = {"pooled", "pooled_law"}
+"""Columns that the terminal leaves to the files."""
+_BETAS = "-4,-2,-1,0,1,2,4"
+
+Betas = Annotated[
+    str,
+    typer.Option(
+        metavar="NUMBER,NUMBER...",
+        help="Doses in nats; write --betas=-1,1 where the first is negative.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Targets = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,NAME...",
+        help="Some of: all, first third, middle third, last third, set readers, other heads, "
+        "control; all unless given.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Groups = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=HEADS;...",
+        help="More targets, such as mine=L3H5,L4H1.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Threshold = Annotated[
+    str,
+    typer.Option(
+        metavar="NUMBER",
+        help="Tokens with at least this probability enter the set.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Steps = Annotated[
+    str, typer.Option(metavar="INTEGER", help="Sets to decode.", rich_help_panel=_PANEL)
+]
+NoFree = Annotated[
+    bool,
+    typer.Option(
+        "--no-free",
+        metavar=FLAG,
+        help="Do not decode freely under the bias.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
+
+@takes_options(*MODEL, *STATISTICS)
+def boost(
+    prompts: OptionalPrompts = None,
+    *,
+    suite: Suite = None,
+    betas: Betas = _BETAS,
+    targets: Targets = None,
+    groups: Groups = None,
+    threshold: Threshold = "0.1",
+    steps: Steps = "10",
+    no_free: NoFree = False,
+    options: Options,
+    out: StudyOut = None,
+    force: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Give parallel members more or less attention, dose by dose, and measure what follows.
+
+    For example: tempo boost --suite demo --betas=-1,1 --out runs/boost
+    """
+    settings = given(options)
+    settings.pop("seed", None)
+    chosen = prompts_of(prompts, suite)
+    asked = _asked(betas, targets, groups)
+    asked |= {"threshold": _number(threshold, "--threshold"), "steps": _whole(steps, "--steps")}
+    with notes().status(Text("starting")) as status:
+        from analysis.boost.report import BOOST_FILE, write_boost
+        from analysis.studies import check_folder
+        from tempo.boosting.asking import boost as ask
+        from tempo.boosting.asking import check_betas
+        from tempo.boosting.targets import check_targets
+        from tempo.loading import load_model
+
+        if out is not None:
+            check_folder(out, BOOST_FILE, force=force)
+        check_betas(asked["betas"])
+        check_targets(asked["targets"], asked["groups"])
+        status.update(Text(visible(f"loading {options.model}")))
+        found = ask(
+            load_model(options.model, **settings),
+            chosen,
+            **asked,
+            seed=options.seed,
+            free=not no_free,
+            on_pass=lambda doing: status.update(Text(visible(doing))),
+        )
+        paths = [] if out is None else write_boost(found, out, force=force)
+    if as_json:
+        sys.stdout.write(found.json())
+    else:
+        _show(found, paths)
+
+
+def _asked(betas: str, targets: str | None, groups: str | None) -> dict[str, Any]:
+    """Doses, targets and groups, as `tempo.boost` takes them."""
+    return {
+        "betas": [_number(text, "--betas") for text in betas.split(",")],
+        "targets": None if targets is None else [name.strip() for name in targets.split(",")],
+        "groups": _groups(groups),
+    }
+
+
+def _groups(text: str | None) -> dict[str, list[str]]:
+    """Heads by the name of their group, from `NAME=HEADS;NAME=HEADS`."""
+    found: dict[str, list[str]] = {}
+    for part in (text or "").split(";") if text else []:
+        name, equals, heads = (each.strip() for each in part.partition("="))
+        if not (name and equals) or name in found:
+            raise InputError(
+                f"expected --groups such as 'mine=L3H5,L4H1', each name once, got {part!r}"
+            )
+        found[name] = [head.strip() for head in heads.split(",") if head.strip()]
+    return found
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"expected numbers in {option}, got {text!r}; such as -1,1") from None
+
+
+def _whole(text: str, option: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"expected a whole number in {option}, got {text!r}") from None
+
+
+def _show(found: "BoostFindings", paths: Sequence[Path]) -> None:
+    """Two short tables, what a reader must know beside them, and where the files lie."""
+    from analysis.boost.sheets import response_table, restoring_table
+
+    for grid in (response_table(found), restoring_table(found)):
+        if grid.rows:
+            keys = {column.key for column in grid.columns} - _IN_FILES
+            show(grid_table(grid, keys), Text(""))
+    show(*(Text(visible(line), style="dim") for line in found.sentences()))
+    show(*(Text(str(path)) for path in paths[:2]))
