@@ -36,9 +36,10 @@ def test_it_shows_responses_sentences_and_where_the_files_lie(written: tuple[Pat
         "sentences"
     ]
     assert sum(line.startswith("mine ") for line in lines) == 5
-    paths = [Path(line) for line in lines if line.startswith(str(folder))]
-    assert {path.name for path in paths} >= FILES
-    assert all(path.stat().st_size for path in paths)
+    assert lines[-2:] == [str(folder / "report.html"), str(folder / "boost.json")]
+    written_files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.name for path in written_files} >= FILES
+    assert all(path.stat().st_size for path in written_files)
 
 
 def test_negative_betas_are_read_and_0_is_added(written: tuple[Path, str]):
