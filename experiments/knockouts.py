@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64
-from scipy.special import log_softmax
+from jaxtyping import Float32
 
-from experiments.merging import kl_nats
+from analysis.exact import kl_nats, log_probabilities
 from tempo.decoding import Plan, Session, StepOutcome
 from tempo.engine import decode
 from tempo.forks import Fork, decode_forks
@@ -90,7 +89,7 @@ def knocked_readouts(
 
 def divergence(first: Readout, second: Readout) -> float:
     """KL(first || second) over the whole vocabulary, in nats; both normalised in float64."""
-    return float(kl_nats(_normalised(first), _normalised(second)))
+    return float(kl_nats(log_probabilities(first), log_probabilities(second)))
 
 
 def _groups(references: Sequence[Reference], knocks: Sequence[Knock]) -> Iterator[list[Fork]]:
@@ -112,7 +111,3 @@ def _groups(references: Sequence[Reference], knocks: Sequence[Knock]) -> Iterato
         same = [fork for fork in forks if fork.step == step]
         for start in range(0, len(same), LARGEST_GROUP):
             yield same[start : start + LARGEST_GROUP]
-
-
-def _normalised(readout: Readout) -> Float64[np.ndarray, " vocab"]:
-    return np.asarray(log_softmax(readout.astype(np.float64)))

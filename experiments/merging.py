@@ -203,11 +203,6 @@ def embedding_merge(model: LanguageModel, fork: Fork) -> Depths:
     return _normalised(soft_log_probabilities(model, slots, last=fork.steps))
 
 
-def kl_nats(target: Rows, readout: Rows) -> Float64[np.ndarray, "*depth"]:
-    """KL(target || readout) over the whole vocabulary, of log-probabilities."""
-    return np.maximum((np.exp(target) * (target - readout)).sum(-1), 0)
-
-
 def _fork(plan: Plan, table: SlotTable) -> Fork:
     first = table.members(1)
     logs = np.log(table.probability[first].astype(np.float64))

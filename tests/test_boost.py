@@ -14,7 +14,8 @@ from scipy.special import log_softmax, logsumexp
 import tempo
 from analysis.boost.doses import FORCED, FREE
 from analysis.boost.findings import BoostFindings
-from analysis.boost.readouts import Readout, kl_nats
+from analysis.boost.readouts import Readout
+from analysis.exact import kl_nats
 from tempo.boosting.asking import boost
 from tempo.boosting.reference import Reference, add_alone, add_mixtures, decoded, law_by_head
 from tempo.boosting.replays import Batch, check_unchanged, read_references, replayed

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.exact import kl_nats
 from experiments.command import asked
 from experiments.e12_merge_quality.quality import detail, metrics, quality_of
 from experiments.e14_forks.probes import (
@@ -31,7 +32,6 @@ from experiments.merging import (
     Paths,
     exact_forks,
     exact_paths,
-    kl_nats,
     merges,
 )
 from experiments.result import made_by, rounded, write_document

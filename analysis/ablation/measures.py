@@ -2,7 +2,9 @@
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
-from scipy.special import log_softmax
+
+from analysis import exact
+from analysis.exact import log_probabilities
 
 SMALLEST = 1e-8
 """Below this squared length a vector counts as 0, and nothing is measured along it."""
@@ -44,15 +46,9 @@ def kl_nats(
     base_logits: Float[np.ndarray, "query vocab"], logits: Float[np.ndarray, "query vocab"]
 ) -> Float64[np.ndarray, " query"]:
     """KL(base || changed) over the whole vocabulary, in nats; never below 0."""
-    found = np.empty(len(base_logits))
-    for query in range(len(base_logits)):  # row by row: a vocabulary in float64 is large
-        base = log_softmax(base_logits[query].astype(np.float64))
-        changed = log_softmax(logits[query].astype(np.float64))
-        p = np.exp(base)
-        # a token of probability 0 adds nothing, whatever the other says
-        away = np.subtract(base, changed, out=np.zeros_like(p), where=p > 0)
-        found[query] = max(float((p * away).sum()), 0.0)
-    return found
+    rows = zip(base_logits, logits, strict=True)  # one by one: a vocabulary in float64 is large
+    found = [exact.kl_nats(log_probabilities(base), log_probabilities(one)) for base, one in rows]
+    return np.array(found, np.float64)
 
 
 def _exact(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

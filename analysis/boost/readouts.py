@@ -38,15 +38,6 @@ class Readout:
         return float(np.asarray(logsumexp(self.log[np.asarray(tokens, np.int64)])))
 
 
-def kl_nats(target: Float64[np.ndarray, " vocab"], readout: Float64[np.ndarray, " vocab"]) -> float:
-    """KL(target || readout) of normalised log-probabilities, over the whole vocabulary.
-
-    Infinite where the readout rules out what the target does not; never below 0 by rounding.
-    """
-    seen = target > -np.inf
-    return max(float((np.exp(target[seen]) * (target[seen] - readout[seen])).sum()), 0.0)
-
-
 def mixed(
     log_weight: Float64[np.ndarray, " path"], log: Float64[np.ndarray, "path vocab"]
 ) -> Float64[np.ndarray, " vocab"]:

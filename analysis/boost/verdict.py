@@ -1,17 +1,14 @@
 """What a boost did, in sentences that follow from the intervals."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from analysis.boost.doses import ALL, QUANTITIES, Dose, at_doses, find, less
+from analysis.boost.numbers import BoostNumbers, Repair
 from analysis.boost.restoring import Restoring
 from analysis.numerals import limits, number
 from analysis.statistics import Interval
-
-if TYPE_CHECKING:
-    from analysis.boost.findings import BoostFindings, Repair
 
 LIMITS = (
     "the control does not match distance, position or content of the slots, nor the share of a row "
@@ -25,7 +22,7 @@ _WORDS = {
 }
 
 
-def sentences(found: "BoostFindings") -> list[str]:
+def sentences(found: BoostNumbers) -> list[str]:
     """Every statement that the data allow, in order."""
     return [
         *_counted(found),
@@ -63,7 +60,7 @@ def by_dose(dose: Dose, rows: Sequence[Interval], *, tell: Callable[[Interval], 
     return "; ".join(f"{beta:+g}: {tell(row)}" for beta, row in pairs if beta)
 
 
-def _counted(found: "BoostFindings") -> list[str]:
+def _counted(found: BoostNumbers) -> list[str]:
     lines = [
         f"{len(found.prompts)} prompts with {found.n_sets} sets of two or more members that a step "
         f"follows; doses in nats {', '.join(f'{beta:g}' for beta in found.betas)}"
@@ -78,7 +75,7 @@ def _counted(found: "BoostFindings") -> list[str]:
     return lines
 
 
-def _moved(found: "BoostFindings") -> list[str]:
+def _moved(found: BoostNumbers) -> list[str]:
     dose = find(found.doses, ALL)
     if dose is None:
         return []
@@ -86,7 +83,7 @@ def _moved(found: "BoostFindings") -> list[str]:
     return [f"in all heads the readouts move, in nats of KL: {by_dose(dose, rows, tell=limits)}"]
 
 
-def _better(found: "BoostFindings", measure: str) -> list[str]:
+def _better(found: BoostNumbers, measure: str) -> list[str]:
     """Whether any boost brings what follows nearer."""
     dose = find(found.doses, ALL)
     if dose is None:
@@ -96,7 +93,7 @@ def _better(found: "BoostFindings", measure: str) -> list[str]:
     return [f"change of {title} in all heads: {by_dose(dose, rows, tell=_with_side)}"]
 
 
-def _freely(found: "BoostFindings") -> list[str]:
+def _freely(found: BoostNumbers) -> list[str]:
     lines: list[str] = []
     for dose in found.free:
         for measure in ("path_nll", "distinct_2", "branches"):
@@ -118,13 +115,13 @@ def _restored(one: Restoring) -> str:
     )
 
 
-def _repaired(found: "BoostFindings") -> list[str]:
+def _repaired(found: BoostNumbers) -> list[str]:
     if not found.repairs:
         return [f"no repair was tried: {found.no_repair}"]
     return [_repair_line(one, found.seed) for one in found.repairs]
 
 
-def _repair_line(one: "Repair", seed: int) -> str:
+def _repair_line(one: Repair, seed: int) -> str:
     told = [
         f"{words} {_with_side(one.change(name, seed=seed))}"
         for name, words in _WORDS.items()
@@ -137,7 +134,7 @@ def _repair_line(one: "Repair", seed: int) -> str:
     )
 
 
-def _pairs(found: "BoostFindings") -> list[str]:
+def _pairs(found: BoostNumbers) -> list[str]:
     lines: list[str] = []
     for first, second in found.pairs():
         rows = less(first, second, "kl", seed=found.seed)
@@ -148,7 +145,7 @@ def _pairs(found: "BoostFindings") -> list[str]:
     return lines
 
 
-def _skipped(found: "BoostFindings") -> list[str]:
+def _skipped(found: BoostNumbers) -> list[str]:
     return [f"no answer for {name}: {why}" for name, why in found.skipped.items()]
 
 

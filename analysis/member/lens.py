@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
-from scipy.special import log_softmax
+
+from analysis.exact import kl_nats, log_probabilities
 
 TOP = 5
 """Tokens kept at each depth."""
@@ -63,7 +64,7 @@ def lens_of(
         went_on: The token that the run went on with.
         text_of: The text of a token id.
     """
-    seen = normalised(logits)
+    seen = log_probabilities(logits)
     n_top = min(TOP, seen.shape[-1])
     token = np.argsort(-seen, axis=-1, kind="stable")[:, :n_top].astype(np.int64)
     here = seen[:, went_on]
@@ -82,12 +83,4 @@ def divergence(
     first: Float[np.ndarray, "#row vocab"], second: Float[np.ndarray, "row vocab"]
 ) -> Float64[np.ndarray, " row"]:
     """KL(first || second) over the whole vocabulary, in nats; rounding never makes it negative."""
-    ours, theirs = normalised(first), normalised(second)
-    share = np.exp(ours)
-    gap = np.subtract(ours, theirs, where=share > 0, out=np.zeros(theirs.shape))
-    return np.maximum((share * gap).sum(-1), 0.0)
-
-
-def normalised(logits: Float[np.ndarray, "*row vocab"]) -> LogProbability:
-    """Log-probabilities in float64."""
-    return np.asarray(log_softmax(logits.astype(np.float64), axis=-1))
+    return kl_nats(log_probabilities(first), log_probabilities(second))

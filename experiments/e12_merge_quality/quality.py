@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from analysis.exact import kl_nats
 from analysis.metrics import Metric, metric_row
 from analysis.results import plain
 from analysis.statistics import estimate_with_interval
@@ -20,7 +21,6 @@ from experiments.merging import (
     UNIFORM,
     Depths,
     Paths,
-    kl_nats,
 )
 from experiments.ratios import ratio_metric
 from experiments.result import rounded

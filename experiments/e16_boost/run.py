@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.boost.doses import FORCED, FREE, Dose, at_doses, less, slope_of
-from analysis.boost.findings import BoostFindings, Repair
+from analysis.boost.findings import BoostFindings
+from analysis.boost.numbers import Repair
 from analysis.boost.restoring import Restoring
 from analysis.statistics import Interval, estimate_with_interval
 from experiments.command import asked

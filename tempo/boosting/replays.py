@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from analysis.boost.doses import FORCED
-from analysis.boost.readouts import Readout, kl_nats
+from analysis.boost.readouts import Readout
+from analysis.exact import kl_nats
 from tempo.boosting.reference import Reference, mean_known
 from tempo.boosting.targets import Heads, matched_slots, member_slots
 from tempo.boosting.trunks import Trunk, gone_on
@@ -134,7 +135,7 @@ def _compared(one: Reference, outcome: StepOutcome) -> dict[str, float]:
     step, table = outcome.step, one.table
     before, now = one.readouts[step], Readout(outcome.decoding.readout.log_probability)
     found = {
-        "kl": kl_nats(before.log, now.log),
+        "kl": float(kl_nats(before.log, now.log)),
         "top_1_changed": float(before.top() != now.top()),
         "log_entropy": _log(now.entropy_nats()),
     }
@@ -142,7 +143,7 @@ def _compared(one: Reference, outcome: StepOutcome) -> dict[str, float]:
         after = table.token[table.members(step + 1)]
         found |= {"set_nll": -now.log_mass(after), "top_nll": -now.log_mass(after[:1])}
     if step == one.first + 1:
-        found["mixture_kl"] = kl_nats(one.mixture[0], now.log)
+        found["mixture_kl"] = float(kl_nats(one.mixture[0], now.log))
     return found
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float64
 
 from analysis.averages import mean_over_prompts
 from analysis.boost.doses import Dose, find
-from analysis.boost.findings import Repair
+from analysis.boost.numbers import Repair
 from analysis.boost.restoring import Restoring, crossing, restoring
 from tempo.boosting.reference import Reference, law_by_head
 from tempo.boosting.replays import READOUTS, Batch, ByHead, Replayed, over_heads, replayed
