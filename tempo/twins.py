@@ -118,12 +118,17 @@ def forced(reference: SlotTable) -> Forced:
 
 def alone(reference: SlotTable, policy: Policy, slot: int) -> Policy:
     """The policy that leaves out the siblings of one member, and changes nothing else."""
-    siblings = (reference.step == reference.step[slot]) & (np.arange(len(reference)) != slot)
-    left = reference.killed(np.flatnonzero(siblings).tolist(), 0).living()
+    left = without_siblings(reference, slot)
     places = [left.position[left.members(step)] for step in range(1, left.n_steps + 1)]
     return replace(
         policy, select=forced(left), place=Given(tuple(tuple(one.tolist()) for one in places))
     )
+
+
+def without_siblings(table: SlotTable, slot: int) -> SlotTable:
+    """The table in which one member of its set was alone; everything else is the same."""
+    siblings = (table.step == table.step[slot]) & (np.arange(len(table)) != slot)
+    return table.killed(np.flatnonzero(siblings).tolist(), 0).living()
 
 
 def members_of_sets(reference: SlotTable) -> dict[tuple[int, int], int]:

@@ -25,6 +25,7 @@ from experiments.e13_decoded_text import entries as e13
 from experiments.e13_decoded_text import rows as e13_rows
 from experiments.e13_decoded_text import texts
 from experiments.means import curve_of, mean_of
+from tempo.following.stream import lens_logits
 from tempo.model import LanguageModel
 from tempo.oracle import run_oracle
 from tempo.policies import Policy, isolated
@@ -32,6 +33,7 @@ from tempo.pruning import AttentionBelow
 from tempo.selection import TopK
 from tempo.slots import SlotTable
 from tempo.trace import Trace
+from tempo.twins import without_siblings
 from tests.decoding import model_of, plain_forward, random_prompt, run_one
 
 FEW = ("llama", "gemma3", "mistral")
@@ -237,7 +239,7 @@ def test_the_state_alone_is_that_of_the_plain_run_before_the_final_norm() -> Non
     model = model_of("llama")
     table = run_one(model, Policy(TopK(3)), steps=3).table
     slot = int(table.members(1)[1])
-    alone = layers.without_siblings(table.upto(17), slot)
+    alone = without_siblings(table.upto(17), slot)
     assert len(alone.members(1)) == 1
     ids = alone.token[: alone.n_prompt + 1].tolist()
     states = plain_forward(model, ids).hidden_states
@@ -246,7 +248,7 @@ def test_the_state_alone_is_that_of_the_plain_run_before_the_final_norm() -> Non
         expected = states[depth][0]
         np.testing.assert_allclose(run.states[depth, : len(ids)], expected, atol=1e-4)
     assert layers.sibling(model, table).lens_error < 1e-4
-    np.testing.assert_allclose(layers.lens(model, run.states[-1]), run.logits, atol=1e-4)
+    np.testing.assert_allclose(lens_logits(model, run.states[-1]), run.logits, atol=1e-4)
 
 
 def test_what_e10_says_follows_from_its_numbers() -> None:

@@ -4,21 +4,20 @@ Depth 0 is the embedding, depth d the residual stream after d layers, the last b
 norm.
 """
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from scipy.special import logsumexp
-from torch import Tensor
 
+from analysis.exact import kl_nats, log_probabilities
+from tempo.following.stream import lens_logits, watched_stream
 from tempo.model import LanguageModel
 from tempo.oracle import run_oracle
 from tempo.policies import isolated
 from tempo.slots import SlotTable
+from tempo.twins import without_siblings
 
 FIRST, NEXT = 1, 2
 States = Float32[np.ndarray, "depth slot channel"]
@@ -97,48 +96,16 @@ def sibling(model: LanguageModel, reference: SlotTable) -> Sibling:
         cosine_between=_between(after),
         nearest=cosines[-1].argmax(0),
         attended=rows.mean((0, 1)).argmax(-1),
-        lens_error=float(np.abs(lens(model, in_set[-1]) - together.logits[members]).max()),
+        lens_error=float(np.abs(lens_logits(model, in_set[-1]) - together.logits[members]).max()),
     )
 
 
 def plain(model: LanguageModel, table: SlotTable) -> Plain:
     """One slow forward over a table, isolated."""
-    with final_norm_input(model) as kept:
+    with watched_stream(model) as seen:
         run = run_oracle(model, table, isolated())
-    last = kept[0][0].float().cpu().numpy()
-    return Plain(np.concatenate([run.hidden[:-1], last[None]]), run.attention, run.logits)
-
-
-def without_siblings(table: SlotTable, slot: int) -> SlotTable:
-    """The table in which one member of its set was alone; everything else is the same."""
-    siblings = (table.step == table.step[slot]) & (np.arange(len(table)) != slot)
-    return table.killed(np.flatnonzero(siblings).tolist(), 0).living()
-
-
-def lens(
-    model: LanguageModel, states: Float32[np.ndarray, "*row channel"]
-) -> Float32[np.ndarray, "*row vocab"]:
-    """Logits of states as if they were the last: final norm, then the output embedding."""
-    head: Any = model.hf.get_output_embeddings()
-    with torch.inference_mode():
-        rows = torch.from_numpy(states).to(model.device, model.hf.dtype)
-        return head(_final_norm(model)(rows)).float().cpu().numpy()
-
-
-@contextmanager
-def final_norm_input(model: LanguageModel) -> Generator[list[Float[Tensor, "1 slot channel"]]]:
-    """Keep what the final norm is given: Hugging Face's last hidden state comes after it."""
-    kept: list[Tensor] = []
-    hook = _final_norm(model).register_forward_pre_hook(lambda _, given: kept.append(given[0]))
-    try:
-        yield kept
-    finally:
-        hook.remove()
-
-
-def _final_norm(model: LanguageModel) -> torch.nn.Module:
-    decoder: Any = model.hf.get_decoder()
-    return decoder.norm
+    states = np.stack([depth.float().cpu().numpy() for depth in seen.depths])
+    return Plain(states, run.attention, run.logits)
 
 
 def _lens_distances(
@@ -146,14 +113,14 @@ def _lens_distances(
 ) -> tuple[ByDepth, ByDepth]:
     """KL of what each member and the whole set predict || the lens of the member, by depth."""
     members = table.members(FIRST)
-    own = _log_softmax(together.logits[members])
+    own = log_probabilities(together.logits[members])
     log_share = np.log(table.weight[members].astype(np.float64))
     whole = logsumexp(own + log_share[:, None], axis=0)
     found = np.empty((2, len(together.states), len(members)))
     for depth, states in enumerate(together.states[:, members]):
-        seen = _log_softmax(lens(model, states))
+        seen = log_probabilities(lens_logits(model, states))
         for number, target in enumerate((own, whole)):
-            found[number, depth] = np.maximum((np.exp(target) * (target - seen)).sum(-1), 0)
+            found[number, depth] = kl_nats(target, seen)
     return found[0], found[1]
 
 
@@ -176,11 +143,6 @@ def _norm(states: np.ndarray) -> Float64[np.ndarray, "..."]:
 def _cosine(first: np.ndarray, second: np.ndarray) -> Float64[np.ndarray, "..."]:
     product = (first.astype(np.float64) * second).sum(-1)
     return product / (_norm(first) * _norm(second))
-
-
-def _log_softmax(logits: np.ndarray) -> Float64[np.ndarray, "row vocab"]:
-    logs = logits.astype(np.float64)
-    return logs - logsumexp(logs, axis=-1, keepdims=True)
 
 
 def first_sets(tables: Sequence[SlotTable]) -> list[int]:
