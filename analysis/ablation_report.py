@@ -13,12 +13,13 @@ from analysis.ablation.result import AblationFindings
 from analysis.ablation.tables import ablation_tables
 from analysis.results import plain
 from analysis.studies import Study, write_study
+from analysis.told import Told
 
 ABLATION_FILE = "ablation.json"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ablation:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Ablation(Told):
     """What an ablation found.
 
     Attributes:

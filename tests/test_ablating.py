@@ -283,3 +283,12 @@ def test_a_token_before_the_sliding_window_cannot_be_taken_out():
     ids = list(random_prompt(model, window + 6))
     with pytest.raises(InputError, match="sliding window"):
         ablated("mistral", prompts=[ids], conditions=[f"edge:{window + 2}"])
+
+
+def test_what_was_found_shows_itself_and_escapes_what_it_was_given():
+    found = ablated(prompts=[CAT], conditions=["head"])
+    shown = found._repr_html_()
+    assert repr(found).startswith("Ablation:\n- base|head, 1 prompts")
+    assert shown.count("<li>") == len(found.sentences())
+    assert "base|head" in shown
+    assert "<script" not in shown

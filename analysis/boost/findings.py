@@ -11,14 +11,15 @@ from analysis.boost.restoring import Restoring
 from analysis.boost.verdict import sentences
 from analysis.results import plain
 from analysis.statistics import Interval
+from analysis.told import Told
 
 KIND = "tempo-boost"
 FORMAT = 1
 Document = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class BoostFindings(BoostNumbers):
+@dataclass(frozen=True, slots=True, repr=False)
+class BoostFindings(Told, BoostNumbers):
     """The numbers, with what they say."""
 
     def sentences(self) -> list[str]:

@@ -19,6 +19,7 @@ from analysis.concept.verdict import (
     skipped_sentences,
 )
 from analysis.results import plain
+from analysis.told import Told
 from tempo.vocabulary import Head
 
 KIND = "tempo-concept"
@@ -43,8 +44,8 @@ class ConceptCheck:
     mean: ConceptEffect
 
 
-@dataclass(frozen=True, slots=True)
-class ConceptFindings:
+@dataclass(frozen=True, slots=True, repr=False)
+class ConceptFindings(Told):
     """One concept, every head of one model.
 
     Attributes:

@@ -21,6 +21,7 @@ from analysis.member.sentences import (
 )
 from analysis.numerals import number
 from analysis.results import plain
+from analysis.told import Told
 
 KIND = "tempo-follow"
 FORMAT = 1
@@ -36,8 +37,8 @@ AXES = {
 """Of the arrays in the document."""
 
 
-@dataclass(frozen=True, slots=True)
-class Followed:
+@dataclass(frozen=True, slots=True, repr=False)
+class Followed(Told):
     """A member, its siblings, the member alone, and a prompt slot beside them.
 
     Attributes:
