@@ -30,6 +30,7 @@ BOOTSTRAP = "BCa bootstrap over prompts"
 STUDENT = "Student t over prompts"
 SAME = "every prompt has the same value"
 INFINITE = "no interval: infinite values"
+EXACT = "exact binomial over prompts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,22 @@ def estimate_with_interval(values: Float[np.ndarray, " prompt"], *, seed: int = 
         method=points.methods[0],
         n_dropped=len(values) - int(points.n[0]),
     )
+
+
+def share_with_interval(values: Float[np.ndarray, " prompt"]) -> Interval:
+    """Share of prompts with a 1 and not a 0, with exact limits (Clopper and Pearson 1934).
+
+    NaN is no data; fewer than 8 prompts have no limits.
+    """
+    known = values[~np.isnan(values)]
+    n, dropped = len(known), len(values) - len(known)
+    if n < SMALLEST_SAMPLE:
+        mean = float(known.mean()) if n else np.nan
+        return Interval(mean, np.nan, np.nan, n, too_few(n), n_dropped=dropped)
+    found = stats.binomtest(int(known.sum()), n)
+    limits = found.proportion_ci(confidence_level=LEVEL, method="exact")
+    share = float(found.statistic)
+    return Interval(share, float(limits.low), float(limits.high), n, EXACT, n_dropped=dropped)
 
 
 def paired_difference(

@@ -1,9 +1,12 @@
-"""Rules as plain JSON, so that a trace can say which policy made it, and back again."""
+"""Rules and edits as plain JSON, so that a trace can say what made it; rules back again too."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from hashlib import sha256
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from tempo import (
     biases,
@@ -16,6 +19,7 @@ from tempo import (
     selection,
     visibility,
 )
+from tempo.edits import Edit, head_of
 from tempo.errors import CorruptTraceError
 
 _ROOMS: tuple[ModuleType, ...] = (
@@ -56,3 +60,21 @@ def rule_from(description: Any) -> Any:
             f"expected a rule of this version of tempo, got {name!r} with {sorted(values)}; "
             "read it with the version that wrote it"
         ) from error
+
+
+def described_edit(edit: Edit) -> Mapping[str, Any]:
+    """An edit as plain values, for the record; arrays by their shape and SHA-256."""
+    fields = {name: getattr(edit, name) for name in type(edit).__dataclass_fields__}
+    plain = {name: _recorded(value) for name, value in fields.items() if value is not None}
+    return {"edit": type(edit).__name__} | plain
+
+
+def _recorded(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        digest = sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return {"shape": list(value.shape), "sha256": digest}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str | int | float):
+        return value
+    return [str(head_of(each)) if isinstance(each, tuple) else _recorded(each) for each in value]

@@ -109,19 +109,25 @@ class Editing:
         scores = (call.query.float() @ own.transpose(-1, -2)) * call.scaling
         if call.softcap is not None:
             scores = torch.tanh(scores / call.softcap) * call.softcap
-        gone = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+        cut = {
+            softmax: torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+            for softmax in ("before", "after")
+        }
         for number, edit, heads in self._of_layer(layer):
             if isinstance(edit, CELLS):
                 chosen = self._cells(number, edit, heads, scores, mask)
-                scores, gone = _edited(edit, scores, gone, chosen)
-        scores = scores + mask.float().unsqueeze(1)
+                if isinstance(edit, KnockOut):
+                    cut[edit.softmax] |= chosen
+                else:
+                    scores = _edited(edit, scores, chosen)
+        scores = scores.masked_fill(cut["before"], -torch.inf) + mask.float().unsqueeze(1)
         _check_rows(layer, scores, mask)
         if call.sinks is not None:
             column = call.sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
             scores = torch.cat([scores, column], -1)
         logsumexp = scores.logsumexp(-1)
         weights = (scores - logsumexp.unsqueeze(-1)).exp()[..., : keys.shape[2]]
-        return weights.masked_fill(gone, 0.0), logsumexp
+        return weights.masked_fill(cut["after"], 0.0), logsumexp
 
     def shift(self) -> Shift | None:
         """What is added to the packed rows as they enter the first layer; None where nothing is."""
@@ -256,16 +262,10 @@ def _check_rows(layer: int, scores: PerHead, mask: Mask) -> None:
 
 
 def _edited(
-    edit: ScoreBias | ScoreScale | KnockOut,
+    edit: ScoreBias | ScoreScale,
     scores: PerHead,
-    gone: Bool[Tensor, "sequence head query slot"],
     chosen: Bool[Tensor, "sequence head query slot"],
-) -> tuple[PerHead, Bool[Tensor, "sequence head query slot"]]:
-    """Scores, and the cells whose weights go after the softmax."""
+) -> PerHead:
     if isinstance(edit, ScoreBias):
-        return scores + chosen * edit.amount, gone
-    if isinstance(edit, ScoreScale):
-        return torch.where(chosen, scores * edit.factor, scores), gone
-    if edit.softmax == "before":
-        return scores.masked_fill(chosen, -torch.inf), gone
-    return scores, gone | chosen
+        return scores + chosen * edit.amount
+    return torch.where(chosen, scores * edit.factor, scores)

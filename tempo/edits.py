@@ -5,9 +5,8 @@ edited in the copy that the named heads read, so the others of the group keep th
 by the slots that ask, columns by slots or by what they are to the row (`tempo.vocabulary.GROUPS`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ from tempo.slots import SlotTable
 from tempo.vocabulary import GROUPS, Head, parse_head
 
 HeadNames = Sequence[str | Head | tuple[int, int]]
+_LARGEST = 1e6
+"""Of a bias or a scale: in float32 nothing else is left of a row long before."""
 Cells = Bool[np.ndarray, "query slot"]
 
 
@@ -63,10 +64,15 @@ class Columns(Rows):
     groups: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.groups or ()) - set(GROUPS))
+        unknown = (
+            [self.groups]
+            if isinstance(self.groups, str)
+            else sorted(set(self.groups or ()) - set(GROUPS))
+        )
         if unknown:
             raise InputError(
-                f"expected groups of {', '.join(GROUPS)}, got {', '.join(unknown)}; choose some"
+                f"expected a list of groups of {', '.join(GROUPS)}, got {', '.join(unknown)}; "
+                "choose some"
             )
 
     def cells(self, table: SlotTable, queries: Int[np.ndarray, " query"]) -> Cells:
@@ -104,6 +110,11 @@ class HeadOutput(Rows):
             raise InputError(
                 f"expected {needs} with {self.how}, got "
                 f"{'none' if found is None else f'{found} axes'}; see HeadOutput.values"
+            )
+        if self.values is not None and not np.isfinite(self.values).all():
+            raise InputError(
+                "expected finite values to stand in for a head, got NaN or infinity; check the "
+                "donor"
             )
 
 
@@ -178,10 +189,13 @@ class EmbeddingOffset:
     parallel_only: bool = True
 
     def __post_init__(self) -> None:
-        if self.vector.ndim != 1 or not np.isfinite(self.vector).all():
+        shape = getattr(self.vector, "shape", None)
+        if shape is None or len(shape) != 1 or not np.isfinite(self.vector).all():
+            got = type(self.vector).__name__ if shape is None else f"one of shape {shape}"
+            wrong = " with NaN or infinity" if shape is not None and len(shape) == 1 else ""
             raise InputError(
-                "expected one finite number for each channel of the stream, got an array of shape "
-                f"{self.vector.shape}; give another vector"
+                "expected a numpy array of one finite number for each channel of the stream, got "
+                f"{got}{wrong}; give another vector"
             )
 
     def moved(
@@ -214,7 +228,7 @@ def heads_of(edit: Edit, *, n_layers: int, n_heads: int) -> dict[int, list[int]]
     """
     if isinstance(edit, EmbeddingOffset):
         return {}
-    named = [_head(one) for one in edit.heads]
+    named = [head_of(one) for one in edit.heads]
     named += [Head(layer, head) for layer in edit.layers for head in range(n_heads)]
     if not named:
         raise InputError(f"expected heads or layers in {type(edit).__name__}, got none; name some")
@@ -243,24 +257,6 @@ def is_nothing(edit: Edit) -> bool:
             return False
 
 
-def described(edit: Edit) -> Mapping[str, Any]:
-    """An edit as plain values, for the record; arrays by their shape and SHA-256."""
-    fields = {name: getattr(edit, name) for name in type(edit).__dataclass_fields__}
-    plain = {name: _plain(value) for name, value in fields.items() if value is not None}
-    return {"edit": type(edit).__name__} | plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        digest = sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
-        return {"shape": list(value.shape), "sha256": digest}
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, str | int | float):
-        return value
-    return [str(_head(each)) if isinstance(each, tuple) else _plain(each) for each in value]
-
-
 def _among(
     numbers: Int[np.ndarray, " row"], wanted: Sequence[int] | None
 ) -> Bool[np.ndarray, " row"]:
@@ -275,12 +271,14 @@ def _at(
     return np.isin(positions, np.asarray(list(wanted), np.float32))
 
 
-def _head(name: str | Head | tuple[int, int]) -> Head:
+def head_of(name: str | Head | tuple[int, int]) -> Head:
+    """A head by its name or its numbers."""
     return parse_head(name) if isinstance(name, str) else Head(*name)
 
 
-def _finite(value: float, what: str) -> None:
-    if not np.isfinite(value):
+def _finite(value: Any, what: str) -> None:
+    if not isinstance(value, int | float | np.number) or not abs(value) <= _LARGEST:
         raise InputError(
-            f"expected a finite {what}, got {value}; KnockOut takes an edge out altogether"
+            f"expected a finite {what}, of at most {_LARGEST:g}, got {value!r}; KnockOut takes an "
+            "edge out altogether"
         )

@@ -10,9 +10,8 @@ from typing import Any
 from tempo.archive import Manifest, claim, is_whole, open_run, trace_folder, write_manifest
 from tempo.capture import Capture
 from tempo.decoding import Plan, Session, StepOutcome
-from tempo.describe import describe
+from tempo.describe import describe, described_edit
 from tempo.edit_checks import check_touched
-from tempo.edits import described
 from tempo.engine import decode
 from tempo.forks import Fork, decode_forks
 from tempo.layout import Batch, Layout, fitting
@@ -24,6 +23,8 @@ from tempo.trace import Trace
 from tempo.vocabulary import TOP_READOUT
 
 Watch = Callable[[StepOutcome], None]
+EDITS_FOUND = "edits_found"
+"""In the header of a trace: numbers of the edits that found something to act on in its batch."""
 
 
 def execute(
@@ -45,6 +46,7 @@ def execute(
         kept |= decode_batch(request, batch.capture, plans, folder=folder, watch=watch)
     if request.alone is not None:
         kept |= _decode_alone(request, planned, kept, folder=folder, watch=watch)
+    check_found(request, kept if folder is None else open_run(folder).traces)
     if folder is None:
         return Run(
             request.prompts, tuple(manifest.policies), manifest.policies, kept, manifest.settings
@@ -73,10 +75,21 @@ def decode_batch(
     finally:
         for recorder in recorders:
             recorder.writer.flush()
+    found = {EDITS_FOUND: sorted(session.touched)} if request.edits else {}
     for recorder, decoding in zip(recorders, decodings, strict=True):
-        recorder.writer.close(decoding.stopped)
-    check_touched(session.edits, session.touched)
+        recorder.writer.close(decoding.stopped, **found)
     return _in_memory(plans, recorders)
+
+
+def check_found(request: Request, traces: Mapping[Pair, Trace]) -> None:
+    """Refuse edits that found nothing to act on in any batch, those of an earlier call included.
+
+    Raises:
+        InputError: Names the first of them.
+    """
+    if request.edits:
+        found = [trace.header.run.get(EDITS_FOUND, []) for trace in traces.values()]
+        check_touched(request.edits, {number for each in found for number in each})
 
 
 def _decode_alone(
@@ -199,4 +212,4 @@ def _made_by(request: Request) -> dict[str, Any]:
         else "python",
         "steps": request.options.steps,
         "seed": request.options.seed,
-    } | ({"edits": [described(edit) for edit in request.edits]} if request.edits else {})
+    } | ({"edits": [described_edit(edit) for edit in request.edits]} if request.edits else {})

@@ -11,9 +11,9 @@ from tempo.attention import NAME
 from tempo.cache import SlotCache
 from tempo.capture import Capture
 from tempo.decoding import Session
-from tempo.edit_checks import check_touched
+from tempo.edit_checks import check_edit_list, check_slots, check_touched
 from tempo.edits import Edit
-from tempo.errors import InputError
+from tempo.errors import InputError, NumericalError
 from tempo.loading import Source, load_model
 from tempo.model import LanguageModel, attention_as
 from tempo.passing import Ran
@@ -55,8 +55,9 @@ def forward(
     Args:
         model: A loaded model, or whatever `load_model` takes.
         text: Text, encoded with the tokenizer's own special tokens, or token ids.
-        edits: From `tempo.edits`; they compose: scores first, in the order given, then the
-            softmax, then weights and values, then head outputs.
+        edits: From `tempo.edits`; they compose: embeddings, then scores, biases and scales in the
+            order given and knock-outs last, then the softmax, then weights and values, then head
+            outputs.
 
     Raises:
         InputError: No tokens, too many, a head that is not the model's, or an edit without a row
@@ -83,6 +84,10 @@ def forward_each(
         )
     check_sequences(loaded, [ids])
     layers, heads = tuple(range(loaded.n_layers)), tuple(range(loaded.n_heads))
+    for edits in variants:
+        check_edit_list(edits)
+        for edit in edits:
+            check_slots(edit, len(ids))
     session = Session(
         loaded,
         Capture("weights", layers, heads),
@@ -95,6 +100,11 @@ def forward_each(
     with torch.inference_mode(), attention_as(loaded.hf, NAME):
         passes = run_forward(session, cache, [view] * len(variants), first=0)
     check_touched(session.edits, session.touched)
+    if any(not torch.isfinite(one.logits).all() for one in passes):
+        raise NumericalError(
+            "expected finite logits, got NaN or infinity; check the weights, the size of the "
+            "edits, or load the model in float32"
+        )
     return [_forwarded(ids, one, number) for number, one in enumerate(passes)]
 
 

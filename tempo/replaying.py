@@ -7,7 +7,7 @@ from tempo.config import make_options
 from tempo.describe import rule_from
 from tempo.edits import Edit
 from tempo.errors import NoParallelSetsError, TwinError
-from tempo.execution import decode_batch
+from tempo.execution import check_found, decode_batch
 from tempo.loading import Source, load_model
 from tempo.manifest import Prompt, Run
 from tempo.model import LanguageModel
@@ -45,7 +45,7 @@ def replay(
         The twin; for several, a run of the reference and its twins.
 
     Raises:
-        TwinError: The model has other weights, or more changed than was to.
+        TwinError: The model has other weights, the trace has edits, or more changed than was to.
         NoParallelSetsError: The trace has no set of two or more, so no twin can differ.
     """
     loaded = load_model(trace.header.model["name"] if model is None else model)
@@ -54,6 +54,11 @@ def replay(
         raise NoParallelSetsError(
             f"expected a trace with a set of two or more members, got {trace.header.prompt_id!r} "
             "without one; lower the threshold"
+        )
+    if trace.header.run.get("edits"):
+        raise TwinError(
+            "expected a trace that was decoded without edits, got one with them: their arrays are "
+            "not in it, so they cannot be made again; replay the trace that it was made from"
         )
     if policy is None and not edits:
         raise TwinError("expected a policy or edits that change something, got neither; give one")
@@ -123,6 +128,7 @@ def _decode(
         plan.policy.place.check(max(slots.position.max(), len(slots)), loaded.dtype)
     capture = Capture(trace.level, trace.layers, trace.heads)
     decoded = decode_batch(request, capture, plans)
+    check_found(request, decoded)
     return {name: twin for (_, name), twin in decoded.items()}
 
 

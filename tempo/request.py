@@ -13,7 +13,7 @@ from tempo.budget import (
 )
 from tempo.config import Options
 from tempo.decoding import Plan
-from tempo.edit_checks import heads_in
+from tempo.edit_checks import check_edit_list, heads_in
 from tempo.edits import Edit
 from tempo.errors import InputError
 from tempo.manifest import Prompt
@@ -151,6 +151,7 @@ def check_edits(request: Request) -> None:
     Raises:
         InputError: As said.
     """
+    check_edit_list(request.edits)
     for edit in request.edits:
         heads_in(edit, request.model)
     if request.edits and request.options.capture == "qk":

@@ -72,10 +72,10 @@ class TraceWriter:
         self.shards, self._pending, self._first = [*self.shards, shard], {}, shard.last + 1
         self._write_header()
 
-    def close(self, stopped: str) -> None:
-        """Write what is pending and why decoding ended."""
+    def close(self, stopped: str, **run: Any) -> None:
+        """Write what is pending, why decoding ended, and what is known of the run only now."""
         self.flush()
-        self.header = replace(self.header, stopped=stopped)
+        self.header = replace(self.header, stopped=stopped, run={**self.header.run, **run})
         self._write_header()
 
     def _write_header(self) -> None:
@@ -100,9 +100,9 @@ class TraceKeeper:
     def flush(self) -> None:
         """Nothing is pending."""
 
-    def close(self, stopped: str) -> None:
-        """Note why decoding ended."""
-        self.header = replace(self.header, stopped=stopped)
+    def close(self, stopped: str, **run: Any) -> None:
+        """Note why decoding ended, and what is known of the run only now."""
+        self.header = replace(self.header, stopped=stopped, run={**self.header.run, **run})
 
     def trace(self) -> Trace:
         """What was received so far."""

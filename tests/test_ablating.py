@@ -9,6 +9,7 @@ from analysis.ablation.passes import Comparison
 from analysis.ablation_report import Ablation
 from tempo.ablating.conditions import (
     DEFAULT,
+    DONOR_DRAW,
     Donors,
     Target,
     other_place,
@@ -17,6 +18,7 @@ from tempo.ablating.conditions import (
 )
 from tempo.ablating.plan import Plan
 from tempo.ablating.running import recipe, run_passes
+from tempo.ablating.texts import texts_of
 from tempo.edits import HeadOutput, KnockOut, ValueZero
 from tempo.errors import InputError
 from tempo.model import attention_as
@@ -27,7 +29,7 @@ from tempo.vocabulary import Head
 from tests.decoding import model_of, plain_forward, random_prompt
 
 HEADS = (Head(1, 0), Head(1, 2))
-TARGET = Target(HEADS, (1,), n_layers=2, at=6)
+TARGET = Target(HEADS, (1,), (None, None), at=6)
 CAT = "The cat sat on the mat and"
 
 
@@ -76,7 +78,7 @@ def test_both_readings_of_all_values_have_a_name_of_their_own():
 
 def test_donors_go_into_the_edit():
     means, rows = np.zeros((2, 4, 16), np.float32), np.ones((2, 9, 4, 16), np.float32)
-    target = Target(HEADS, (1,), 2, 6, Donors(means, rows))
+    target = Target(HEADS, (1,), (None, None), 6, Donors(means, rows))
     for name, values in (("head:mean", means), ("head:resample", rows)):
         (edit,) = parse_condition(name).edits(target)
         assert isinstance(edit, HeadOutput)
@@ -96,14 +98,16 @@ def test_a_condition_that_is_none_is_refused(name: str):
         parse_condition(name)
 
 
-@pytest.mark.parametrize("names", [[], ["head", "head"]])
+@pytest.mark.parametrize(
+    "names", [[], ["head", "head"], ["head", "head:zero"], ["value:1+2", "value:2+1"]]
+)
 def test_conditions_are_different_and_some(names: list[str]):
     with pytest.raises(InputError, match="expected different conditions"):
         parse_conditions(names)
 
 
 def test_the_control_is_as_many_heads_of_the_same_layers_or_as_many_other_layers():
-    target = Target((Head(3, 1), Head(3, 2), Head(5, 0)), (3, 5), n_layers=8, at=4)
+    target = Target((Head(3, 1), Head(3, 2), Head(5, 0)), (3, 5), (None,) * 8, at=4)
     seen: set[tuple[Head, ...]] = set()
     for seed in range(20):
         place = other_place(parse_condition("head"), target, n_heads=6, seed=(seed,))
@@ -118,9 +122,52 @@ def test_the_control_is_as_many_heads_of_the_same_layers_or_as_many_other_layers
     assert len(seen) > 5
 
 
+def test_a_control_in_other_layers_sees_as_far_back():
+    target = Target((Head(1, 0),), (1,), (8, None, 8, None, None), at=20)
+    places = [
+        other_place(parse_condition("edge:10"), target, n_heads=4, seed=(seed,))
+        for seed in range(30)
+    ]
+    assert {place.layers for place in places if place} == {(3,), (4,)}
+    near = Target((Head(0, 0), Head(1, 0)), (0, 1), (8, None), at=20)
+    assert other_place(parse_condition("edge:10"), near, n_heads=4, seed=(0,)) is None
+
+
+def test_every_prompt_draws_its_own_control_and_t_and_donor_are_drawn_apart():
+    found = [
+        other_place(parse_condition("head"), TARGET, n_heads=9, seed=(0, 0, number))
+        for number in range(12)
+    ]
+    assert len({place.heads for place in found if place}) > 4
+    texts = [list(random_prompt(model_of("llama"), 30, seed)) for seed in range(20)]
+    kept, _ = texts_of(model_of("llama"), texts, reach=0, at="random", seed=0)
+    donors = [int(np.random.default_rng((0, DONOR_DRAW, n)).integers(19)) for n in range(20)]
+    assert abs(np.corrcoef([text.at for text in kept], donors)[0, 1]) < 0.8
+
+
+def test_values_taken_out_before_t_count_in_the_published_means():
+    """They change tokens before t, unlike heads and edges at t."""
+    model = model_of("llama")
+    (ids,) = prompts("llama", 1)
+    at = len(ids) - 1
+    for name, edit in (
+        ("value:before", ValueZero(layers=[1], slots=list(range(at)))),
+        ("head", HeadOutput(heads=["L1H0"], queries=[at])),
+    ):
+        (effect, _) = ablated("llama", prompts=[ids], conditions=[name]).findings.effects
+        base, changed = (
+            tempo.forward(model, ids, edits=e).log_probability().astype(np.float64)
+            for e in ([], [edit])
+        )
+        kl = (np.exp(base) * (base - changed)).sum(-1)
+        found = effect.numbers["kl_published_nats"].estimate
+        assert found == pytest.approx(kl.mean(), rel=1e-3, abs=1e-7)
+        assert (bool(kl[:at].max() > 1e-5)) is (name == "value:before")
+
+
 def test_there_is_no_control_where_there_is_no_other_place():
     alone = {"n_heads": 2, "seed": (0,)}
-    whole = Target((Head(0, 0), Head(0, 1)), (0,), n_layers=1, at=2)
+    whole = Target((Head(0, 0), Head(0, 1)), (0,), (None,), at=2)
     assert other_place(parse_condition("head"), whole, **alone) is None
     assert other_place(parse_condition("value:1"), whole, **alone) is None
     assert other_place(parse_condition("value:1:model"), TARGET, **alone) is None
@@ -145,11 +192,11 @@ def test_a_pass_holds_what_the_attention_module_itself_gives(family: str):
         for hook in hooks:
             hook.remove()
     linears = output_projections(model, range(model.n_layers))
-    target = Target((Head(0, 0),), (0,), model.n_layers, at=5)
+    target = Target((Head(0, 0),), (0,), model.windows, at=5)
     found = run_passes(model, ids, {"base": ()}, target=target, linears=linears, seed=(0,))["base"]
     expected = torch.stack([out[0, 5] for out in kept]).detach().numpy()
     np.testing.assert_allclose(found.attention_output, expected, atol=1e-5)
-    np.testing.assert_allclose(found.logits, reference.logits[0, 5:], atol=1e-4)
+    np.testing.assert_allclose(found.logits, reference.logits[0], atol=1e-4)
     assert found.attention.shape == (model.n_layers, model.n_heads, len(ids))
 
 
@@ -160,7 +207,7 @@ def test_passes_of_equal_recipes_run_once_and_long_texts_in_parts(monkeypatch: p
     linears = output_projections(model, range(model.n_layers))
     head, value = parse_condition("head"), parse_condition("value:1")
     wanted = {"a": recipe(head), "b": recipe(parse_condition("head:zero")), "c": recipe(value)}
-    target = Target((Head(0, 1),), (0,), model.n_layers, at=11)
+    target = Target((Head(0, 1),), (0,), model.windows, at=11)
     options = {"target": target, "linears": linears, "seed": (0,)}
     whole = run_passes(model, ids, wanted, **options)
     assert whole["a"] is whole["b"]
@@ -261,12 +308,17 @@ def test_a_sweep_reaches_only_as_far_as_the_prompt():
         ({"heads": []}, "expected a list of heads"),
         ({"heads": "L0H0"}, "expected a list of heads"),
         ({"conditions": ["tail"]}, "expected a condition of the form"),
-        ({"at": 40}, r"whose token t \(40\) has 2 before it"),
-        ({"at": 1, "conditions": ["value:1+2"]}, "has 2 before it"),
+        (
+            {"at": 40},
+            r"a token t \(40\) and 2 before it, .* got prompts of at most 9",
+        ),
+        ({"at": 1, "conditions": ["value:1+2"]}, "and 2 before it"),
         ({"at": "first"}, "expected last, random or the number of a token"),
         ({"sweep": 99}, "expected a sweep of 0 to 20"),
         ({"prompts": [CAT], "conditions": ["head:resample"]}, "expected another prompt of more"),
         ({"conditions": ["head:resample"], "donor": "a"}, "expected a donor of more than"),
+        ({"donor": "a cat"}, "expected a donor with head:resample only"),
+        ({"prompts": [CAT, "The dog ran after", CAT]}, "same tokens in 'p0000' and 'p0002'"),
         ({"conditions": ["edge:through"]}, "leave every row something to see"),
         ({"prompts": []}, "expected at least one prompt"),
         ({"prompts": [[1, 2, 99999]]}, "expected token ids from 0"),

@@ -8,6 +8,7 @@ from analysis.ablation.effects import NUMBERS, effects, prompt_effect
 from analysis.ablation.measured import prompt_numbers
 from analysis.ablation.measures import cosine, kl_nats, nip, top_1_changed
 from analysis.ablation.passes import Comparison, Pass
+from analysis.statistics import EXACT
 from tempo.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -19,8 +20,9 @@ def a_pass(*, t: int, n_tokens: int, seed: int) -> Pass:
     attention = np.zeros((LAYERS, HEADS, n_tokens), np.float32)
     attention[..., : t + 1] = rng.dirichlet(np.ones(t + 1), (LAYERS, HEADS))
     return Pass(
+        t,
         rng.normal(size=(LAYERS, HIDDEN)).astype(np.float32),
-        rng.normal(size=(n_tokens - t, VOCAB)).astype(np.float32),
+        rng.normal(size=(n_tokens, VOCAB)).astype(np.float32),
         attention,
     )
 
@@ -79,30 +81,49 @@ def test_top_1_changes_where_another_token_is_largest():
     np.testing.assert_array_equal(top_1_changed(base, base[::-1]), [True, False, True])
 
 
-def test_published_means_are_the_means_from_t_on_diluted():
+def test_published_means_are_over_all_tokens_and_the_others_from_t_on():
     t, n_tokens = 6, 10
     base, changed = (a_pass(t=t, n_tokens=n_tokens, seed=seed) for seed in (1, 2))
-    found = prompt_effect(base, changed, n_tokens=n_tokens)
+    found = prompt_effect(base, changed)
     kl = kl_nats(base.logits, changed.logits)
-    part = (n_tokens - t) / n_tokens
+    other = base.logits.argmax(-1) != changed.logits.argmax(-1)
     assert found.t == t
-    assert found.kl_at_t_nats == kl[0]
-    assert found.kl_after_t_nats == pytest.approx(kl[1:].mean())
-    assert found.kl_published_nats == pytest.approx(kl.mean() * part)
-    assert found.top_1_changed_published == pytest.approx(found.top_1_changed_from_t * part)
-    whole = np.zeros(n_tokens)
-    whole[t:] = kl
-    assert found.kl_published_nats == pytest.approx(whole.mean())
+    assert found.kl_at_t_nats == kl[t]
+    assert found.kl_after_t_nats == pytest.approx(kl[t + 1 :].mean())
+    assert found.kl_published_nats == pytest.approx(kl.mean())
+    assert found.top_1_changed_from_t == other[t:].mean()
+    assert found.top_1_changed_published == other.mean()
+
+
+def test_shares_and_divergences_have_limits_inside_what_they_can_be():
+    prompts = []
+    for changed in (1, *[0] * 11):
+        base = a_pass(t=4, n_tokens=8, seed=changed)
+        logits = base.logits.copy()
+        logits[4] += changed * 20 * np.eye(VOCAB, dtype=np.float32)[logits[4].argmin()]
+        other = Pass(4, base.attention_output, logits, base.attention)
+        prompts.append(prompt_numbers({"base": base, "A": other}, [BASE_A]).effects)
+    found = effects(prompts, controls={})[0].numbers
+    top, kl = found["top_1_changed_at_t"], found["kl_at_t_nats"]
+    assert top.estimate == pytest.approx(1 / 12)
+    assert (top.low, top.high) == pytest.approx(
+        (0.00210759, 0.38479617), rel=1e-4
+    )  # Clopper and Pearson
+    assert top.method == EXACT
+    assert kl.low == 0 < kl.high
+    nobody = effects([prompts[1]] * 12, controls={})[0].numbers["top_1_changed_at_t"]
+    assert (nobody.estimate, nobody.low) == (0, 0)
+    assert nobody.high == pytest.approx(1 - 0.025 ** (1 / 12))
 
 
 def test_nothing_is_after_the_last_token():
     base, changed = (a_pass(t=9, n_tokens=10, seed=seed) for seed in (1, 2))
-    assert np.isnan(prompt_effect(base, changed, n_tokens=10).kl_after_t_nats)
+    assert np.isnan(prompt_effect(base, changed).kl_after_t_nats)
 
 
 def test_a_pass_against_itself_is_unchanged():
     base = a_pass(t=3, n_tokens=9, seed=1)
-    found = prompt_effect(base, base, n_tokens=9)
+    found = prompt_effect(base, base)
     assert (found.nip == 1).all()
     np.testing.assert_allclose(found.cosine, 1)
     assert [getattr(found, name) for name in NUMBERS] == [0] * len(NUMBERS)
@@ -110,10 +131,14 @@ def test_a_pass_against_itself_is_unchanged():
 
 def test_passes_of_another_length_or_token_are_refused():
     base = a_pass(t=3, n_tokens=9, seed=1)
-    with pytest.raises(InputError, match="9 slots"):
-        prompt_effect(base, base, n_tokens=10)
-    with pytest.raises(InputError, match="one token"):
-        prompt_effect(base, a_pass(t=4, n_tokens=9, seed=2), n_tokens=9)
+    with pytest.raises(InputError, match="got t = 3 and 4 of 9"):
+        prompt_effect(base, a_pass(t=4, n_tokens=9, seed=2))
+    with pytest.raises(InputError, match="got t = 3 and 3 of 10"):
+        prompt_effect(base, a_pass(t=3, n_tokens=10, seed=2))
+    with pytest.raises(InputError, match="9 rows of logits and 8 slots"):
+        Pass(3, base.attention_output, base.logits, base.attention[..., :8])
+    with pytest.raises(InputError, match="t = 9"):
+        Pass(9, base.attention_output, base.logits, base.attention)
 
 
 # --- over prompts
@@ -129,7 +154,7 @@ def numbers_of(n_prompts: int, *, names: tuple[str, ...] = ("A", "control")) -> 
             name: a_pass(t=4, n_tokens=8, seed=100 * prompt + place)
             for place, name in enumerate(("base", *names))
         }
-        found.append(prompt_numbers(passes, comparisons, n_tokens=8).effects)
+        found.append(prompt_numbers(passes, comparisons).effects)
     return found
 
 
@@ -168,9 +193,7 @@ def test_fewer_than_eight_prompts_have_no_limits_and_say_why():
 def test_prompts_without_tokens_after_t_are_left_out_of_that_mean():
     prompts = numbers_of(9)
     comparison = BASE_A
-    last = prompt_effect(
-        a_pass(t=7, n_tokens=8, seed=1), a_pass(t=7, n_tokens=8, seed=2), n_tokens=8
-    )
+    last = prompt_effect(a_pass(t=7, n_tokens=8, seed=1), a_pass(t=7, n_tokens=8, seed=2))
     prompts[0] = {comparison: last, BASE_CONTROL: last}
     found = effects(prompts, controls={})[0].numbers["kl_after_t_nats"]
     assert (found.n, found.n_dropped) == (8, 1)
@@ -179,7 +202,7 @@ def test_prompts_without_tokens_after_t_are_left_out_of_that_mean():
 def test_a_condition_may_be_held_against_another_baseline():
     passes = {name: a_pass(t=2, n_tokens=6, seed=seed) for seed, name in enumerate("bcde")}
     comparisons = [Comparison("b", "c"), Comparison("c", "d"), Comparison("c", "e")]
-    prompts = [prompt_numbers(passes, comparisons, n_tokens=6).effects] * 8
+    prompts = [prompt_numbers(passes, comparisons).effects] * 8
     found = {str(one.comparison): one for one in effects(prompts, controls={"d": "e"})}
     expected = nip(passes["c"].attention_output, passes["d"].attention_output)
     np.testing.assert_allclose(found["c|d"].nip.curve.estimate, expected)
@@ -201,6 +224,6 @@ def test_no_prompts_and_uneven_prompts_are_refused():
 def test_a_comparison_of_a_pass_that_was_not_run_is_refused():
     passes = {"base": a_pass(t=2, n_tokens=6, seed=0)}
     with pytest.raises(InputError, match="run A too"):
-        prompt_numbers(passes, [BASE_A], n_tokens=6)
+        prompt_numbers(passes, [BASE_A])
     with pytest.raises(InputError, match="got none"):
-        prompt_numbers(passes, [], n_tokens=6)
+        prompt_numbers(passes, [])

@@ -99,14 +99,14 @@ def some_prompts(n: int, *, softmax: str = "before") -> list[PromptNumbers]:
         if softmax == "before":
             changed[1, 2] /= changed[1, 2].sum()
         outputs = rng.normal(size=(3, LAYERS, HIDDEN)).astype(np.float32)
-        logits = rng.normal(size=(3, n_tokens - t, VOCAB)).astype(np.float32)
+        logits = rng.normal(size=(3, n_tokens, VOCAB)).astype(np.float32)
         seen = (attention, changed, attention)
         passes = {
-            name: Pass(*each)
+            name: Pass(t, *each)
             for name, *each in zip(("base", "A", "control"), outputs, logits, seen, strict=True)
         }
         comparisons = [BASE_A, Comparison("base", "control")]
-        found.append(prompt_numbers(passes, comparisons, n_tokens=n_tokens, n_offsets=4))
+        found.append(prompt_numbers(passes, comparisons, n_offsets=4))
     return found
 
 

@@ -258,6 +258,20 @@ def test_sentences_name_scope_layer_and_reading():
     assert "all that B removes" in told[0]
 
 
+def test_what_holds_by_construction_is_a_check_and_no_finding():
+    rng = np.random.default_rng(0)
+    prompts = [
+        prompt_redundancy(six(noisy(E1 + E2, rng), E2, noisy(E2, rng), E2)) for _ in range(10)
+    ]
+    found = redundancy(prompts, layers=(0,))
+    _, own = redundancy_sentences("head", found, is_own=True)
+    assert "a check and no finding: these heads are silent, so R must be 1; it is" in own
+    _, other = redundancy_sentences("control of head", found, is_other=True)
+    assert "so the overlap must be 0; it is" in other
+    (told,) = sweep_sentences("x", sweep(all_prompts("captures"), layers=(0,)), is_own=True)
+    assert told.endswith("by construction: no finding")
+
+
 # --- the sweep
 
 
@@ -282,9 +296,7 @@ def all_prompts(kind: str, n: int = 12) -> list[PromptSweep]:
 def test_captured_is_said_only_where_b_alone_has_an_effect():
     (told,) = sweep_sentences("head", sweep(all_prompts("captures"), layers=(0,)))
     assert "at offset 1 B alone changes the output" in told
-    assert (
-        "licenses the reading that A has captured it; at 1 R 1 (1 to 1), overlap 1 (1 to 1)" in told
-    )
+    assert "A has captured at least 90% of it (at 1 (12 prompts) R 1 (1 to 1), overlap 1" in told
     assert "at offset 2, 3 B alone is not shown to change anything" in told
     assert "not all of it" not in told
 
@@ -292,7 +304,7 @@ def test_captured_is_said_only_where_b_alone_has_an_effect():
 def test_a_curve_that_is_not_flat_is_not_captured():
     (told,) = sweep_sentences("head", sweep(all_prompts("other"), layers=(0,)))
     assert "not all of it is captured" in told
-    assert "licenses" not in told
+    assert "at least" not in told
 
 
 def test_a_flat_curve_says_nothing_where_b_does_nothing():
@@ -303,7 +315,7 @@ def test_a_flat_curve_says_nothing_where_b_does_nothing():
         at = [(1, base, base), (2, base, base)]
         prompts.append(prompt_sweep(base, base, at=at, n_offsets=2))
     (told,) = sweep_sentences("head", sweep(prompts, layers=(0,)))
-    assert "licenses" not in told
+    assert "captured" not in told
     assert "a flat base|AB says nothing there" in told
 
 
@@ -318,8 +330,8 @@ def test_an_interval_that_holds_all_that_b_does_alone_is_no_capture():
         outputs = [each.astype(np.float32) for each in (a, base * [[0, 1, 1]], ab)]
         prompts.append(prompt_sweep(base, outputs[0], at=[(1, *outputs[1:])], n_offsets=1))
     (told,) = sweep_sentences("head", sweep(prompts, layers=(0,)))
-    assert "no reading" in told
-    assert "licenses" not in told
+    assert "no evidence that A has captured it" in told
+    assert "at least" not in told
 
 
 def test_a_sweep_of_few_prompts_has_no_reading():

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 import tempo
+from tempo.describe import described_edit
+from tempo.edit_checks import check_edit_list
 from tempo.edits import (
     Edit,
     EmbeddingOffset,
@@ -13,7 +15,6 @@ from tempo.edits import (
     ScoreBias,
     ScoreScale,
     ValueZero,
-    described,
     isolated,
 )
 from tempo.errors import InputError, OutputError, TwinError
@@ -233,7 +234,7 @@ def test_nothing_is_left_behind_even_by_an_edit_that_fails():
 
 def test_an_edit_is_described_by_plain_values():
     means = np.zeros((2, 4, 16), np.float32)
-    found = described(HeadOutput(heads=["L0H1", (1, 2)], how="mean", values=means, steps=[1]))
+    found = described_edit(HeadOutput(heads=["L0H1", (1, 2)], how="mean", values=means, steps=[1]))
     assert found == {
         "edit": "HeadOutput",
         "heads": ["L0H1", "L1H2"],
@@ -242,7 +243,7 @@ def test_an_edit_is_described_by_plain_values():
         "how": "mean",
         "values": {"shape": [2, 4, 16], "sha256": found["values"]["sha256"]},
     }
-    other = described(HeadOutput(heads=["L0H1"], how="mean", values=means + 1))
+    other = described_edit(HeadOutput(heads=["L0H1"], how="mean", values=means + 1))
     assert other["values"]["sha256"] != found["values"]["sha256"]
 
 
@@ -259,7 +260,16 @@ def test_an_edit_is_described_by_plain_values():
         (lambda: HeadOutput(heads=["L0H0"], how="half"), "expected zero, mean or resample"),
         (lambda: KnockOut(heads=["L0H0"], softmax="during"), "before or after the softmax"),
         (lambda: KnockOut(layers=[0], slots=[0]), "leave every row something to see"),
-        (lambda: KnockOut(heads=["L0H0"], slots=[40]), "find something to act on"),
+        (lambda: KnockOut(heads=["L0H0"], slots=[40]), "expected slots from 0 to 11, got 40"),
+        (lambda: KnockOut(heads=["L0H0"], queries=[3, 99]), "expected slots from 0 to 11, got 99"),
+        (lambda: ScoreBias(heads=["L0H0"], amount=1e39), "expected a finite amount"),
+        (lambda: ScoreBias(heads=["L0H0"], groups="siblings", amount=1.0), "got siblings"),
+        (
+            lambda: HeadOutput(
+                heads=["L0H0"], how="mean", values=np.full((2, 4, 16), np.nan, np.float32)
+            ),
+            "expected finite values to stand in for a head",
+        ),
         (lambda: KnockOut(heads=["L0H0"], queries=[3], slots=[4]), "find something to act on"),
         (lambda: ValueZero(heads=["L0H0"], slot_positions=[2.5]), "find something to act on"),
         (lambda: ScoreBias(heads=["L9H0"], amount=0.0), "got L9H0"),
@@ -279,7 +289,10 @@ def test_an_edit_is_described_by_plain_values():
         (lambda: HeadOutput(heads=["L0H0"], steps=[3]), "find something to act on"),
         (lambda: isolated(layers=[0]), "find something to act on"),
         (lambda: ScoreBias(heads=["L0H0"], amount=np.inf), "expected a finite amount"),
-        (lambda: ValueZero(heads=["L0H0"], groups=["friends"]), "expected groups of sink"),
+        (
+            lambda: ValueZero(heads=["L0H0"], groups=["friends"]),
+            "expected a list of groups of sink",
+        ),
         (
             lambda: HeadOutput(
                 heads=["L0H0"], how="resample", values=np.zeros((2, 3, 4, 16), np.float32)
@@ -291,6 +304,29 @@ def test_an_edit_is_described_by_plain_values():
 def test_what_cannot_be_edited_is_refused(make, message: str):
     with pytest.raises(InputError, match=message):
         run("llama", make())
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 2.0])
+def test_an_edge_stays_out_whatever_is_scaled_after_it(factor: float):
+    cut = KnockOut(heads=[HEAD], slots=[P], queries=[T])
+    scaled = ScoreScale(heads=[HEAD], factor=factor)
+    first, second = run("llama", cut, scaled), run("llama", scaled, cut)
+    assert np.isfinite(first.logits).all()
+    assert first.attention[LAYER, H, T, P] == 0
+    np.testing.assert_array_equal(first.logits, second.logits)
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        (HeadOutput(heads=[HEAD]), "expected a list of edits, got one HeadOutput"),
+        ("zero", "expected a list of edits, got str"),
+        (["zero"], "expected edits of tempo.edits, got str"),
+    ],
+)
+def test_what_is_no_list_of_edits_is_refused(edits: object, message: str):
+    with pytest.raises(InputError, match=message):
+        check_edit_list(edits)
 
 
 def test_a_slot_before_the_sliding_window_cannot_be_edited():
@@ -416,6 +452,28 @@ def test_isolating_every_layer_of_visible_sets_is_the_isolated_policy():
         np.testing.assert_allclose(edited.attention(step), own.attention(step), atol=1e-6)
 
 
+def test_an_edit_that_finds_nothing_is_refused_again_by_the_same_call(tmp_path):
+    idle = HeadOutput(heads=["L0H0"], steps=[9])
+    for _ in range(2):
+        with pytest.raises(InputError, match="find something to act on"):
+            decoded("isolated", idle, steps=3, out=tmp_path / "run")
+
+
+def test_an_edit_need_not_find_something_in_every_batch(monkeypatch: pytest.MonkeyPatch):
+    model = model_of("llama")
+    texts = [list(random_prompt(model, 12)), [5, 6], [7, 8]]
+    edit = HeadOutput(heads=["L0H0"], queries=[10], steps=[0])
+    monkeypatch.setattr("tempo.budget.MAX_BATCH", 1)
+    found = tempo.generate(model, texts, policy="greedy", steps=1, edits=[edit], eos="ignore")
+    assert [trace.header.run["edits_found"] for trace in found] == [[0], [], []]
+
+
+def test_a_trace_with_edits_is_not_replayed():
+    (trace,) = decoded("isolated", HeadOutput(layers=[1], steps=[2]), threshold=0.02)
+    with pytest.raises(TwinError, match="expected a trace that was decoded without edits"):
+        tempo.replay(trace, model=model_of("llama"), policy="visible")
+
+
 def test_an_offset_of_parallel_members_moves_them_and_nothing_before():
     vector = np.full(64, 0.3, np.float32)
     (plain,), (moved,) = (
@@ -445,7 +503,7 @@ def test_an_edit_of_one_step_leaves_those_before_it_as_they_were():
 def test_edits_are_recorded_and_make_another_run(tmp_path):
     edit = ScoreBias(layers=[0], groups=["earlier_sets"], amount=-1.0)
     plain, edited = decoded(out=tmp_path / "plain"), decoded("isolated", edit, out=tmp_path / "one")
-    said = [described(edit)]
+    said = [described_edit(edit)]
     assert edited[0].header.run["edits"] == said
     assert edited.settings["edits"] == said
     assert "edits" not in plain.settings

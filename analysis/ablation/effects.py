@@ -1,23 +1,25 @@
 """What a condition does at t: to the outputs of the layers, and to the next token.
 
-Tokens before t cannot differ. The published mean over all tokens counts them, so it is the mean
-from t on times (T - t) / T: it says as much about where t stands as about the condition.
+The published means are over all tokens. An edit of a head or an edge at t leaves those before t as
+they are, so they say as much about where t stands as about the condition; a value that is taken out
+changes every token from its own on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
 
 from analysis.ablation.measures import cosine, kl_nats, nip, top_1_changed
-from analysis.ablation.passes import Comparison, Pass, token_of
+from analysis.ablation.passes import Comparison, Pass
 from analysis.ablation.spread import Spread, spread
-from analysis.statistics import SEED, Interval, estimate_with_interval
+from analysis.statistics import SAME, SEED, Interval, estimate_with_interval, share_with_interval
 from tempo.errors import InputError
 
+YES_OR_NO = "top_1_changed_at_t"
 NUMBERS = (
-    "top_1_changed_at_t",
+    YES_OR_NO,
     "top_1_changed_from_t",
     "top_1_changed_published",
     "kl_at_t_nats",
@@ -38,10 +40,10 @@ class PromptEffect:
         cosine: Of the same.
         top_1_changed_at_t: 1 where the most probable next token is another one, else 0.
         top_1_changed_from_t: Share of the tokens from t on where it is.
-        top_1_changed_published: Their number over all tokens, those before t included.
+        top_1_changed_published: Share of all tokens, those before t included.
         kl_at_t_nats: KL(reference || changed) of the next token at t.
         kl_after_t_nats: Mean over the tokens behind t; NaN where t is the last.
-        kl_published_nats: Sum from t on over all tokens: the mean, diluted by (T - t) / T.
+        kl_published_nats: Mean over all tokens, those before t included.
     """
 
     t: int
@@ -91,17 +93,17 @@ class Effect:
     is_control: bool
 
 
-def prompt_effect(reference: Pass, changed: Pass, *, n_tokens: int) -> PromptEffect:
+def prompt_effect(reference: Pass, changed: Pass) -> PromptEffect:
     """Compare two passes of one prompt.
 
     Raises:
         InputError: The passes are not of one prompt and one t.
     """
-    t = token_of(reference, n_tokens=n_tokens)
-    if token_of(changed, n_tokens=n_tokens) != t:
+    t, n_tokens = reference.at, len(reference.logits)
+    if (changed.at, len(changed.logits)) != (t, n_tokens):
         raise InputError(
-            f"expected two passes measured at one token, got t = {t} and "
-            f"{token_of(changed, n_tokens=n_tokens)}; measure both at the same"
+            f"expected two passes of {n_tokens} tokens measured at one token, got t = {t} and "
+            f"{changed.at} of {len(changed.logits)}; measure both at the same"
         )
     other = top_1_changed(reference.logits, changed.logits)
     kl = kl_nats(reference.logits, changed.logits)
@@ -110,12 +112,12 @@ def prompt_effect(reference: Pass, changed: Pass, *, n_tokens: int) -> PromptEff
         n_tokens=n_tokens,
         nip=nip(reference.attention_output, changed.attention_output),
         cosine=cosine(reference.attention_output, changed.attention_output),
-        top_1_changed_at_t=float(other[0]),
-        top_1_changed_from_t=float(other.mean()),
-        top_1_changed_published=float(other.sum()) / n_tokens,
-        kl_at_t_nats=float(kl[0]),
-        kl_after_t_nats=float(kl[1:].mean()) if len(kl) > 1 else float("nan"),
-        kl_published_nats=float(kl.sum()) / n_tokens,
+        top_1_changed_at_t=float(other[t]),
+        top_1_changed_from_t=float(other[t:].mean()),
+        top_1_changed_published=float(other.mean()),
+        kl_at_t_nats=float(kl[t]),
+        kl_after_t_nats=float(kl[t + 1 :].mean()) if t + 1 < n_tokens else float("nan"),
+        kl_published_nats=float(kl.mean()),
     )
 
 
@@ -164,8 +166,8 @@ def _effect(
                 f"expected the control of {comparison.changed} against {comparison.reference}, got "
                 f"no comparison {comparison.reference}|{control}; compare it too"
             )
-        less = LessControl(control, *_summaries(lambda name: _less(own, other, name), seed))
-    nips, numbers = _summaries(lambda name: _column(own, name), seed)
+        less = LessControl(control, *_summaries(lambda name: _less(own, other, name), _gap, seed))
+    nips, numbers = _summaries(lambda name: _column(own, name), _summary, seed)
     return Effect(
         comparison=comparison,
         nip=nips,
@@ -177,12 +179,32 @@ def _effect(
 
 
 def _summaries(
-    column: Callable[[str], np.ndarray], seed: int
+    column: Callable[[str], np.ndarray],
+    summary: Callable[[str, np.ndarray, int], Interval],
+    seed: int,
 ) -> tuple[Spread, Mapping[str, Interval]]:
     """The inner product by layer, and every number of the next token."""
     return _by_layer(column("nip"), seed), {
-        name: estimate_with_interval(column(name), seed=seed) for name in NUMBERS
+        name: summary(name, column(name), seed) for name in NUMBERS
     }
+
+
+def _summary(name: str, values: Float64[np.ndarray, " prompt"], seed: int) -> Interval:
+    """A mean with limits inside what it can be; a yes or no gets those of the binomial."""
+    if name == YES_OR_NO:
+        return share_with_interval(values)
+    found = estimate_with_interval(values, seed=seed)
+    most = 1.0 if name.startswith("top_1") else np.inf
+    low, high = np.clip([found.low, found.high], 0.0, most).tolist()
+    return replace(found, low=low, high=high)
+
+
+def _gap(name: str, values: Float64[np.ndarray, " prompt"], seed: int) -> Interval:
+    """A paired difference; of yes and no, the same in every prompt seen, it has no limits."""
+    found = estimate_with_interval(values, seed=seed)
+    if name == YES_OR_NO and found.method == SAME:
+        return replace(found, low=np.nan, high=np.nan)
+    return found
 
 
 def _by_layer(values: Float64[np.ndarray, "prompt layer"], seed: int) -> Spread:

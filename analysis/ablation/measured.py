@@ -8,7 +8,7 @@ from jaxtyping import Float32
 
 from analysis.ablation.effects import PromptEffect, prompt_effect
 from analysis.ablation.offsets import N_OFFSETS, PromptOffsets, prompt_offsets, variation
-from analysis.ablation.passes import Comparison, Pass, token_of
+from analysis.ablation.passes import Comparison, Pass
 from tempo.errors import InputError
 
 
@@ -31,7 +31,6 @@ def prompt_numbers(
     passes: Mapping[str, Pass],
     comparisons: Sequence[Comparison],
     *,
-    n_tokens: int,
     n_offsets: int = N_OFFSETS,
 ) -> PromptNumbers:
     """Measure one prompt.
@@ -53,11 +52,9 @@ def prompt_numbers(
         )
     pairs = {each: (passes[each.reference], passes[each.changed]) for each in comparisons}
     return PromptNumbers(
-        effects={each: prompt_effect(*pair, n_tokens=n_tokens) for each, pair in pairs.items()},
+        effects={each: prompt_effect(*pair) for each, pair in pairs.items()},
         offsets={
-            name: prompt_offsets(
-                one.attention, t=token_of(one, n_tokens=n_tokens), n_offsets=n_offsets
-            )
+            name: prompt_offsets(one.attention, t=one.at, n_offsets=n_offsets)
             for name, one in passes.items()
         },
         variations={

@@ -16,14 +16,27 @@ class Pass:
     """One forward of one prompt under one condition; t is the token that is measured.
 
     Attributes:
+        at: t, from 0.
         attention_output: At t, after the output projection, with its bias.
-        logits: Of the queries from t on; row 0 is t. Earlier rows cannot differ.
+        logits: Of every token: a value that is taken out changes tokens before t as well.
         attention: The row of t over every slot of the prompt; 0 where a slot is not seen.
+
+    Raises:
+        InputError: The prompt has no token t, or the row of t has another length.
     """
 
+    at: int
     attention_output: Float32[np.ndarray, "layer hidden"]
     logits: Float32[np.ndarray, "query vocab"]
     attention: Float32[np.ndarray, "layer head slot"]
+
+    def __post_init__(self) -> None:
+        n_queries, n_slots = len(self.logits), self.attention.shape[-1]
+        if n_slots != n_queries or not 0 <= self.at < n_queries:
+            raise InputError(
+                f"expected logits and the row of t = {self.at} over all tokens of a prompt, got "
+                f"{n_queries} rows of logits and {n_slots} slots; pass those of one forward"
+            )
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,18 +53,3 @@ class Comparison:
 
     def __str__(self) -> str:
         return f"{self.reference}|{self.changed}"
-
-
-def token_of(one: Pass, *, n_tokens: int) -> int:
-    """The token t that a pass measures.
-
-    Raises:
-        InputError: The pass is not one of a prompt of so many tokens.
-    """
-    n_queries, n_slots = len(one.logits), one.attention.shape[-1]
-    if n_slots != n_tokens or not 1 <= n_queries <= n_tokens:
-        raise InputError(
-            f"expected the row of t over {n_tokens} slots and logits from t on, got {n_slots} "
-            f"slots and {n_queries} rows of logits; pass the number of tokens of this prompt"
-        )
-    return n_tokens - n_queries

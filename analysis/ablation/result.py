@@ -40,6 +40,9 @@ class AblationFacts:
         controls: Condition to the name of its control.
         prompts: Where they come from, how t was drawn.
         seed: Of the draws and of every interval.
+        own: Redundancy tests in which A silences the listed heads, and sweeps in which B takes out
+            the values of just those.
+        other: Redundancy tests in which A silences other heads.
         notes: What else a reader must know.
     """
 
@@ -50,6 +53,8 @@ class AblationFacts:
     controls: Mapping[str, str]
     prompts: Mapping[str, Any]
     seed: int
+    own: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -76,9 +81,11 @@ class AblationFindings:
         """What a reader must know beside the numbers."""
         told = effect_sentences(self.effects, self.facts.layers)
         for name, found in self.redundancy.items():
-            told += redundancy_sentences(name, found)
+            told += redundancy_sentences(
+                name, found, is_own=name in self.facts.own, is_other=name in self.facts.other
+            )
         for name, swept in self.sweeps.items():
-            told += sweep_sentences(name, swept)
+            told += sweep_sentences(name, swept, is_own=name in self.facts.own)
         scale = [SCALE] if self.redundancy or self.sweeps else []
         return [*told, *scale, *self.facts.notes]
 

@@ -9,19 +9,20 @@ from analysis.ablation.pooled import TOLERANCE
 from analysis.ablation.redundancy import Index, Redundancy
 from analysis.ablation.spread import point_of
 from analysis.ablation.sweep import LayerSweep, Sweep
-from analysis.numerals import limits
+from analysis.numerals import limits, number
 from analysis.statistics import Interval
 
 DILUTED = (
-    "published means count the tokens before t, which cannot differ: they are the mean from t on "
-    "times (T - t) / T"
+    "published means are over all tokens: those before t, which an edit of a head or an edge at t "
+    "leaves as they are, dilute them"
 )
+CAPTURED = 0.9
+"""R from here on is read as "A has captured it"."""
 SCALE = (
     "R: 1 = A has already removed what B removes, 0 = B loses the same share with A and without; "
     "below 0 and above 1 are possible. Each share is of its own reference and A shortens that of "
     "A|AB, so where A removes something else R falls below 0; the overlap of the removed vectors "
-    "does not. Where A silences exactly the listed heads, R of their values is 1 by construction: "
-    "a check and no finding"
+    "does not"
 )
 
 
@@ -41,18 +42,39 @@ def effect_sentences(effects: Sequence[Effect], layers: Sequence[int]) -> list[s
     return [*told, DILUTED] if told else []
 
 
-def redundancy_sentences(name: str, found: Redundancy) -> list[str]:
-    """Both indices at the layers where A acts."""
+def redundancy_sentences(
+    name: str, found: Redundancy, *, is_own: bool = False, is_other: bool = False
+) -> list[str]:
+    """Both indices at the layers where A acts.
+
+    Args:
+        is_own: Whether A silences the listed heads, so that their R is known in the first layer.
+        is_other: Whether A silences other heads than these, so that the overlap is.
+    """
+    known = found.layers[0] if is_own or is_other else None
     return [
-        _index(name, index, layer, found.n_prompts)
+        _by_construction(name, index, layer, is_own=is_own)
+        if index.scope == "listed" and layer == known
+        else _index(name, index, layer, found.n_prompts)
         for layer in found.layers
         for index in found.indices
     ]
 
 
-def sweep_sentences(name: str, found: Sweep) -> list[str]:
-    """Where a flat base|AB may be read as "A has captured it", and where it says nothing."""
-    return [f"{name}, sweep, layer {one.layer}: {_sweep(one)}" for one in found.layers]
+def sweep_sentences(name: str, found: Sweep, *, is_own: bool = False) -> list[str]:
+    """Where a flat base|AB may be read as "A has captured it", and where it says nothing.
+
+    Args:
+        is_own: Whether B takes out the values of the very heads that A silences.
+    """
+    known = found.layers[:1] if is_own else ()
+    told = [
+        f"{name}, sweep, layer {one.layer}: A silences the heads whose values B takes out, so "
+        "base|AB equals base|A by construction: no finding"
+        for one in known
+    ]
+    others = found.layers[len(known) :]
+    return told + [f"{name}, sweep, layer {one.layer}: {_sweep(one)}" for one in others]
 
 
 def index_reading(found: Interval, *, is_share: bool) -> str:
@@ -121,6 +143,16 @@ def _index(name: str, index: Index, layer: int, n_prompts: int) -> str:
     )
 
 
+def _by_construction(name: str, index: Index, layer: int, *, is_own: bool) -> str:
+    """What must come out in the first layer that is edited, and what did."""
+    where = f"{name}, redundancy, values of listed heads, layer {layer}, a check and no finding"
+    if not is_own:
+        gone = index.overlap.at(layer).estimate
+        return f"{where}: other heads are silent, so the overlap must be 0; it is {number(gone)}"
+    pooled = point_of(index.pooled, layer).estimate
+    return f"{where}: these heads are silent, so R must be 1; it is {number(pooled)}"
+
+
 def _sweep(one: LayerSweep) -> str:
     offsets = one.beyond_a.curve.x.tolist()
     alone = {each: one.nip["base|B"].at(each) for each in offsets}
@@ -128,44 +160,37 @@ def _sweep(one: LayerSweep) -> str:
     if not told:
         return f"no reading: {alone[offsets[0]].method}"
     works = [each for each in told if not includes(alone[each], 1.0)]
+    firm = [each for each in works if point_of(one.pooled, each).low >= CAPTURED]
+    bent = [each for each in works if each not in firm and not includes(one.beyond_a.at(each), 0.0)]
+    flat = [each for each in works if each not in firm and each not in bent]
     idle = [each for each in told if each not in works]
-    flat = [each for each in works if includes(one.beyond_a.at(each), 0.0)]
-    vague = [each for each in flat if _may_do_all(one, each)]
-    firm = [each for each in flat if each not in vague]
-    bent = [each for each in works if each not in flat]
-    parts = [_captured(one, firm)] if firm else []
-    if vague:
-        parts.append(
-            f"at offset {spelled(vague)} base|AB is indistinguishable from base|A, but the "
-            f"interval also holds all that B does alone: no reading; {_indices(one, vague)}"
-        )
-    if bent:
-        parts.append(
-            f"at offset {spelled(bent)} B alone changes the output and base|AB differs from "
-            f"base|A: not all of it is captured; {_indices(one, bent)}"
-        )
-    if idle:
-        parts.append(
-            f"at offset {spelled(idle)} B alone is not shown to change anything, so a flat base|AB "
-            "says nothing there"
-        )
-    return "; ".join(parts)
-
-
-def _may_do_all(one: LayerSweep, offset: int) -> bool:
-    """Whether B may take away with A as much of the same reference as it does alone."""
-    return one.beyond_a.at(offset).low <= one.nip["base|B"].at(offset).estimate - 1
-
-
-def _captured(one: LayerSweep, flat: Sequence[int]) -> str:
-    return (
-        f"at offset {spelled(flat)} B alone changes the output and base|AB is indistinguishable "
-        f"from base|A, which licenses the reading that A has captured it; {_indices(one, flat)}"
+    changes = "B alone changes the output and"
+    readings = (
+        (firm, f"{changes} A has captured at least {CAPTURED:.0%} of it", True),
+        (bent, f"{changes} base|AB differs from base|A: not all of it is captured", True),
+        (
+            flat,
+            f"{changes} base|AB is not told apart from base|A, which is no evidence that A has "
+            "captured it",
+            True,
+        ),
+        (
+            idle,
+            "B alone is not shown to change anything, so a flat base|AB says nothing there",
+            False,
+        ),
+    )
+    return "; ".join(
+        f"at offset {spelled(which)} {reading}{_indices(one, which) if measured else ''}"
+        for which, reading, measured in readings
+        if which
     )
 
 
 def _indices(one: LayerSweep, offsets: Sequence[int]) -> str:
-    return "; ".join(
-        f"at {each} R {limits(point_of(one.pooled, each))}, overlap {limits(one.overlap.at(each))}"
+    parts = [
+        f"at {each} ({one.beyond_a.at(each).n} prompts) R {limits(point_of(one.pooled, each))}, "
+        f"overlap {limits(one.overlap.at(each))}"
         for each in offsets
-    )
+    ]
+    return f" ({'; '.join(parts)})"

@@ -13,9 +13,9 @@ from analysis.ablation.redundancy import PromptRedundancy, prompt_redundancy
 from analysis.ablation.result import AblationFacts, ablation_findings
 from analysis.ablation.sweep import PromptSweep, prompt_sweep
 from analysis.ablation_report import Ablation
-from tempo.ablating.conditions import DEFAULT, Target, parse_conditions
+from tempo.ablating.conditions import CONTROL_DRAW, DEFAULT, Target, parse_conditions
 from tempo.ablating.donors import MEANS_FROM, DonorSource
-from tempo.ablating.plan import SWEEPS, Plan, redundancy_passes
+from tempo.ablating.plan import CONTROL, SWEEPS, Plan, redundancy_passes
 from tempo.ablating.running import has_control, run_passes
 from tempo.ablating.texts import Text, texts_of
 from tempo.edit_checks import heads_in
@@ -79,17 +79,22 @@ def ablate(
     plan = _plan(loaded, heads, conditions, redundancy=redundancy, sweep=sweep)
     texts, left_out = texts_of(loaded, prompts, reach=plan.reach, at=at, seed=seed)
     linears = output_projections(loaded, range(loaded.n_layers))
+    if donor is not None and not any(one.how == "resample" for one in plan.conditions):
+        raise InputError(
+            "expected a donor with head:resample only, got one without; leave it out or ask for "
+            "head:resample"
+        )
     donors = DonorSource(loaded, plan, texts, given=donor, seed=seed)
     found = _Found()
     for number, text in enumerate(texts):
-        target = Target(plan.heads, plan.layers, loaded.n_layers, text.at, donors.of(number))
+        target = Target(plan.heads, plan.layers, loaded.windows, text.at, donors.of(number))
         passes = run_passes(
             loaded,
             text.ids,
             plan.recipes(text.at),
             target=target,
             linears=linears,
-            seed=(seed, number),
+            seed=(seed, CONTROL_DRAW, number),
         )
         _measure(found, passes, text, plan, model=loaded)
         if on_prompt is not None:
@@ -120,6 +125,8 @@ def _facts(
             "drawn": at,
         },
         seed=seed,
+        own=("head", "listed heads"),
+        other=(f"{CONTROL}head",),
     )
 
 
@@ -140,7 +147,7 @@ def _plan(
     by_layer = heads_in(HeadOutput(heads=heads), model)
     named = tuple(Head(layer, head) for layer, own in by_layer.items() for head in own)
     wanted = parse_conditions(conditions)
-    target = Target(named, tuple(by_layer), model.n_layers, at=0)
+    target = Target(named, tuple(by_layer), model.windows, at=0)
     size = {"n_heads": model.n_heads}
     controlled = tuple(one for one in wanted if has_control(one, target, **size))
     (head,) = parse_conditions(["head"])
@@ -160,7 +167,7 @@ def _measure(
     """Keep of one prompt's passes what its tables and the whole need."""
     compared = ["base", *(each.changed for each in plan.comparisons())]
     kept = {name: passes[name] for name in compared}
-    found.numbers.append(prompt_numbers(kept, plan.comparisons(), n_tokens=len(text.ids)))
+    found.numbers.append(prompt_numbers(kept, plan.comparisons()))
     last = {one.name: passes[one.name].logits[-1] for one in plan.conditions}
     tokens = tuple(model.token_text(token) for token in text.ids)
     named = PromptTokens(text.prompt.id, text.prompt.category, tokens, text.at)

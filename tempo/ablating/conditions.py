@@ -5,7 +5,7 @@ condition is its own control elsewhere: in other heads of the same layers, or in
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,8 @@ DEFAULT = ("head", "value:1", "value:1+2", "value:before", "value:through", "val
 SCOPES = ("heads", "layer", "model")
 KINDS = ("head", "value", "edge")
 REPLACEMENTS = ("zero", "mean", "resample")
+CONTROL_DRAW, PLACE_DRAW, DONOR_DRAW = range(3)
+"""What a draw is for: each has random numbers of its own."""
 _FORMS = "head[:zero|mean|resample], value:OFFSETS[:SCOPE] or edge:OFFSETS[:SCOPE][:after]"
 
 
@@ -40,13 +42,13 @@ class Target:
     Attributes:
         heads: Heads that are listed.
         layers: Their layers.
-        n_layers: Of the model.
+        windows: Sliding window of every layer of the model, None where it sees everything.
         at: The token t.
     """
 
     heads: tuple[Head, ...]
     layers: tuple[int, ...]
-    n_layers: int
+    windows: tuple[int | None, ...]
     at: int
     donors: Donors = Donors()
 
@@ -125,7 +127,7 @@ class Condition:
         """Heads, and layers of which all heads are meant."""
         if self.scope == "heads":
             return target.heads, ()
-        return (), target.layers if self.scope == "layer" else range(target.n_layers)
+        return (), target.layers if self.scope == "layer" else range(len(target.windows))
 
     def _slots(self, at: int) -> list[int]:
         if isinstance(self.offsets, str):
@@ -140,7 +142,7 @@ def parse_conditions(names: Sequence[str]) -> tuple[Condition, ...]:
         InputError: One is not known, or stands twice.
     """
     found = tuple(parse_condition(name) for name in names)
-    if not found or len(set(names)) != len(found):
+    if not found or len({replace(one, name="") for one in found}) != len(found):
         raise InputError(
             f"expected different conditions, got {', '.join(names) or 'none'}; give some of "
             f"{_FORMS}"
@@ -172,21 +174,35 @@ def other_place(
     """Where a condition is its own control; None where there is no other place.
 
     A condition about heads goes to as many other heads of the same layers, one about layers to as
-    many other layers, both drawn at random.
+    many other layers that see as far back, both drawn at random.
     """
     draw = np.random.default_rng(seed)
     if condition.scope == "model":
         return None
     if condition.scope == "layer":
-        free = sorted(set(range(target.n_layers)) - set(target.layers))
-        layers = _drawn(free, len(target.layers), draw.permutation)
+        layers = _other_layers(target, draw.permutation)
         heads = () if layers is None else tuple(Head(layer, 0) for layer in layers)
     else:
         heads = _other_heads(target, n_heads, draw.permutation)
         layers = target.layers
     if layers is None or heads is None:
         return None
-    return Target(heads, tuple(layers), target.n_layers, target.at, target.donors)
+    return Target(heads, tuple(layers), target.windows, target.at, target.donors)
+
+
+def _other_layers(
+    target: Target, permutation: Callable[[int], np.ndarray]
+) -> tuple[int, ...] | None:
+    """As many other layers of each window; None where there are too few."""
+    found: list[int] = []
+    for window in dict.fromkeys(target.windows[layer] for layer in target.layers):
+        alike = {layer for layer, own in enumerate(target.windows) if own == window}
+        wanted = len(alike & set(target.layers))
+        drawn = _drawn(sorted(alike - set(target.layers)), wanted, permutation)
+        if drawn is None:
+            return None
+        found += drawn
+    return tuple(sorted(found))
 
 
 def _other_heads(
@@ -220,4 +236,4 @@ def _offsets(text: str, name: str) -> tuple[int, ...] | str:
             f"expected offsets such as 1, 1+2, before or through in {name!r}, got {text!r}; an "
             "offset of 1 is the token before t"
         )
-    return tuple(int(part) for part in parts)
+    return tuple(sorted(int(part) for part in parts))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tempo.ablating.conditions import Donors
+from tempo.ablating.conditions import DONOR_DRAW, Donors
 from tempo.ablating.plan import Plan
 from tempo.ablating.texts import Text
 from tempo.errors import InputError
@@ -65,7 +65,7 @@ class DonorSource:
                 f"expected another prompt of more than {at} tokens as the donor of "
                 f"{self.texts[number].prompt.id!r}, got none; give more prompts, or --donor TEXT"
             )
-        draw = np.random.default_rng((self.seed, number))
+        draw = np.random.default_rng((self.seed, DONOR_DRAW, number))
         return others[int(draw.integers(len(others)))]
 
     def _means(self) -> np.ndarray:

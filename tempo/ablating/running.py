@@ -97,8 +97,9 @@ def _passes(
     )
     return [
         Pass(
+            at=at,
             attention_output=output,
-            logits=one.logits[at:].copy(),
+            logits=one.logits,
             attention=one.attention[:, :, at].copy(),
         )
         for output, one in zip(outputs, forwarded, strict=True)

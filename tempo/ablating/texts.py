@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tempo.ablating.conditions import PLACE_DRAW
 from tempo.errors import InputError
 from tempo.manifest import Prompt
 from tempo.model import LanguageModel
@@ -40,22 +41,37 @@ def texts_of(
     """
     prompts, own_ids = prompts_from(given)
     texts: list[Text] = []
+    longest = 0
     left_out: list[str] = []
     for number, prompt in enumerate(prompts):
         ids = own_ids.get(prompt.id) or tuple(model.encode(prompt.text))
-        place = _place(len(ids), at, reach=reach, seed=(seed, number))
+        longest = max(longest, len(ids))
+        place = _place(len(ids), at, reach=reach, seed=(seed, PLACE_DRAW, number))
         if place is None:
             left_out.append(prompt.id)
         else:
             texts.append(Text(prompt, ids, place))
+    _check_different(texts)
     if not texts:
         raise InputError(
-            f"expected a prompt whose token t ({at}) has {reach} before it, as the conditions "
-            f"ask, got {len(left_out)} without; give longer prompts, another t, or conditions that "
-            "reach less far"
+            f"expected a prompt with a token t ({at}) and {reach} before it, as the conditions "
+            f"ask, got prompts of at most {longest} tokens; give longer ones, another t, or "
+            "conditions that reach less far"
         )
     check_sequences(model, [np.asarray(text.ids, np.int64) for text in texts])
     return texts, left_out
+
+
+def _check_different(texts: Sequence[Text]) -> None:
+    """Refuse a text that stands twice: the prompt is the unit, and it would count twice."""
+    seen: dict[tuple[int, ...], str] = {}
+    for text in texts:
+        if text.ids in seen:
+            raise InputError(
+                f"expected different prompts, got the same tokens in {seen[text.ids]!r} and "
+                f"{text.prompt.id!r}; leave one out"
+            )
+        seen[text.ids] = text.prompt.id
 
 
 def _place(n_tokens: int, at: str | int, *, reach: int, seed: tuple[int, ...]) -> int | None:
