@@ -17,6 +17,9 @@ from tests.decoding import real_model
 ROOT = Path(__file__).parent.parent
 
 
+ENOUGH_PROMPTS = 60  # 50 are the least for a claim
+
+
 def test_the_page_is_what_the_results_say() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(read_results(), entries_of(read_results()))
 

@@ -15,10 +15,6 @@ OUTCOMES = {
     "mixture_kl_change": "KL from the exact mixture of the paths",
     "free_path_nll_change": "-log p of the freely decoded top path in the plain model, per token",
 }
-SAME = (
-    "identical tokens and positions, one edit; a bias of 0 is bit-equal to no edit, checked in the "
-    "run"
-)
 
 
 def entries(result: Result) -> list[Finding]:
@@ -57,7 +53,7 @@ def _repair(result: Result) -> Finding:
         status=status_of(any(better), bool(worse) and all(worse)),
         rule=f"supported if for some way of repairing the intervals of {SURE} of these changes lie "
         "below 0 and none above; refuted if for every way one lies above 0 and none below.",
-        controls=f"{SAME}. The dose of each head is chosen on the other half of the prompts, the "
+        controls=f"{_same(result)}. The dose of each head is chosen on the other half of the prompts, the "
         "one bias on all. The "
         "next set is the choice of the run without bias, which favours that run; the exact "
         "mixture and the plain model do not. The mixture is known at one step of a prompt only.",
@@ -86,7 +82,7 @@ def _restoring(result: Result) -> Finding:
         rule="supported if the interval of measured less law lies above 0, refuted if below; "
         f"neither if more than {LEFT_OUT:.0%} of the prompts have no dose, since those need the "
         "largest.",
-        controls=f"{SAME}. Alone is recomputed without siblings and without a bias. The law is "
+        controls=f"{_same(result)}. Alone is recomputed without siblings and without a bias. The law is "
         "exact at layer 0, where a test holds it against the measured curve.",
     )
 
@@ -97,14 +93,14 @@ def _other_way(result: Result) -> Finding:
     down, up = rows["-1"], rows["+1"]
     base = metric(result, "mixture_kl", "all +0")
     return Finding(
-        claim="Giving members less attention, not more, brings the readout nearer to the exact "
+        claim="A bias of -1 on members, and not one of +1, brings the readout nearer to the exact "
         "mixture of the paths.",
         evidence=f"Change of KL(exact mixture || readout), {said(base)} nats without a bias, at "
         f"the first step that sees a set: {listed(rows)}. {_size(result)}",
         status=status_of(below(down, 0) and above(up, 0), above(down, 0) or below(up, 0)),
         rule="supported if the interval at -1 lies below 0 and that at +1 above, refuted if one "
         "lies on the other side.",
-        controls=f"{SAME}. The mixture is that of plain runs of every path through the first set "
+        controls=f"{_same(result)}. The mixture is that of plain runs of every path through the first set "
         "and the one after it, weighed by their probabilities.",
     )
 
@@ -124,7 +120,7 @@ def _control(result: Result) -> Finding:
         status=status_of(above(apart["+1"], 0), below(apart["+1"], 0)),
         rule="supported if the interval of the paired difference at +1 lies above 0, refuted if "
         "below.",
-        controls=f"{SAME}. The control has "
+        controls=f"{_same(result)}. The control has "
         f"{number(result['detail']['control_slots_per_member'])} slots for each member; it does "
         "not match distance, position, content or the share they had before.",
     )
@@ -143,7 +139,7 @@ def _readers(result: Result) -> Finding:
         f"{_size(result)}",
         status=status_of(above(apart, 0), below(apart, 0)),
         rule="supported if the interval of the paired difference lies above 0, refuted if below.",
-        controls=f"{SAME}. Heads are chosen on the other half of the prompts; as many others are "
+        controls=f"{_same(result)}. Heads are chosen on the other half of the prompts; as many others are "
         "drawn, in the same layers where these have some left.",
     )
 
@@ -160,7 +156,7 @@ def _thirds(result: Result) -> Finding:
             any(below(row, 0) for row in apart.values()),
         ),
         rule="supported if both paired differences lie above 0, refuted if one lies below.",
-        controls=f"{SAME}. An early boost changes what later layers do with it as well.",
+        controls=f"{_same(result)}. An early boost changes what later layers do with it as well.",
     )
 
 
@@ -188,6 +184,14 @@ def _one_side(rows: Sequence[Row], *, up: bool, least: int = 1) -> bool:
     higher = sum(above(row, 0) for row in rows)
     lower = sum(below(row, 0) for row in rows)
     return (higher >= least and not lower) if up else (lower >= least and not higher)
+
+
+def _same(result: Result) -> str:
+    """What is the same with and without a bias."""
+    return (
+        "identical tokens and positions, one edit; the same code adding nothing moves the mean KL of "
+        f"no prompt beyond {number(result['detail']['rounding_nats'])} nats"
+    )
 
 
 def _arms(result: Result, target: str) -> Sequence[str]:
