@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-import numpy as np
-
 from analysis.metrics import Metric
-from analysis.numerals import limits, number
+from analysis.numerals import number, stated
 from analysis.refusal import Refusal
 from tempo.glyphs import line_glyphs
 
@@ -40,7 +38,7 @@ def results_markup(
 
 def _row(metric: Metric) -> str:
     found = metric.interval
-    texts = [metric.name, metric.arm, _estimate(metric), str(found.n)]
+    texts = [metric.name, metric.arm, stated(found), str(found.n)]
     return cells_markup([*texts, number(metric.chance), number(metric.null), metric.verdict])
 
 
@@ -65,12 +63,6 @@ def cells_markup(texts: Sequence[str]) -> str:
     cells = (f'<td style="{_CELL}">{shown_markup(text)}</td>' for text in texts[1:])
     name = f'<th scope="row" style="{_CELL};font-weight:normal">{shown_markup(texts[0])}</th>'
     return _line(name + "".join(cells))
-
-
-def _estimate(metric: Metric) -> str:
-    """With its limits, or alone where there are too few prompts for an interval."""
-    found = metric.interval
-    return limits(found) if np.isfinite(found.low) else number(found.estimate)
 
 
 def refused_markup(lines: Sequence[str]) -> str:

@@ -12,6 +12,11 @@ def number(value: float) -> str:
     return f"{value:.3g}" if np.isfinite(value) else DASH
 
 
+def stated(found: Interval) -> str:
+    """A number with its interval, or alone where there is none."""
+    return limits(found) if np.isfinite(found.low) else number(found.estimate)
+
+
 def limits(found: Interval | None) -> str:
     """A number with its interval; dashes where there are none."""
     if found is None or not found.n:

@@ -228,8 +228,8 @@ def test_a_prompt_without_data_is_left_out_of_a_dose():
         (0.1, 0.2, "higher"),
         (-0.2, -0.1, "lower"),
         (-0.1, 0.1, "not told apart from 0"),
-        (0.0, 0.0, "no change"),
-        (np.nan, np.nan, "few"),
+        (0.0, 0.0, "0 in every prompt seen"),
+        (np.nan, np.nan, "no interval"),
     ],
 )
 def test_a_side_follows_from_the_interval_alone(low: float, high: float, word: str):
@@ -290,6 +290,20 @@ def test_the_panel_of_a_target_says_where_it_is_restored():
     ours, law = (one.estimate for one in (found.restoring[0].measured, found.restoring[0].law))
     title = drawn.axes[0].get_title()
     assert title == f"all\nat {ours:.2f}, law {law:.2f}; n = 12 of 12"
+
+
+def test_measured_and_law_are_over_the_same_prompts():
+    """Two prompts need a larger dose than was asked for: the law counts them no more either."""
+    doses = np.array([0.4, 0.5, 0.6, 0.3, 0.5, 0.4, 0.5, 0.6, 9.0, 9.0])
+    betas = (-1.0, 0.0, 1.0)
+    measured = np.array([[beta - dose for beta in betas] for dose in doses])
+    law = np.array([[beta - dose / 10 for beta in betas] for dose in doses])
+    found = restoring("all", betas, measured, law)
+    assert found.n_without == 2
+    assert (found.measured.n, found.law.n, found.difference.n) == (8, 8, 8)
+    assert found.law.estimate == pytest.approx(doses[:8].mean() / 10)
+    gap = found.measured.estimate - found.law.estimate
+    assert found.difference.estimate == pytest.approx(gap)
 
 
 def test_everything_is_written_and_read_back(tmp_path: Path):

@@ -9,7 +9,7 @@ from analysis.ablation.pooled import TOLERANCE
 from analysis.ablation.redundancy import Index, Redundancy
 from analysis.ablation.spread import point_of
 from analysis.ablation.sweep import LayerSweep, Sweep
-from analysis.numerals import limits, number
+from analysis.numerals import number, stated
 from analysis.statistics import Interval
 
 DILUTED = (
@@ -82,7 +82,7 @@ def index_reading(found: Interval, *, is_share: bool) -> str:
     if np.isnan(found.estimate):
         return "undefined, since B alone may change nothing"
     if not has_limits(found):
-        return f"no verdict: {found.method}"
+        return "no verdict"
     zero, one = includes(found, 0.0), includes(found, 1.0)
     if zero and one:
         return "no verdict: anything from independent to removed already"
@@ -102,7 +102,7 @@ def index_reading(found: Interval, *, is_share: bool) -> str:
 def control_reading(found: Interval) -> str:
     """A condition less its control, in words."""
     if np.isnan(found.estimate) or not has_limits(found):
-        return f"no verdict: {found.method}"
+        return "no verdict"
     if found.low <= 0 <= found.high:
         return "indistinguishable from its control"
     return "more than its control" if found.low > 0 else "less than its control"
@@ -122,23 +122,23 @@ def spelled(numbers: Sequence[int]) -> str:
 
 def _effect(effect: Effect, layers: Sequence[int]) -> str:
     kl, top = effect.numbers["kl_at_t_nats"], effect.numbers["top_1_changed_at_t"]
-    kept = "; ".join(f"NIP at layer {layer} {limits(effect.nip.at(layer))}" for layer in layers)
+    kept = "; ".join(f"NIP at layer {layer} {stated(effect.nip.at(layer))}" for layer in layers)
     said = (
-        f"{effect.comparison}, {kl.n} prompts: KL at t {limits(kl)} nats, most probable token "
-        f"changed in a share of {limits(top)}{'; ' if kept else ''}{kept}"
+        f"{effect.comparison}, {kl.n} prompts: KL at t {stated(kl)} nats, most probable token "
+        f"changed in a share of {stated(top)}{'; ' if kept else ''}{kept}"
     )
     less = effect.less_control
     if less is None:
         return f"{said}; no control was run, so nothing says how much any other edit would do"
     gap = less.numbers["kl_at_t_nats"]
-    return f"{said}; KL less {less.control} {limits(gap)}: {control_reading(gap)}"
+    return f"{said}; KL less {less.control} {stated(gap)}: {control_reading(gap)}"
 
 
 def _index(name: str, index: Index, layer: int, n_prompts: int) -> str:
     pooled, gone = point_of(index.pooled, layer), index.overlap.at(layer)
     return (
         f"{name}, redundancy, values of {index.scope} heads, layer {layer}, {n_prompts} prompts: "
-        f"R {limits(pooled)}, {index_reading(pooled, is_share=True)}; overlap {limits(gone)}, "
+        f"R {stated(pooled)}, {index_reading(pooled, is_share=True)}; overlap {stated(gone)}, "
         f"{index_reading(gone, is_share=False)}"
     )
 
@@ -189,8 +189,8 @@ def _sweep(one: LayerSweep) -> str:
 
 def _indices(one: LayerSweep, offsets: Sequence[int]) -> str:
     parts = [
-        f"at {each} ({one.beyond_a.at(each).n} prompts) R {limits(point_of(one.pooled, each))}, "
-        f"overlap {limits(one.overlap.at(each))}"
+        f"at {each} ({one.beyond_a.at(each).n} prompts) R {stated(point_of(one.pooled, each))}, "
+        f"overlap {stated(one.overlap.at(each))}"
         for each in offsets
     ]
     return f" ({'; '.join(parts)})"

@@ -32,8 +32,8 @@ class Restoring:
         target: Where the bias acts, and where the mass is read.
         by_prompt: In nats; NaN where the doses asked for do not reach 0, or cross it twice.
         law_by_prompt: The same from the masses alone by the odds law.
-        measured: Mean over prompts that have one.
-        law: Mean over prompts that have one.
+        measured: Mean over prompts that have both doses; those without need the largest.
+        law: Mean over the same prompts.
         difference: Measured less law, over prompts with both.
         pooled: Where the mean curve over prompts crosses 0; NaN where it does not.
         pooled_law: The same of the law.
@@ -74,12 +74,13 @@ def restoring(
     """
     ours = np.array([crossing(betas, one) for one in measured], np.float64)
     theirs = np.array([crossing(betas, one) for one in law], np.float64)
+    both = np.isfinite(ours + theirs)
     return Restoring(
         target=target,
         by_prompt=ours,
         law_by_prompt=theirs,
-        measured=estimate_with_interval(ours, seed=seed),
-        law=estimate_with_interval(theirs, seed=seed),
+        measured=estimate_with_interval(np.where(both, ours, np.nan), seed=seed),
+        law=estimate_with_interval(np.where(both, theirs, np.nan), seed=seed),
         difference=estimate_with_interval(ours - theirs, seed=seed),
         pooled=crossing(betas, mean_over_prompts(measured)),
         pooled_law=crossing(betas, mean_over_prompts(law)),

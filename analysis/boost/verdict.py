@@ -7,8 +7,8 @@ import numpy as np
 from analysis.boost.doses import ALL, QUANTITIES, Dose, at_doses, find, less
 from analysis.boost.numbers import BoostNumbers, Repair
 from analysis.boost.restoring import Restoring
-from analysis.numerals import limits, number
-from analysis.statistics import Interval
+from analysis.numerals import number, stated
+from analysis.statistics import SMALLEST_SAMPLE, Interval
 
 LIMITS = (
     "the control does not match distance, position or content of the slots, nor the share of a row "
@@ -39,19 +39,12 @@ def sentences(found: BoostNumbers) -> list[str]:
 def side(found: Interval) -> str:
     """On which side of 0 an interval lies, or why it says nothing."""
     if np.isnan(found.low) or np.isnan(found.high):
-        return found.method if found.n else "no data"
+        return "no interval" if found.n else "no data"
     if found.low == found.high == 0:
-        return "no change"
+        return "0 in every prompt seen"
     if found.low <= 0 <= found.high:
         return "not told apart from 0"
     return "lower" if found.high < 0 else "higher"
-
-
-def said(found: Interval) -> str:
-    """A number with its interval, or why there is none."""
-    if found.n and np.isnan(found.low):
-        return f"{limits(found)}: {found.method}"
-    return limits(found)
 
 
 def by_dose(dose: Dose, rows: Sequence[Interval], *, tell: Callable[[Interval], str]) -> str:
@@ -65,6 +58,8 @@ def _counted(found: BoostNumbers) -> list[str]:
         f"{len(found.prompts)} prompts with {found.n_sets} sets of two or more members that a step "
         f"follows; doses in nats {', '.join(f'{beta:g}' for beta in found.betas)}"
     ]
+    if len(found.prompts) < SMALLEST_SAMPLE:
+        lines.append(f"fewer than {SMALLEST_SAMPLE} prompts: estimates without intervals")
     if found.refused:
         n = len(found.refused)
         lines.append(f"prompts without such a set, which have no answer: {n}")
@@ -80,7 +75,7 @@ def _moved(found: BoostNumbers) -> list[str]:
     if dose is None:
         return []
     rows = at_doses(dose.values["kl"], seed=found.seed)
-    return [f"in all heads the readouts move, in nats of KL: {by_dose(dose, rows, tell=limits)}"]
+    return [f"in all heads the readouts move, in nats of KL: {by_dose(dose, rows, tell=stated)}"]
 
 
 def _better(found: BoostNumbers, measure: str) -> list[str]:
@@ -106,12 +101,15 @@ def _freely(found: BoostNumbers) -> list[str]:
 
 
 def _restored(one: Restoring) -> str:
-    without = f"; {one.n_without} of {len(one.by_prompt)} prompts have none in these doses"
+    without = (
+        f"; {one.n_without} of {len(one.by_prompt)} prompts have none in these doses and are left "
+        "out, so the others need less"
+    )
     return (
-        f"{one.target}: members get {limits(one.loss.exponentiated())} times the mass they get "
-        f"alone; a bias of {said(one.measured)} nats gives it back"
-        f"{without * bool(one.n_without)}; by the odds law {said(one.law)}; measured less law "
-        f"{said(one.difference)}"
+        f"{one.target}: members get {stated(one.loss.exponentiated())} times the mass they get "
+        f"alone; a bias of {stated(one.measured)} nats gives it back"
+        f"{without * bool(one.n_without)}; by the odds law {stated(one.law)}; measured less law "
+        f"{stated(one.difference)}"
     )
 
 
@@ -150,4 +148,4 @@ def _skipped(found: BoostNumbers) -> list[str]:
 
 
 def _with_side(found: Interval) -> str:
-    return f"{limits(found)}, {side(found)}"
+    return f"{stated(found)}, {side(found)}"

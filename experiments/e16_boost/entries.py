@@ -51,9 +51,10 @@ def _repair(result: Result) -> Finding:
         claim="Boosting members of sets to the mass they get alone improves what follows.",
         evidence=f"{untold}. {_size(result)}",
         status=status_of(any(better), bool(worse) and all(worse)),
-        rule=f"supported if for some way of repairing the intervals of {SURE} of these changes lie "
-        "below 0 and none above; refuted if for every way one lies above 0 and none below.",
-        controls=f"{_same(result)}. The dose of each head is chosen on the other half of the prompts, the "
+        rule=f"supported if for some way of repairing the intervals of {SURE} of these changes "
+        "lie below 0 and none above; refuted if for every way one lies above 0 and none below.",
+        controls=f"{_same(result)}. "
+        "The dose of each head is chosen on the other half of the prompts, the "
         "one bias on all. The "
         "next set is the choice of the run without bias, which favours that run; the exact "
         "mixture and the plain model do not. The mixture is known at one step of a prompt only.",
@@ -82,7 +83,8 @@ def _restoring(result: Result) -> Finding:
         rule="supported if the interval of measured less law lies above 0, refuted if below; "
         f"neither if more than {LEFT_OUT:.0%} of the prompts have no dose, since those need the "
         "largest.",
-        controls=f"{_same(result)}. Alone is recomputed without siblings and without a bias. The law is "
+        controls=f"{_same(result)}. "
+        "Alone is recomputed without siblings and without a bias. The law is "
         "exact at layer 0, where a test holds it against the measured curve.",
     )
 
@@ -100,7 +102,8 @@ def _other_way(result: Result) -> Finding:
         status=status_of(below(down, 0) and above(up, 0), above(down, 0) or below(up, 0)),
         rule="supported if the interval at -1 lies below 0 and that at +1 above, refuted if one "
         "lies on the other side.",
-        controls=f"{_same(result)}. The mixture is that of plain runs of every path through the first set "
+        controls=f"{_same(result)}. "
+        "The mixture is that of plain runs of every path through the first set "
         "and the one after it, weighed by their probabilities.",
     )
 
@@ -120,7 +123,8 @@ def _control(result: Result) -> Finding:
         status=status_of(above(apart["+1"], 0), below(apart["+1"], 0)),
         rule="supported if the interval of the paired difference at +1 lies above 0, refuted if "
         "below.",
-        controls=f"{_same(result)}. The control has "
+        controls=f"{_same(result)}. "
+        "The control has "
         f"{number(result['detail']['control_slots_per_member'])} slots for each member; it does "
         "not match distance, position, content or the share they had before.",
     )
@@ -139,7 +143,8 @@ def _readers(result: Result) -> Finding:
         f"{_size(result)}",
         status=status_of(above(apart, 0), below(apart, 0)),
         rule="supported if the interval of the paired difference lies above 0, refuted if below.",
-        controls=f"{_same(result)}. Heads are chosen on the other half of the prompts; as many others are "
+        controls=f"{_same(result)}. "
+        "Heads are chosen on the other half of the prompts; as many others are "
         "drawn, in the same layers where these have some left.",
     )
 
@@ -189,8 +194,8 @@ def _one_side(rows: Sequence[Row], *, up: bool, least: int = 1) -> bool:
 def _same(result: Result) -> str:
     """What is the same with and without a bias."""
     return (
-        "identical tokens and positions, one edit; the same code adding nothing moves the mean KL of "
-        f"no prompt beyond {number(result['detail']['rounding_nats'])} nats"
+        "identical tokens and positions, one edit; the same code adding nothing moves the mean "
+        f"KL of no prompt beyond {number(result['detail']['rounding_nats'])} nats"
     )
 
 

@@ -13,6 +13,7 @@ from analysis.ablation.redundancy import PromptRedundancy, prompt_redundancy
 from analysis.ablation.result import AblationFacts, ablation_findings
 from analysis.ablation.sweep import PromptSweep, prompt_sweep
 from analysis.ablation_report import Ablation
+from analysis.statistics import SMALLEST_SAMPLE
 from tempo.ablating.conditions import CONTROL_DRAW, DEFAULT, Target, parse_conditions
 from tempo.ablating.donors import MEANS_FROM, DonorSource
 from tempo.ablating.plan import CONTROL, SWEEPS, Plan, redundancy_passes
@@ -200,6 +201,10 @@ def _notes(
     plan: Plan, texts: Sequence[Text], left_out: Sequence[str], donors: DonorSource
 ) -> tuple[str, ...]:
     found: list[str] = []
+    if len(texts) < SMALLEST_SAMPLE:
+        found.append(
+            f"fewer than {SMALLEST_SAMPLE} prompts: estimates without intervals or verdicts"
+        )
     if left_out:
         found.append(
             f"{len(left_out)} prompts are left out, as their t has fewer than {plan.reach} tokens "

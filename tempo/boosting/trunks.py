@@ -8,7 +8,6 @@ import torch
 from tempo.attention import NAME
 from tempo.cache import SlotCache
 from tempo.decoding import Decoding, Plan, Session
-from tempo.edit_checks import check_touched
 from tempo.engine import advance, prefill
 from tempo.model import LanguageModel, attention_as
 from tempo.policies import greedy
@@ -50,7 +49,6 @@ def gone_on(
         session: Told every step from the first on.
 
     Raises:
-        InputError: An edit of the session found nothing to act on.
         NumericalError: The model gave NaN or infinite logits.
     """
     places = list(range(len(plans))) if of is None else list(of)
@@ -62,5 +60,4 @@ def gone_on(
         cache = trunk.cache.take(places)
         for step in range(1, max(plan.steps for plan in plans) + 1):
             decodings = advance(session, decodings, cache=cache, step=step)
-    check_touched(session.edits, session.touched)
     return decodings
