@@ -1,6 +1,6 @@
 """What a run is to contain, settled before anything is decoded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -203,6 +203,26 @@ def prompts_from(
             ids[name] = tuple(int(token) for token in item)
             prompts.append(Prompt(name, ""))
     return tuple(prompts), ids
+
+
+def check_different(texts: Iterable[tuple[str, Sequence[int]]]) -> None:
+    """Refuse a text that stands twice: the prompt is the unit, and it would count twice.
+
+    Args:
+        texts: Ids of prompts with their tokens.
+
+    Raises:
+        InputError: Names both.
+    """
+    seen: dict[tuple[int, ...], str] = {}
+    for name, ids in texts:
+        tokens = tuple(ids)
+        if tokens in seen:
+            raise InputError(
+                f"expected different prompts, got the same tokens in {seen[tokens]!r} and "
+                f"{name!r}; leave one out"
+            )
+        seen[tokens] = name
 
 
 def is_single(given: Any) -> bool:

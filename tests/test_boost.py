@@ -19,6 +19,7 @@ from analysis.exact import kl_nats
 from tempo.boosting.asking import boost
 from tempo.boosting.reference import Reference, add_alone, add_mixtures, decoded, law_by_head
 from tempo.boosting.replays import Batch, check_unchanged, read_references, replayed
+from tempo.boosting.study import Study, _own_biases, repairs_of
 from tempo.boosting.targets import (
     BANDS,
     TARGETS,
@@ -357,6 +358,47 @@ def test_the_repair_brings_heads_nearer_to_their_mass_alone():
         assert one.gap < one.gap_before
         assert abs(np.nanmean(one.values["log_ratio"])) < abs(np.nanmean(one.base["log_ratio"]))
         assert np.isfinite(one.values["path_nll"]).all()
+
+
+def test_no_prompt_chooses_its_own_dose(monkeypatch: pytest.MonkeyPatch):
+    """What half of the prompts do decides the doses of the other half, and never their own."""
+    seen: list[Study] = []
+
+    def noted(study: Study, *rest: Any) -> Any:
+        seen.append(study)
+        return repairs_of(study, *rest)
+
+    monkeypatch.setattr("tempo.boosting.asking.repairs_of", noted)
+    boost(model_of("llama"), TEXTS, betas=(-1, 1), threshold=TAU, steps=3, free=False)
+    (study,) = seen
+    before = [_own_biases(study, half) for half in (0, 1)]
+    for by_place in study.kept.values():
+        for place in range(0, len(study.references), 2):
+            by_place[place] = replace(by_place[place], log_ratio=by_place[place].log_ratio + 0.3)
+    np.testing.assert_array_equal(_own_biases(study, 0), before[0])
+    known = ~np.isnan(before[1]) & ~np.isnan(_own_biases(study, 1))
+    assert known.any()
+    assert (_own_biases(study, 1)[known] < before[1][known]).all()
+
+
+def test_a_control_that_some_prompts_lack_is_no_error():
+    """One prompt of one token has no slot in no set but its first."""
+    asked = boost(
+        model_of("llama"),
+        [list(range(5, 15)), [7]],
+        betas=(-1, 1),
+        targets=["all", "control"],
+        threshold=0.03,
+        steps=3,
+        free=False,
+    )
+    assert np.isnan(asked.dose("control").values["share"]).any()
+    assert np.isfinite(asked.dose("all").values["kl"]).all()
+
+
+def test_a_prompt_that_stands_twice_is_refused():
+    with pytest.raises(InputError, match="same tokens in 'p0000' and 'p0002'"):
+        boost(model_of("llama"), [TEXTS[0], TEXTS[1], TEXTS[0]])
 
 
 def test_the_same_question_has_the_same_answer():

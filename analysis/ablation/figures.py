@@ -25,7 +25,8 @@ from analysis.canvas import (
 )
 from analysis.statistics import Curve, Interval
 
-_STYLES = ("-", "--", "-.", ":")
+_WIDE = 30
+"""Values this many times apart need another scale."""
 _NEXT_TOKEN = (
     ("kl_at_t_nats", "KL at t, nats"),
     ("top_1_changed_at_t", "top-1 changed at t, share of prompts"),
@@ -51,7 +52,8 @@ def _drawings(found: AblationFindings) -> Iterator[Drawing]:
         "nip_by_layer",
         "Attention outputs at t, by layer",
         f"Normalised inner product with the reference at t; 1 = unchanged. {n}; "
-        f"{_bands(found.effects[0].nip.curve)}. Grey: controls, their bands are in the table.",
+        f"{_bands(found.effects[0].nip.curve)}. "
+        "Dashed: the control of the same colour, its band is in the table.",
         nip_figure(found.effects, found.facts.layers),
     )
     yield Drawing(
@@ -85,7 +87,8 @@ def _offset_drawings(found: AblationFindings, n: str) -> Iterator[Drawing]:
         yield Drawing(
             f"offsets_{number}",
             f"Where heads look from t: {comparison}",
-            f"Mean and one standard deviation (cut at 0) over {n}. The first token of a prompt "
+            f"Mean and one standard deviation (cut at 0 and 1) over {n}; offsets that fewer than "
+            "8 prompts have are left out. The first token of a prompt "
             f"stands at offset t, which differs from prompt to prompt. {chosen}",
             distribution_figure(found.offsets, comparison, heads),
         )
@@ -106,9 +109,16 @@ def nip_figure(effects: Sequence[Effect], layers: Sequence[int]) -> Figure:
         for layer in layers:
             axes.axvspan(layer - 0.5, layer + 0.5, color=FAINT, alpha=0.15, linewidth=0)
         axes.axhline(1.0, color=FAINT, linestyle=":", label="unchanged")
-        for number, effect in enumerate(effects):
-            look = _look(number, is_control=effect.is_control)
-            _draw_curve(axes, effect.nip.curve, str(effect.comparison), **look)
+        inks = _inks(effects)
+        for effect in effects:
+            if effect.is_control:  # no band: drawn over each other, they would hide the rest
+                ink, curve = inks[effect.comparison.changed], effect.nip.curve
+                axes.plot(curve.x, curve.estimate, color=ink, linestyle="--", linewidth=0.8)
+            else:
+                ink = inks[effect.comparison.changed]
+                _draw_curve(axes, effect.nip.curve, str(effect.comparison), color=ink)
+        if any(effect.is_control for effect in effects):
+            axes.plot([], [], color=FAINT, linestyle="--", linewidth=0.8, label="its control")
         axes.set(xlabel="layer (shaded: where the edit acts)", ylabel="NIP at t")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _draw_legend(figure, [axes], n_columns=4)
@@ -126,6 +136,7 @@ def next_token_figure(effects: Sequence[Effect]) -> Figure:
             for place, effect in enumerate(effects):
                 _draw_bar(axes, place, effect.numbers[name], is_open=effect.is_control)
             axes.set_xlabel(label)
+        _spread_small(panels[0], [effect.numbers[_NEXT_TOKEN[0][0]] for effect in effects])
         names = [plain_text(str(effect.comparison)) for effect in effects]
         panels[0].set_yticks(places, names)
         panels[0].set_ylim(len(effects) - 0.5, -0.5)
@@ -166,19 +177,27 @@ def _draw_indices(axes: Axes, one: LayerSweep) -> None:
     axes.set(title=f"layer {one.layer}: 1 = A has removed it, 0 = independent", ylabel="index")
 
 
-def _look(number: int, *, is_control: bool) -> dict[str, Any]:
-    style = _STYLES[(number // len(COLOURS)) % len(_STYLES)]
-    if is_control:
-        return {"color": FAINT, "linestyle": _STYLES[1 + number % (len(_STYLES) - 1)]}
-    return {"color": colour(number), "linestyle": style}
+def _inks(effects: Sequence[Effect]) -> dict[str, str]:
+    """The colour of each condition, and of its control."""
+    found: dict[str, str] = {}
+    for number, effect in enumerate(effect for effect in effects if not effect.is_control):
+        found[effect.comparison.changed] = colour(number)
+        if effect.less_control is not None:
+            found[effect.less_control.control] = colour(number)
+    return found
+
+
+def _spread_small(axes: Axes, found: Sequence[Interval]) -> None:
+    """A scale on which small values are told apart from 0 and large ones fit."""
+    positive = [one.estimate for one in found if one.estimate > 0]
+    if positive and max(positive) > _WIDE * min(positive):
+        axes.set_xscale("symlog", linthresh=min(positive))
+        axes.set_xlim(left=-0.3 * min(positive))
 
 
 def _draw_curve(axes: Axes, curve: Curve, label: str, **look: Any) -> None:
     axes.plot(curve.x, curve.estimate, markersize=3, label=plain_text(label), **look)
-    if look["color"] != FAINT:  # bands of controls, drawn over each other, would hide the rest
-        axes.fill_between(
-            curve.x, curve.low, curve.high, color=look["color"], alpha=0.2, linewidth=0
-        )
+    axes.fill_between(curve.x, curve.low, curve.high, color=look["color"], alpha=0.2, linewidth=0)
 
 
 def _draw_points(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -11,6 +11,7 @@ from analysis.ablation.offset_tables import bin_names
 from analysis.ablation.offsets import Difference, Distribution, OffsetFindings
 from analysis.ablation.passes import Comparison
 from analysis.canvas import COLOURS, FAINT, INK, house_style, new_figure, plain_text
+from analysis.statistics import SMALLEST_SAMPLE
 from tempo.vocabulary import Head
 
 MOST_PANELS = 8
@@ -41,7 +42,7 @@ def distribution_figure(
         for place, name in enumerate((comparison.reference, comparison.changed)):
             _draw_distribution(axes, own[head, name], place)
 
-    means = [own[head, comparison.reference].mean for head in heads]
+    means = [_kept(own[head, comparison.reference]) for head in heads]
     figure = _panels(heads, draw, means, "attention of t")
     for axes in figure.axes:
         axes.set_ylim(bottom=0.0)
@@ -58,7 +59,8 @@ def difference_figure(
         axes.axhline(0.0, color=FAINT, linestyle=":", label="unchanged")
         _draw_difference(axes, own[head])
 
-    means = [own[head].share.curve.estimate for head in heads]
+    curves = [own[head].share.curve for head in heads]
+    means = [np.where(_enough(curve.n), curve.estimate, np.nan) for curve in curves]
     return _panels(heads, draw, means, "changed less reference")
 
 
@@ -87,12 +89,18 @@ def _panels(
     return figure
 
 
+def _kept(one: Distribution) -> Float64[np.ndarray, " bin"]:
+    return np.where(_enough(one.n), one.mean, np.nan)
+
+
 def _draw_distribution(axes: Axes, one: Distribution, place: int) -> None:
-    x = _x(len(one.mean)) + (2 * place - 1) * _SHIFT
+    kept = _enough(one.n)
+    x, mean = (_x(len(one.mean)) + (2 * place - 1) * _SHIFT)[kept], one.mean[kept]
+    sd = np.nan_to_num(one.sd[kept])
     axes.errorbar(
         x,
-        one.mean,
-        yerr=one.sd,
+        mean,
+        yerr=(np.minimum(sd, mean), np.minimum(sd, 1 - mean)),
         fmt="o" if place else "s",
         markersize=2.5,
         markerfacecolor=COLOURS[1] if place else "white",
@@ -104,11 +112,17 @@ def _draw_distribution(axes: Axes, one: Distribution, place: int) -> None:
 
 def _draw_difference(axes: Axes, one: Difference) -> None:
     curve = one.share.curve
+    kept = _enough(curve.n)
     x = _x(len(curve.x))
-    axes.bar(x, curve.estimate, width=0.7, color=COLOURS[1], label="mean")
-    known = np.isfinite(curve.low)
+    axes.bar(x[kept], curve.estimate[kept], width=0.7, color=COLOURS[1], label="mean")
+    known = np.isfinite(curve.low) & kept
     if known.any():
         axes.vlines(x[known], curve.low[known], curve.high[known], color=INK, linewidth=0.9)
+
+
+def _enough(n: Int64[np.ndarray, " bin"]) -> Bool[np.ndarray, " bin"]:
+    """Bins of enough prompts; all where there are few prompts anyway."""
+    return n >= min(SMALLEST_SAMPLE, int(n.max(initial=0)))
 
 
 def _x(n_bins: int) -> np.ndarray:

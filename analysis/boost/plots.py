@@ -12,6 +12,7 @@ from analysis.boost.findings import BoostFindings
 from analysis.boost.restoring import Restoring
 from analysis.canvas import FAINT, INK, colour, house_style, new_figure, plain_text
 
+_NARROW = 1e-3
 CAPTIONS = {
     "response": "Change from the run without a bias on identical tokens, by dose and target. "
     "Lines: means over prompts; bands: 95 % limits that hold at all doses at once. Dotted: no "
@@ -94,6 +95,7 @@ def _panels(columns: Sequence[Sequence[Dose]], measures: Sequence[str], *, seed:
             for place, doses in enumerate(columns):
                 _draw_changes(axes[row, place], doses, name, seed)
             axes[row, 0].set_ylabel(_SHORT[name], fontsize=7)
+            _widen(axes[row, 0])
         for place, doses in enumerate(columns):
             _set_doses(axes[-1, place], doses[0].betas)
             axes[0, place].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=6.5)
@@ -101,6 +103,13 @@ def _panels(columns: Sequence[Sequence[Dose]], measures: Sequence[str], *, seed:
         figure.align_ylabels()
         figure.suptitle(f"change from no bias; {n} prompts", fontsize=8)
     return figure
+
+
+def _widen(axes: Axes) -> None:
+    """A scale on which rounding is no effect."""
+    low, high = axes.get_ylim()
+    if high - low < _NARROW:
+        axes.set_ylim((low + high) / 2 - _NARROW, (low + high) / 2 + _NARROW)
 
 
 def _set_doses(axes: Axes, betas: Sequence[float]) -> None:

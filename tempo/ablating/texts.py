@@ -10,7 +10,7 @@ from tempo.errors import InputError
 from tempo.manifest import Prompt
 from tempo.model import LanguageModel
 from tempo.plain.feeding import check_sequences
-from tempo.request import PromptInput, prompts_from
+from tempo.request import PromptInput, check_different, prompts_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def texts_of(
             left_out.append(prompt.id)
         else:
             texts.append(Text(prompt, ids, place))
-    _check_different(texts)
+    check_different((text.prompt.id, text.ids) for text in texts)
     if not texts:
         raise InputError(
             f"expected a prompt with a token t ({at}) and {reach} before it, as the conditions "
@@ -60,18 +60,6 @@ def texts_of(
         )
     check_sequences(model, [np.asarray(text.ids, np.int64) for text in texts])
     return texts, left_out
-
-
-def _check_different(texts: Sequence[Text]) -> None:
-    """Refuse a text that stands twice: the prompt is the unit, and it would count twice."""
-    seen: dict[tuple[int, ...], str] = {}
-    for text in texts:
-        if text.ids in seen:
-            raise InputError(
-                f"expected different prompts, got the same tokens in {seen[text.ids]!r} and "
-                f"{text.prompt.id!r}; leave one out"
-            )
-        seen[text.ids] = text.prompt.id
 
 
 def _place(n_tokens: int, at: str | int, *, reach: int, seed: tuple[int, ...]) -> int | None:

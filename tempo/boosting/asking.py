@@ -29,7 +29,7 @@ from tempo.errors import InputError, NoParallelSetsError
 from tempo.loading import Source, load_model
 from tempo.model import LanguageModel
 from tempo.recording import model_facts
-from tempo.request import PromptInput, make_request, prompts_from
+from tempo.request import PromptInput, check_different, make_request, prompts_from
 from tempo.vocabulary import Head
 
 BETAS = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
@@ -160,6 +160,7 @@ def _references(
     policy = options.policy_of("isolated")
     request = make_request(model, options, named, token_ids=ids, arms={"isolated": policy})
     pairs = [(prompt.id, request.token_ids[prompt.id]) for prompt in named]
+    check_different(pairs)
     found, refused = decoded(model, pairs, policy, steps=options.steps)
     if not found:
         raise NoParallelSetsError(

@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 
 _PANEL = "Ablation"
 _DEFAULT = "head,value:1,value:1+2,value:before,value:through,value:before:model"
-_CONDITIONS = (
-    "head[:zero|mean|resample], value:OFFSETS[:SCOPE], edge:OFFSETS[:SCOPE][:after]. OFFSETS: 1, "
-    "1+2, before (all tokens before t) or through (t as well). SCOPE: heads, layer (all heads of "
-    "the layer) or model."
-)
 _SHOWN = ("comparison", "n", "kl_at_t_nats", "top_1_changed_at_t", "kl_at_t_nats_less_control")
 
 Heads = Annotated[
@@ -37,7 +32,13 @@ Heads = Annotated[
     ),
 ]
 Conditions = Annotated[
-    str, typer.Option(metavar="NAME,NAME...", help=_CONDITIONS, rich_help_panel=_PANEL)
+    str,
+    typer.Option(
+        metavar="NAME,NAME...",
+        help="What is taken out, as above.",
+        rich_help_panel=_PANEL,
+        show_default=False,
+    ),
 ]
 At = Annotated[
     str,
@@ -50,14 +51,16 @@ Redundancy = Annotated[
     typer.Option(
         "--redundancy/--no-redundancy",
         metavar=FLAG,
-        help="Ask whether the heads have removed what the token before t gives.",
+        help="Ask whether the heads have removed what the value of the token before t gives.",
         rich_help_panel=_PANEL,
     ),
 ]
 Sweep = Annotated[
     int,
     typer.Option(
-        metavar="INTEGER", help="Ask it up to so many tokens back.", rich_help_panel=_PANEL
+        metavar="INTEGER",
+        help="Ask the same of the values up to so many tokens back; 0 is none.",
+        rich_help_panel=_PANEL,
     ),
 ]
 Donor = Annotated[
@@ -86,7 +89,22 @@ def ablate(
     force: Replace = False,
     as_json: Json = False,
 ) -> None:
-    """Take heads, values and edges out at one token, and say what that changed.
+    """Take heads, values and edges out at one token t, and say what that changed.
+
+    Conditions: head, head:mean, head:resample,
+    value:OFFSETS[:SCOPE], edge:OFFSETS[:SCOPE][:after].
+
+    OFFSETS: 0 is t, 1 the token before, 1+2 both before,
+    before is all before t, through is t as well.
+
+    SCOPE: heads (those listed), layer (all heads of their layers,
+    where none is given) or model.
+
+    A value goes for every query, an edge for t only; after is after the
+    softmax, so that nothing takes its place.
+
+    Unless given: head, value:1, value:1+2, value:before, value:through,
+    value:before:model.
 
     For example: tempo ablate --suite crafted --heads L16H0,L18H6 --out runs/ablation
     """
