@@ -149,7 +149,7 @@ def said(row: Row) -> str:
         return f"{row['estimate']:.3g} (no interval)"
     if row["low"] == row["high"]:
         return shown(row)
-    digits = next(d for d in range(3, 9) if f"{row['low']:.{d}g}" != f"{row['high']:.{d}g}")
+    digits = next(d for d in range(3, 18) if f"{row['low']:.{d}g}" != f"{row['high']:.{d}g}")
     middle, low, high = (f"{row[limit]:.{digits}g}" for limit in ("estimate", "low", "high"))
     return f"{middle} ({low} to {high})"
 

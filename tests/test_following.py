@@ -724,3 +724,8 @@ def test_on_the_real_model_the_exact_answers_hold_too():
     ]
     killed = divergence(readouts[0][None], readouts[1][None])[0]
     assert found.member.knocked.every_layer_nats == pytest.approx(killed, rel=1e-3)
+
+
+def test_members_that_take_whole_rows_alone_share_them():
+    alone = np.ones((5, 1, 1, 1), np.float32)
+    np.testing.assert_allclose(odds_law(alone).ravel(), 1 / 5, rtol=1e-6)

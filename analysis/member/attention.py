@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-_LEAST = np.finfo(np.float64).tiny
+_LEAST = 2.0**-25
+"""Half a step of float32 below 1: what may be left of a row that a weight of 1 rounds away."""
 
 Sees = Bool[np.ndarray, "layer query"]
 
