@@ -14,6 +14,7 @@ from analysis.page.census import CENSUS_SCRIPTS
 from analysis.page.document import SCRIPTS, write_page
 from analysis.page.packing import CODES, pack_weights, unpack_weights
 from analysis.page.prompt import MOST_BYTES, prompt_document
+from analysis.page.study import STUDY_SCRIPTS
 from analysis.results import analyze
 from analysis.sheets import tables_of
 from tempo.errors import OutputError
@@ -117,7 +118,7 @@ def test_the_page_names_no_other_place(tmp_path: Path):
 
 def test_scripts_are_short_and_leave_nothing_for_later():
     folder = Path(document.__file__).parent
-    known = {*SCRIPTS, *CENSUS_SCRIPTS}
+    known = {*SCRIPTS, *CENSUS_SCRIPTS, *STUDY_SCRIPTS}
     assert {path.name for path in folder.glob("*.js")} == known
     for name in known:
         text = (folder / name).read_text()
