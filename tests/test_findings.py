@@ -52,8 +52,8 @@ def test_a_status_follows_from_an_interval() -> None:
 def test_a_claim_rests_on_enough_prompts_and_sets() -> None:
     for name, result in read_results().items():
         assert len(result["prompts"]) == result["n_prompts"]
-        enough = 60 if "probes" in result else FEWER.get(name, ENOUGH_PROMPTS)
-        assert result["n_prompts"] >= enough, name
+        least = 60 if "probes" in result else FEWER.get(name, ENOUGH_PROMPTS)
+        assert result["n_prompts"] >= least, name
         enough = "n_sets" not in result or max(result["n_sets"].values()) >= ENOUGH_SETS
         assert enough or "A description:" in page({name: result}, entries_of([name])), name
 
