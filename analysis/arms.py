@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 BEFORE_AXES = ("relation",)
 """What the only replay of runs that recorded no axes, `visible@isolated`, may change."""
@@ -18,7 +18,7 @@ class Arms:
         free: Arms that chose their own tokens, in the order of the run.
         greedy: The free arm of width 1 that serves as the null; None where the run has none.
         replays: Twin to the arm whose sets were forced on it.
-        axes: Twin to what may differ from that arm, as in `tempo.twins.AXES`.
+        axes: Twin to what may differ from that arm, as in `tempo.trace.compare.AXES`.
         alone: The arm of which every member of every set was decoded without its siblings too;
             None where the run holds no such twins.
     """

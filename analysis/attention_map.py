@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from analysis.canvas import COLOURS, FAINT, INK, NO_DATA, house_style, new_figure, plain_text
 from analysis.lattice import token_glyphs
 from tempo.errors import InputError
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 from tempo.vocabulary import Head
 
 _GAMMA = 0.5

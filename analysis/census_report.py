@@ -7,7 +7,7 @@ from analysis.census.heads import Document
 from analysis.census.tables import census_tables
 from analysis.delimited import write_tables
 from analysis.page.census import write_census_page
-from tempo.archive import RUN_FILE
+from tempo.trace.run_folder import RUN_FILE
 
 HEADS_FOLDER = "heads"
 AGAINST_FOLDER = "against"

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from analysis.statistics import SEED, Interval, estimate_with_interval
 from analysis.widths import GRAM, repetition, top_path
 from tempo.errors import InputError
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 LONGEST_PERIOD = 4
 SMALLEST_REPEATS = 3

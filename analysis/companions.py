@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from analysis.ratio import Sink
 from tempo.errors import TwinError
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 Cells = Float64[np.ndarray, "layer head query"]
 

@@ -19,7 +19,7 @@ from analysis.statistics import (
     p_values,
 )
 from tempo.errors import InputError, NoParallelSetsError, TwinError
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -11,7 +11,7 @@ from analysis.grid import Cell, Column, Table
 from analysis.statistics import Interval
 from analysis.whole import write_whole
 from tempo.errors import InputError
-from tempo.store import disk_errors
+from tempo.trace.store import disk_errors
 
 TABLES = "tables"
 _ENDS = ("", "_low", "_high")

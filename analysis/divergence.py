@@ -10,8 +10,8 @@ from scipy.special import rel_entr
 from analysis.averages import aligned_steps, mean_over_prompts
 from analysis.statistics import SEED, Curve, Interval, curve, estimate_with_interval
 from tempo.errors import InputError
-from tempo.format import Readout
-from tempo.trace import Trace
+from tempo.trace.schema import Readout
+from tempo.trace.trace import Trace
 
 TOP = 10
 MEASURES = (

@@ -15,7 +15,7 @@ from scipy.special import xlogy
 from analysis.statistics import SEED, Curve, Interval, curve, estimate_with_interval
 from analysis.widths import repetition, top_path
 from tempo.errors import InputError
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 GRAMS = (1, 2, 3)
 BLEU_ORDER = 4

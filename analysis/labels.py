@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from tempo.errors import InputError
-from tempo.slots import SlotTable
+from tempo.policy.slots import SlotTable
 from tempo.vocabulary import PROMPT_STEP
 
 Labels = Bool[np.ndarray, " step"]

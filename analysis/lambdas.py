@@ -24,7 +24,7 @@ from analysis.statistics import (
     too_few,
 )
 from tempo.errors import NoParallelSetsError
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 JACKKNIFE = "Student t, prompts left out in turn"
 NO_SLOPE = "no slope: the predictors do not vary apart"

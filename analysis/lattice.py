@@ -12,8 +12,8 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import FancyBboxPatch
 
 from analysis.canvas import FAINT, INK, house_style, new_figure
-from tempo import glyphs
-from tempo.trace import Trace
+from tempo.trace import glyphs
+from tempo.trace.trace import Trace
 
 COLUMNS_PER_ROW = 10
 _FONT = get_font(findfont(FontProperties(family="DejaVu Sans")))

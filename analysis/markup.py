@@ -6,7 +6,7 @@ from html import escape
 from analysis.metrics import Metric
 from analysis.numerals import number, stated
 from analysis.refusal import Refusal
-from tempo.glyphs import line_glyphs
+from tempo.trace.glyphs import line_glyphs
 
 MOST_ROWS = 120
 _CELL = (

@@ -11,7 +11,7 @@ from analysis.labels import inherited_labels
 from analysis.observation import ObservedTrace, observe
 from analysis.ratio import PairedRatio, paired_ratio
 from analysis.widths import PromptWidths, prompt_widths
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 Axes = tuple[tuple[int, ...], tuple[int, ...]]
 """Layer numbers and head numbers."""

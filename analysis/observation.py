@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from analysis.averages import RowAverage, average_rows
 from tempo.errors import LevelError
-from tempo.rows import Weights, group_of, group_onehot
-from tempo.slots import SlotTable
-from tempo.trace import Trace
+from tempo.policy.slots import SlotTable, group_of
+from tempo.trace.attention import Weights, group_onehot
+from tempo.trace.trace import Trace
 from tempo.vocabulary import GROUPS
 
 GROUP = {name: number for number, name in enumerate(GROUPS)}

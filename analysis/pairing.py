@@ -1,6 +1,6 @@
 """What does one change do on identical tokens? Twins beside the arm whose sets they were fed.
 
-What differs is read off the two traces (`tempo.twins.check_axes`); a twin in which anything else
+What differs is read off the two traces (`tempo.trace.compare.check_axes`); a twin in which anything else
 differs gives no number, only a refusal.
 """
 
@@ -23,9 +23,9 @@ from analysis.ratio import prompt_ratio
 from analysis.refusal import Refusal
 from analysis.statistics import SEED, Interval, estimate_with_interval
 from tempo.errors import TwinError
-from tempo.manifest import Run
-from tempo.trace import Trace
-from tempo.twins import AXES, check_axes
+from tempo.trace.compare import AXES, check_axes
+from tempo.trace.run import Run
+from tempo.trace.trace import Trace
 from tempo.vocabulary import PROMPT_STEP
 
 OTHER_TOKENS = (
@@ -83,7 +83,7 @@ class Twin:
     Attributes:
         reference: The arm whose sets it was fed.
         pair: Name of the two, as `isolated|visible`.
-        axes: What differs on any prompt, in the order of `tempo.twins.AXES`; nothing else does.
+        axes: What differs on any prompt, in the order of `tempo.trace.compare.AXES`; nothing else does.
         n_axes: Number of axes that differ on a prompt.
         n_prompts: Prompts compared.
         ratio: Row ratio of the twin over that of the reference, "without" and "with" slot 0

@@ -10,8 +10,9 @@ from analysis.labels import inherited_labels
 from analysis.observation import GROUP, Observation, ObservedTrace, mass_on, observe
 from analysis.ratio import AttentionRatio, PairedRatio, Sink, attention_ratio, paired_ratio
 from analysis.statistics import SEED, Interval, estimate_with_interval
-from tempo.rows import Weights, group_of, group_onehot
-from tempo.trace import Trace
+from tempo.policy.slots import group_of
+from tempo.trace.attention import Weights, group_onehot
+from tempo.trace.trace import Trace
 
 VALUE_NORM = "value_norm"
 """Tensor of a step, [layer head slot]: the norm of the value of each slot the step wrote, through

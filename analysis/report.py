@@ -23,9 +23,9 @@ from analysis.sentences import sentences
 from analysis.sheets import SPLIT_TITLE, tables_of
 from analysis.tables import head_sentences, lattices, model_facts, split_sentences
 from analysis.whole import write_whole
-from tempo.manifest import Run
-from tempo.store import disk_errors
-from tempo.trace import Trace
+from tempo.trace.run import Run
+from tempo.trace.store import disk_errors
+from tempo.trace.trace import Trace
 
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.md"

@@ -36,7 +36,7 @@ from analysis.set_effect import SINKS, SetEffect, set_effects
 from analysis.statistics import SEED
 from analysis.widths import Widths, widths
 from tempo.errors import InputError, NoParallelSetsError
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 FORMAT = 1
 

@@ -13,8 +13,8 @@ from analysis.ratio import Q_BELOW, Sink
 from analysis.refusal import Refusal
 from analysis.statistics import SEED, Curve, Interval
 from tempo.errors import LevelError, NoParallelSetsError, TwinError
-from tempo.manifest import Run
-from tempo.trace import Trace
+from tempo.trace.run import Run
+from tempo.trace.trace import Trace
 
 SINKS: tuple[Sink, Sink] = ("without", "with")
 ALONE = 1.0

@@ -18,7 +18,7 @@ from analysis.tables import (
     split_rows,
     twin_rows,
 )
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 SPLIT_TITLE = "What a set does to the attention its members get"
 _RATIO_NOTE = (

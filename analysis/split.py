@@ -28,7 +28,7 @@ from analysis.companions import (
 )
 from analysis.ratio import Sink
 from tempo.errors import TwinError
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 MemberCells = Float64[np.ndarray, "member layer head query"]
 

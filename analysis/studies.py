@@ -11,7 +11,7 @@ from analysis.grid import Table
 from analysis.page.study import Figure, write_study_page
 from analysis.whole import write_whole
 from tempo.errors import OutputError
-from tempo.store import disk_errors
+from tempo.trace.store import disk_errors
 
 FIGURES = "figures"
 

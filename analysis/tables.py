@@ -12,7 +12,7 @@ from analysis.ratio import Q_BELOW, AttentionRatio, Sink
 from analysis.results import ArmResults, Results
 from analysis.statistics import Curve
 from analysis.verdict import axes_verdict
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 Row = dict[str, Any]
 NONE = float("nan")

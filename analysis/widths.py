@@ -9,9 +9,9 @@ from jaxtyping import Int64
 
 from analysis.averages import aligned_steps
 from analysis.statistics import SEED, Curve, curve
-from tempo.format import DROP_REASONS
-from tempo.slots import SlotTable
-from tempo.trace import Trace
+from tempo.policy.selection import DROP_REASONS
+from tempo.policy.slots import SlotTable
+from tempo.trace.trace import Trace
 from tempo.vocabulary import PROMPT_STEP
 
 GRAM = 3

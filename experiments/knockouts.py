@@ -11,10 +11,10 @@ from tempo.decoding import Plan, Session, StepOutcome
 from tempo.engine import decode
 from tempo.forks import Fork, decode_forks
 from tempo.model import LanguageModel
-from tempo.policies import Policy
-from tempo.pruning import Keep, Kill
-from tempo.slots import SlotTable
-from tempo.twins import forced
+from tempo.policy.override import forced
+from tempo.policy.presets import Policy
+from tempo.policy.pruning import Keep, Kill
+from tempo.policy.slots import SlotTable
 
 LARGEST_GROUP = 128
 """Runs that decode together."""

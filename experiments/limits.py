@@ -9,7 +9,7 @@ from analysis.arms import arms_of
 from analysis.metrics import NONE, Metric
 from analysis.statistics import Curve, Interval
 from analysis.verdict import PROMPTS_FOR_A_CLAIM, SETS_FOR_A_CLAIM, comparison
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 Row = Mapping[str, Any]
 

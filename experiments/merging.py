@@ -12,17 +12,17 @@ import torch
 from jaxtyping import Float32, Float64
 from scipy.special import log_softmax, logsumexp
 
-from tempo.biases import Bias, LogPosterior, LogWeight, MassNeutral, Scores
 from tempo.decoding import Plan, Session, StepOutcome
 from tempo.engine import decode
 from tempo.model import LanguageModel
-from tempo.policies import Policy
-from tempo.positions import Depth, Unique
-from tempo.readout import PerNode, Posterior
-from tempo.selection import Choice, Forced, Greedy, LogProbability, Select, TopK
-from tempo.slots import SlotTable
+from tempo.policy.biases import Bias, LogPosterior, LogWeight, MassNeutral, Scores
+from tempo.policy.positions import Depth, Unique
+from tempo.policy.presets import Policy
+from tempo.policy.readout import PerNode, Posterior
+from tempo.policy.selection import Choice, Forced, Greedy, LogProbability, Select, TopK
+from tempo.policy.slots import SlotTable
+from tempo.policy.visibility import TREE, VISIBLE, Queries, Sees
 from tempo.soft import SoftToken, soft_log_probabilities
-from tempo.visibility import TREE, VISIBLE, Queries, Sees
 
 REFERENCE = "isolated"
 KV_MERGES = (

@@ -25,7 +25,7 @@ from analysis.statistics import estimate_with_interval
 from analysis.verdict import Scale, change_verdict
 from experiments.finding import shown
 from experiments.result import hash_of, made_by, write_document
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 Row = Mapping[str, Any]
 Values = Float64[np.ndarray, " prompt"]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results import ArmResults, Results, plain
-from tempo.manifest import Run
-from tempo.slots import SlotTable
-from tempo.store import write_json
+from tempo.policy.slots import SlotTable
+from tempo.trace.run import Run
+from tempo.trace.store import write_json
 
 FORMAT = 1
 _DIGITS = 6

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import tempo
-from tempo.manifest import Prompt, Run
 from tempo.suites import load_suite
+from tempo.trace.run import Prompt, Run
 
 MODEL = "smollm2-135m"
 RUNS = Path("runs/findings")

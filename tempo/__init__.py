@@ -7,17 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tempo import edits, policies
     from tempo.ablating.asking import ablate
-    from tempo.archive import open_run, open_trace
     from tempo.boosting.asking import boost
     from tempo.census.asking import heads
     from tempo.contrasting import concepts
     from tempo.following.asking import follow
     from tempo.forwarding import forward
     from tempo.loading import load_model
+    from tempo.policy import edits
+    from tempo.policy import presets as policies
     from tempo.replaying import replay
     from tempo.run import compare, generate
+    from tempo.trace.run_folder import open_run, open_trace
 
 _HOMES = {
     "ablate": "tempo.ablating.asking",
@@ -29,10 +30,13 @@ _HOMES = {
     "forward": "tempo.forwarding",
     "generate": "tempo.run",
     "load_model": "tempo.loading",
-    "open_run": "tempo.archive",
-    "open_trace": "tempo.archive",
+    "open_run": "tempo.trace.run_folder",
+    "open_trace": "tempo.trace.run_folder",
     "replay": "tempo.replaying",
 }
+
+# Modules that users write by a short name: `tempo.edits.ScoreBias`, `tempo.policies.isolated()`.
+_MODULES = {"edits": "tempo.policy.edits", "policies": "tempo.policy.presets"}
 
 __all__ = [
     "ablate",
@@ -53,8 +57,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("edits", "policies"):
-        return import_module(f"tempo.{name}")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'tempo' has no attribute {name!r}")

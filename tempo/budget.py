@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tempo.errors import InputError
-from tempo.sampling import MinP, Sample, TopP
-from tempo.schedules import Schedule
-from tempo.selection import Forced, Greedy, Select, Threshold, TopK
-from tempo.store import SHARD_BYTES, SHARD_STEPS
+from tempo.policy.schedules import Schedule
+from tempo.policy.selection import Forced, Greedy, MinP, Sample, Select, Threshold, TopK, TopP
+from tempo.trace.store import SHARD_BYTES, SHARD_STEPS
 from tempo.vocabulary import GROUPS, TOP_READOUT
 
 PLANNING_WIDTH = 2.0

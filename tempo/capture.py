@@ -21,10 +21,11 @@ from tempo.attention import (
     sink_column,
     unfold,
 )
-from tempo.format import bias_name, visible_name
-from tempo.pruning import Received
-from tempo.rows import group_of, group_onehot
+from tempo.policy.pruning import Received
+from tempo.policy.slots import group_of
 from tempo.sight import Sight, View
+from tempo.trace.attention import group_onehot
+from tempo.trace.schema import bias_name, visible_name
 
 Tensors = dict[str, np.ndarray]
 

@@ -18,17 +18,16 @@ from pydantic import (
     model_validator,
 )
 
-from tempo.biases import BIASES, parse_bias
 from tempo.errors import InputError
-from tempo.policies import PRESETS, Policy, preset
-from tempo.positions import parse_place
-from tempo.pruning import parse_prune
+from tempo.policy.biases import BIASES, parse_bias
+from tempo.policy.override import parse_change
+from tempo.policy.positions import parse_place
+from tempo.policy.presets import PRESETS, Policy, preset
+from tempo.policy.pruning import parse_prune
+from tempo.policy.readout import READOUTS, Read, parse_readout
+from tempo.policy.schedules import parse_schedule
+from tempo.policy.selection import SELECTS, Select, parse_select
 from tempo.quantities import parse_bytes
-from tempo.readout import READOUTS, Read, parse_readout
-from tempo.sampling import SELECTS, parse_select
-from tempo.schedules import parse_schedule
-from tempo.selection import Select
-from tempo.twins import parse_change
 
 
 def _kind_of_threshold(value: Any) -> str:

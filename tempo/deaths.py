@@ -10,12 +10,11 @@ from torch import Tensor
 from tempo.cache import SlotCache
 from tempo.capture import NOTHING
 from tempo.decoding import Decoding, Session
-from tempo.format import Decision
 from tempo.passing import Ran, forward
-from tempo.policies import Policy
-from tempo.pruning import dead_of, with_descendants
+from tempo.policy.presets import Policy
+from tempo.policy.pruning import Decision, dead_of, with_descendants
+from tempo.policy.slots import SlotTable
 from tempo.sight import View
-from tempo.slots import SlotTable
 
 
 @dataclass(frozen=True, slots=True)

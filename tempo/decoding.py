@@ -8,12 +8,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tempo.capture import NOTHING, Capture, Tensors
-from tempo.choosing import Nodes
-from tempo.edits import Edit
 from tempo.model import LanguageModel
-from tempo.policies import Policy
+from tempo.policy.edits import Edit
+from tempo.policy.next_set import Nodes
+from tempo.policy.presets import Policy
+from tempo.policy.slots import SlotTable
 from tempo.reading import Distribution
-from tempo.slots import SlotTable
 from tempo.values import Projections, projections
 from tempo.vocabulary import TOP_READOUT
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence, Set
 from typing import get_args
 
-from tempo.describe import described_edit
-from tempo.edits import Edit, EmbeddingOffset, HeadOutput, heads_of, is_nothing
 from tempo.errors import InputError
 from tempo.model import LanguageModel
+from tempo.policy.edits import Edit, EmbeddingOffset, HeadOutput, heads_of, is_nothing
+from tempo.policy.serialize import described_edit
 
 
 def heads_in(edit: Edit, model: LanguageModel) -> dict[int, list[int]]:

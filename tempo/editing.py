@@ -16,7 +16,11 @@ from torch import Tensor
 
 from tempo.attention import Attend, LayerCall, Mask, RowsOf, attend
 from tempo.edit_checks import heads_in
-from tempo.edits import (
+from tempo.errors import InputError
+from tempo.model import LanguageModel
+from tempo.offsetting import Shift, shift_of
+from tempo.packing import Query
+from tempo.policy.edits import (
     Columns,
     Edit,
     EmbeddingOffset,
@@ -29,10 +33,6 @@ from tempo.edits import (
     ValueZero,
     is_nothing,
 )
-from tempo.errors import InputError
-from tempo.model import LanguageModel
-from tempo.offsetting import Shift, shift_of
-from tempo.packing import Query
 from tempo.sight import View
 
 PerHead = Float32[Tensor, "sequence head query slot"]

@@ -15,18 +15,18 @@ from torch import Tensor
 from tempo.attention import NAME
 from tempo.cache import SlotCache
 from tempo.capture import join_chunks
-from tempo.choosing import Choosing, Nodes, choose
 from tempo.deaths import Pruned, prune
 from tempo.decoding import Decoding, Plan, Session, StepOutcome
 from tempo.errors import NumericalError
 from tempo.model import LanguageModel, attention_as
 from tempo.passing import Ran, forward
-from tempo.policies import greedy
+from tempo.policy.next_set import Choosing, Nodes, choose
+from tempo.policy.presets import greedy
+from tempo.policy.selection import Choice
+from tempo.policy.slots import SlotTable, prompt_table
 from tempo.reading import combined, distributions, invalid_rows, log_probabilities
 from tempo.record import step_tensors
-from tempo.selection import Choice
 from tempo.sight import View
-from tempo.slots import SlotTable, prompt_table
 
 PREFILL_ROWS = 512
 """Rows of one prompt forward; bounds its memory, not its result."""

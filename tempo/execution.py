@@ -7,19 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tempo.archive import Manifest, claim, is_whole, open_run, trace_folder, write_manifest
 from tempo.capture import Capture
 from tempo.decoding import Plan, Session, StepOutcome
-from tempo.describe import describe, described_edit
 from tempo.edit_checks import check_touched
 from tempo.engine import decode
 from tempo.forks import Fork, decode_forks
 from tempo.layout import Batch, Layout, fitting
-from tempo.manifest import Run
+from tempo.policy.serialize import describe, described_edit
 from tempo.recording import Recorder, first_header, model_facts, text_of, versions
 from tempo.request import ALONE, Pair, Request
-from tempo.store import TraceKeeper, TraceWriter
-from tempo.trace import Trace
+from tempo.trace.run import Run
+from tempo.trace.run_folder import Manifest, claim, is_whole, open_run, trace_folder, write_manifest
+from tempo.trace.store import TraceKeeper, TraceWriter
+from tempo.trace.trace import Trace
 from tempo.vocabulary import TOP_READOUT
 
 Watch = Callable[[StepOutcome], None]

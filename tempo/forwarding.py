@@ -12,16 +12,16 @@ from tempo.cache import SlotCache
 from tempo.capture import Capture
 from tempo.decoding import Session
 from tempo.edit_checks import check_edit_list, check_slots, check_touched
-from tempo.edits import Edit
 from tempo.errors import InputError, NumericalError
 from tempo.loading import Source, load_model
 from tempo.model import LanguageModel, attention_as
 from tempo.passing import Ran
 from tempo.passing import forward as run_forward
 from tempo.plain.feeding import check_sequences
-from tempo.policies import greedy
+from tempo.policy.edits import Edit
+from tempo.policy.presets import greedy
+from tempo.policy.slots import prompt_table
 from tempo.sight import View
-from tempo.slots import prompt_table
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from tempo.attention import Forward, attend
 from tempo.capture import Capture, Tensors
 from tempo.errors import ModelError
-from tempo.format import visible_name
 from tempo.model import LanguageModel
 from tempo.sight import View
+from tempo.trace.schema import visible_name
 
 ROW_SUM = 1e-5
 """Rows are a float32 softmax whatever the dtype of the model, so one tolerance serves all."""

@@ -8,9 +8,9 @@ from tempo.budget import Demand, MemoryPlan, Shape, batches, choose_level, memor
 from tempo.capture import Capture
 from tempo.decoding import Plan
 from tempo.forks import Fork
+from tempo.policy.selection import Forced, Greedy
 from tempo.quantities import parse_bytes, parse_numbers
 from tempo.request import Pair, Request
-from tempo.selection import Forced, Greedy
 from tempo.values import output_projections
 
 

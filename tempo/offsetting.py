@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor, nn
 
-from tempo.edits import EmbeddingOffset
 from tempo.model import LanguageModel
+from tempo.policy.edits import EmbeddingOffset
 
 Shift = Float32[Tensor, "row channel"]
 

@@ -13,12 +13,12 @@ from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from tempo.biases import Bias, Boost, LogPosterior, LogWeight, MassNeutral
 from tempo.model import LanguageModel, attention_as
-from tempo.policies import Policy
-from tempo.readout import combine
-from tempo.slots import SlotTable
-from tempo.visibility import (
+from tempo.policy.biases import Bias, Boost, LogPosterior, LogWeight, MassNeutral
+from tempo.policy.presets import Policy
+from tempo.policy.readout import combine
+from tempo.policy.slots import SlotTable
+from tempo.policy.visibility import (
     Ancestor,
     BeforeSlot,
     BeforeStep,

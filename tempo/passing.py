@@ -19,7 +19,7 @@ from tempo.guards import guard_first_step, guard_projections, watched_positions
 from tempo.model import LanguageModel
 from tempo.offsetting import shifted
 from tempo.packing import Query, packed
-from tempo.pruning import Received
+from tempo.policy.pruning import Received
 from tempo.sight import Sight, View
 from tempo.values import NONE, captured_values, watched_inputs
 

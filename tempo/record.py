@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from tempo.capture import Tensors
-from tempo.format import DECISIONS, DROP_REASONS, Decision, Dropped
+from tempo.policy.pruning import DECISIONS, Decision
+from tempo.policy.selection import DROP_REASONS, Dropped
+from tempo.policy.slots import COLUMNS, SlotTable
 from tempo.reading import Distribution
-from tempo.slots import COLUMNS, SlotTable
 
 NO_MARGINS = (float("nan"), float("nan"))
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from tempo.capture import Capture
 from tempo.decoding import Plan, StepOutcome
-from tempo.describe import describe
-from tempo.format import TraceHeader
 from tempo.model import LanguageModel
-from tempo.slots import SlotTable
-from tempo.store import TraceKeeper, TraceWriter
+from tempo.policy.serialize import describe
+from tempo.policy.slots import SlotTable
+from tempo.trace.schema import TraceHeader
+from tempo.trace.store import TraceKeeper, TraceWriter
 
 
 @dataclass(slots=True)

@@ -4,18 +4,19 @@ from collections.abc import Collection, Mapping, Sequence
 
 from tempo.capture import Capture
 from tempo.config import make_options
-from tempo.describe import rule_from
-from tempo.edits import Edit
 from tempo.errors import NoParallelSetsError, TwinError
 from tempo.execution import check_found, decode_batch
 from tempo.loading import Source, load_model
-from tempo.manifest import Prompt, Run
 from tempo.model import LanguageModel
-from tempo.policies import Policy
+from tempo.policy.edits import Edit
+from tempo.policy.override import Change, as_policy, parse_change
+from tempo.policy.presets import Policy
+from tempo.policy.serialize import rule_from
 from tempo.recording import model_facts
 from tempo.request import Request, check_edits
-from tempo.trace import Trace
-from tempo.twins import Change, as_policy, changed_axes, check_axes, check_same_model, parse_change
+from tempo.trace.compare import changed_axes, check_axes, check_same_model
+from tempo.trace.run import Prompt, Run
+from tempo.trace.trace import Trace
 
 Rules = Policy | Change | str
 
@@ -34,11 +35,11 @@ def replay(
         trace: The reference; its tokens and their probabilities are kept, set by set.
         policy: A `Policy` (its rule of selection and its pruning are not used), a twin by name
             (`visible`, `unique`, `offset:0.01`, `sequential`, `boost:0.5`, `duplicates:3`, ...),
-            or a `tempo.twins.Change`; several, by a name each, decode together.
+            or a `tempo.policy.override.Change`; several, by a name each, decode together.
         model: The model that made the trace; loaded by its name there if not given.
         edits: From `tempo.edits`, made in every forward of the twins and in none of the reference;
             with edits alone, leave `policy` out.
-        axes: In what the twins may differ, of `tempo.twins.AXES`; if not given, in what the change
+        axes: In what the twins may differ, of `tempo.trace.compare.AXES`; if not given, in what the change
             says, and for a `Policy` in one axis.
 
     Returns:

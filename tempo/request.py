@@ -14,14 +14,14 @@ from tempo.budget import (
 from tempo.config import Options
 from tempo.decoding import Plan
 from tempo.edit_checks import check_edit_list, heads_in
-from tempo.edits import Edit
 from tempo.errors import InputError
-from tempo.manifest import Prompt
 from tempo.model import LanguageModel
-from tempo.policies import PRESETS, Policy
+from tempo.policy.edits import Edit
+from tempo.policy.override import Change, alone, forced, members_of_sets
+from tempo.policy.presets import PRESETS, Policy
 from tempo.support import check_rope
-from tempo.trace import Trace
-from tempo.twins import Change, alone, forced, members_of_sets
+from tempo.trace.run import Prompt
+from tempo.trace.trace import Trace
 
 PromptInput = str | Sequence[int] | np.ndarray | Tensor | Prompt
 Pair = tuple[str, str]

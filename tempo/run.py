@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from tempo.config import COMPARE_DEFAULTS, Options, make_options
-from tempo.edits import Edit
 from tempo.errors import InputError
 from tempo.execution import Watch, execute
 from tempo.layout import layout
 from tempo.loading import Source, load_model
-from tempo.manifest import Run
 from tempo.model import LanguageModel
-from tempo.policies import Policy
+from tempo.policy.edits import Edit
+from tempo.policy.override import Change, as_policy, parse_change
+from tempo.policy.presets import Policy
+from tempo.policy.selection import Greedy
 from tempo.request import (
     Pair,
     PromptInput,
@@ -22,8 +23,7 @@ from tempo.request import (
     make_request,
     prompts_from,
 )
-from tempo.selection import Greedy
-from tempo.twins import Change, as_policy, parse_change
+from tempo.trace.run import Run
 
 DEFAULT_ARMS: tuple[str, ...] = COMPARE_DEFAULTS["arms"]
 DEFAULT_POLICY = "isolated"
@@ -91,7 +91,7 @@ def compare(
 
     Args:
         arms: Presets by name, or policies by a name of your own. With `paired`, from the second on
-            also any twin that `tempo.twins.parse_change` reads, such as `offset:0.01`,
+            also any twin that `tempo.policy.override.parse_change` reads, such as `offset:0.01`,
             `duplicates:3`, `sequential` or `boost:0.5`, or a `Change` by a name of your own.
         paired: Feed every arm the sets of the first.
 

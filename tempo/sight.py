@@ -9,10 +9,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tempo.attention import Mask
-from tempo.biases import Scores, total_bias
-from tempo.policies import Policy
-from tempo.slots import SlotTable
-from tempo.visibility import Sees, visible_slots
+from tempo.policy.biases import Scores, total_bias
+from tempo.policy.presets import Policy
+from tempo.policy.slots import SlotTable
+from tempo.policy.visibility import Sees, visible_slots
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from tempo.engine import decode
 from tempo.loading import load_model
 from tempo.model import LanguageModel, attention_as
 from tempo.oracle import run_oracle
-from tempo.policies import Policy
-from tempo.slots import SlotTable
+from tempo.policy.presets import Policy
+from tempo.policy.slots import SlotTable
 from tempo.testing.tiny import tiny_model
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tempo.manifest import Prompt, Run
 from tempo.testing.planted import Pattern, planted_trace, uniform
 from tempo.testing.planted_twins import planted_twins
-from tempo.trace import Trace
+from tempo.trace.run import Prompt, Run
+from tempo.trace.trace import Trace
 
 WIDTHS = (2, 1, 3, 1)
 AXES = {"visible@isolated": ["relation"], "unique@isolated": ["positions"]}

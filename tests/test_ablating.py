@@ -19,10 +19,10 @@ from tempo.ablating.conditions import (
 from tempo.ablating.plan import Plan
 from tempo.ablating.running import recipe, run_passes
 from tempo.ablating.texts import texts_of
-from tempo.edits import HeadOutput, KnockOut, ValueZero
 from tempo.errors import InputError
 from tempo.model import attention_as
 from tempo.plain.ablation import mean_inputs
+from tempo.policy.edits import HeadOutput, KnockOut, ValueZero
 from tempo.suites import load_suite
 from tempo.values import output_projections
 from tempo.vocabulary import Head

@@ -8,7 +8,7 @@ from analysis.attention_map import attention_figure, head_rows, siblings
 from analysis.canvas import COLOURS, save_figure
 from tempo.errors import InputError, LevelError
 from tempo.testing.planted import noisy, planted_trace, uniform, with_sink
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 from tempo.vocabulary import Head
 
 HEAD = Head(1, 0)

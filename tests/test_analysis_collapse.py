@@ -6,7 +6,7 @@ from analysis.collapse import without_collapsed as without
 from analysis.statistics import estimate_with_interval
 from tempo.errors import InputError
 from tempo.testing.planted import planted_trace
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 
 def ids(*tokens: int) -> np.ndarray:

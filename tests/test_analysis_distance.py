@@ -8,7 +8,7 @@ from analysis.labels import inherited_labels
 from analysis.observation import observe
 from tempo.errors import InputError, LevelError, NoParallelSetsError
 from tempo.testing.planted import Pattern, Place, noisy, planted_trace, uniform, with_sink
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 EXACT = 1e-6  # rows are stored in float32
 WIDTHS = (2, 1, 3, 1, 1, 2, 1, 1, 1, 2, 1, 1)

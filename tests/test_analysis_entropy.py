@@ -14,7 +14,7 @@ from analysis.entropy import (
 )
 from analysis.observation import observe
 from tempo.testing.planted import Place, noisy, planted_trace, uniform, with_sink
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 
 def measured(trace: Trace) -> PromptEntropy:

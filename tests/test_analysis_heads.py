@@ -15,7 +15,7 @@ from analysis.heads import (
 from analysis.observation import observe
 from tempo.errors import LevelError
 from tempo.testing.planted import Place, noisy, planted_trace, uniform, with_sink
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 LONG = {"widths": (2, 1, 3, 1, 2, 1), "prompt_length": 30}
 

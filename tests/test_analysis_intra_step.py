@@ -5,7 +5,7 @@ from analysis.intra_step import IntraStep, intra_step, prompt_intra_step
 from analysis.observation import observe
 from tempo.errors import LevelError, NoParallelSetsError
 from tempo.testing.planted import Pattern, Place, noisy, planted_trace, uniform, with_sink
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 EXACT = 1e-6  # rows are stored in float32
 WIDTHS = (3, 1, 2, 4)

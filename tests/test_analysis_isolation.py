@@ -4,7 +4,7 @@ import pytest
 from analysis.isolation import SiblingMass, prompt_siblings, sibling_mass
 from analysis.observation import observe
 from tempo.testing.planted import Place, noisy, planted_trace, uniform
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 
 def measured(*traces: Trace) -> SiblingMass:

@@ -12,9 +12,9 @@ from analysis.observation import observe
 from analysis.pairing import OTHER_TOKENS, Twin, prompt_twin, row_numbers, twins_of
 from analysis.results import Results, analyze
 from tempo.errors import TwinError
-from tempo.manifest import Run
 from tempo.testing.planted import favour_sets, noisy, random_readout, uniform, with_sink
-from tempo.trace import Trace
+from tempo.trace.run import Run
+from tempo.trace.trace import Trace
 from tests.decoding import model_of
 from tests.planted_runs import paired_run, with_fingerprint
 

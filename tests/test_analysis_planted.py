@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tempo.rows import group_of
+from tempo.policy.slots import group_of
 from tempo.testing.planted import (
     favour_sets,
     noisy,

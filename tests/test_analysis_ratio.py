@@ -24,7 +24,7 @@ from tempo.testing.planted import (
     uniform,
     with_sink,
 )
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 EXACT = 1e-6  # rows are stored in float32
 WIDTHS = st.lists(st.integers(1, 4), min_size=2, max_size=6).filter(lambda w: max(w[:-1]) >= 2)

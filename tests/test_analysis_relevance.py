@@ -14,9 +14,9 @@ from analysis.relevance import (
     value_weighted,
 )
 from tempo.errors import InputError, LevelError, NoParallelSetsError
-from tempo.format import tensor_name
 from tempo.testing.planted import favour_sets, noisy, planted_trace, with_sink
-from tempo.trace import Trace
+from tempo.trace.schema import tensor_name
+from tempo.trace.trace import Trace
 
 EXACT = 1e-6  # rows are stored in float32
 WIDTHS = (2, 1, 3, 1)

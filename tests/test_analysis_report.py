@@ -13,8 +13,8 @@ from analysis.report import report_text, write_report
 from analysis.results import analyze
 from analysis.tables import fact_rows, head_rows
 from tempo.errors import OutputError
-from tempo.manifest import Run
 from tempo.testing.planted import favour_sets, noisy, planted_run, planted_trace, uniform, with_sink
+from tempo.trace.run import Run
 from tests.planted_runs import marked
 
 WORDS = {0: " $x$", 1: "\n", 2: "|", 3: " \u4e2d", 4: "```", 5: "\u200b", 6: "", 7: " a_b^{2}"}

@@ -6,7 +6,6 @@ import pytest
 from analysis.arms import arms_of, pair_name
 from analysis.results import FORMAT, Results, analyze, plain
 from tempo.errors import InputError
-from tempo.manifest import Run
 from tempo.testing.planted import (
     favour_sets,
     noisy,
@@ -15,7 +14,8 @@ from tempo.testing.planted import (
     uniform,
     with_sink,
 )
-from tempo.trace import Trace
+from tempo.trace.run import Run
+from tempo.trace.trace import Trace
 from tests.planted_runs import marked
 
 KEYS = ["name", "arm", "estimate", "low", "high", "n", "chance", "null", "verdict"]

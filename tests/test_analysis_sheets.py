@@ -10,8 +10,8 @@ from analysis.heads import KINDS, RULE
 from analysis.report import report_text, write_report
 from analysis.results import Results, analyze
 from analysis.sheets import tables_of
-from tempo.manifest import Run
 from tempo.testing.planted import planted_run
+from tempo.trace.run import Run
 from tests.planted_runs import marked, paired_run
 
 EVERY = {"facts", "arms", "metrics", "ratio_by_step", "head_kinds", "heads", "sets"}

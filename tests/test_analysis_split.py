@@ -12,19 +12,19 @@ from analysis.labels import inherited_labels
 from analysis.observation import observe
 from analysis.ratio import labelled_ratio, prompt_ratio
 from analysis.split import SetSplit, drift_from_scores, split_member, split_set
-from tempo.biases import Boost, MassNeutral
 from tempo.capture import Capture
 from tempo.decoding import Plan
 from tempo.errors import InputError, LevelError, NoParallelSetsError, TwinError
-from tempo.format import tensor_name
-from tempo.policies import Policy
+from tempo.policy.biases import Boost, MassNeutral
+from tempo.policy.presets import Policy
+from tempo.policy.selection import Forced
+from tempo.policy.visibility import VISIBLE
 from tempo.recording import Recorder, first_header
-from tempo.selection import Forced
-from tempo.store import TraceKeeper
 from tempo.testing.planted import Place, favour_sets, noisy, planted_trace, uniform
 from tempo.testing.planted_twins import Twins, both, by_token, planted_twins, pull_to_sink
-from tempo.trace import Trace
-from tempo.visibility import VISIBLE
+from tempo.trace.schema import tensor_name
+from tempo.trace.store import TraceKeeper
+from tempo.trace.trace import Trace
 from tests.decoding import model_of, random_prompt, run_plans, whole
 
 EXACT = 1e-5  # rows are stored in float32

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from tempo.biases import Boost, LogPosterior, LogWeight, MassNeutral, parse_bias, total_bias
 from tempo.errors import InputError
-from tempo.slots import SlotTable, prompt_table
-from tempo.visibility import ISOLATED, VISIBLE, visible_slots
+from tempo.policy.biases import Boost, LogPosterior, LogWeight, MassNeutral, parse_bias, total_bias
+from tempo.policy.slots import SlotTable, prompt_table
+from tempo.policy.visibility import ISOLATED, VISIBLE, visible_slots
 from tests.test_slots import grown
 
 

@@ -32,11 +32,11 @@ from tempo.boosting.targets import (
 )
 from tempo.boosting.trunks import read_prompts
 from tempo.decoding import Plan
-from tempo.edits import ScoreBias
 from tempo.errors import InputError, NoParallelSetsError, NumericalError
 from tempo.model import LanguageModel
-from tempo.policies import Policy, isolated
-from tempo.selection import Forced
+from tempo.policy.edits import ScoreBias
+from tempo.policy.presets import Policy, isolated
+from tempo.policy.selection import Forced
 from tempo.testing.tiny import tiny_model
 from tempo.vocabulary import Head
 from tests.decoding import model_of, random_prompt, run_plans

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from tempo.choosing import Choosing, Nodes, choose
 from tempo.errors import InputError
 from tempo.oracle import run_oracle
-from tempo.policies import Policy
-from tempo.positions import Depth
-from tempo.pruning import AttentionBelow, Kill
-from tempo.readout import PerNode, Posterior
-from tempo.selection import Choice, Forced, Greedy, Threshold, TopK
+from tempo.policy.next_set import Choosing, Nodes, choose
+from tempo.policy.positions import Depth
+from tempo.policy.presets import Policy
+from tempo.policy.pruning import AttentionBelow, Kill
+from tempo.policy.readout import PerNode, Posterior
+from tempo.policy.selection import Choice, Forced, Greedy, Threshold, TopK
+from tempo.policy.visibility import TREE
 from tempo.testing.tiny import FAMILIES
-from tempo.visibility import TREE
 from tests.decoding import (
     Decoded,
     assert_equals_oracle,

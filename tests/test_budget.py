@@ -18,10 +18,10 @@ from tempo.budget import (
 from tempo.config import read_config
 from tempo.errors import InputError
 from tempo.layout import layout
-from tempo.policies import Policy
+from tempo.policy.presets import Policy
+from tempo.policy.selection import TopK
 from tempo.quantities import parse_bytes, parse_numbers
 from tempo.run import compare_request
-from tempo.selection import TopK
 from tests.decoding import model_of, random_prompt
 
 SHAPE = Shape(30, 9, 3, 64, 49152, 4, 30, 9)

@@ -25,8 +25,8 @@ from analysis.report import write_report
 from analysis.results import analyze
 from tempo import compare, open_run
 from tempo.errors import OutputError
-from tempo.manifest import Run
 from tempo.testing.tiny import tiny_model
+from tempo.trace.run import Run
 from tests.browser import TIMEOUT_MS, Visit, started_browser, visit_in
 from tests.planted_census import (
     COPIES,

@@ -18,7 +18,7 @@ from tempo import cli, registry
 from tempo.cli.roof import COMMANDS
 from tempo.config import Options
 from tempo.doctor import Check, Diagnosis
-from tempo.readout import READOUTS, Mixture, combine
+from tempo.policy.readout import READOUTS, Mixture, combine
 from tests.command_line import (
     CAT,
     call,

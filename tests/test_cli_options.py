@@ -10,7 +10,7 @@ import tempo.run
 from tempo import open_run, open_trace
 from tempo.cli.options import EVERYTHING
 from tempo.config import Options, make_options
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 from tests.command_line import CAT, call, document, generated, model_folder, refusal, with_tiny
 
 ENDING = "dogs in a mat"

@@ -14,7 +14,7 @@ from analysis.results import Results
 from tempo import open_run, open_trace
 from tempo.cli import findings, interrupts
 from tempo.errors import Interrupted
-from tempo.manifest import Run
+from tempo.trace.run import Run
 from tests.command_line import (
     CAT,
     call,

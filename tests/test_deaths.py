@@ -8,12 +8,12 @@ import pytest
 from tempo.capture import NOTHING
 from tempo.errors import InputError
 from tempo.oracle import run_oracle
-from tempo.policies import Policy
-from tempo.pruning import AttentionBelow, Decision, Kill, Prune, parse_prune
-from tempo.selection import Forced, TopK
-from tempo.slots import SlotTable
+from tempo.policy.presets import Policy
+from tempo.policy.pruning import AttentionBelow, Decision, Kill, Prune, parse_prune
+from tempo.policy.selection import Forced, TopK
+from tempo.policy.slots import SlotTable
+from tempo.policy.visibility import ISOLATED, ORDERED, VISIBLE
 from tempo.testing.tiny import FAMILIES
-from tempo.visibility import ISOLATED, ORDERED, VISIBLE
 from tests.decoding import (
     assert_equals_oracle,
     assert_same_logits,

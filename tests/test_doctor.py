@@ -20,10 +20,8 @@ from tempo.doctor import CHECKS, Check, Diagnosis, diagnose
 from tempo.doctor.arms import jumping_positions
 from tempo.doctor.tolerances import tolerances
 from tempo.model import LanguageModel
-from tempo.selection import Greedy
-from tempo.sight import View
-from tempo.testing.tiny import FAMILIES, tiny_model
-from tempo.visibility import (
+from tempo.policy.selection import Greedy
+from tempo.policy.visibility import (
     ISOLATED,
     VISIBLE,
     BeforeSlot,
@@ -32,6 +30,8 @@ from tempo.visibility import (
     Window,
     visible_slots,
 )
+from tempo.sight import View
+from tempo.testing.tiny import FAMILIES, tiny_model
 from tests.decoding import model_of, real_model
 
 NAMES = ["decoding", *(check.__name__.replace("_", " ") for check in CHECKS)]

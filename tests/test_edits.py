@@ -5,9 +5,12 @@ import pytest
 import torch
 
 import tempo
-from tempo.describe import described_edit
 from tempo.edit_checks import check_edit_list
-from tempo.edits import (
+from tempo.errors import InputError, OutputError, TwinError
+from tempo.forwarding import Forwarded, forward_each
+from tempo.plain.ablation import ablated
+from tempo.plain.rows import plain_rows
+from tempo.policy.edits import (
     Edit,
     EmbeddingOffset,
     HeadOutput,
@@ -17,13 +20,10 @@ from tempo.edits import (
     ValueZero,
     isolated,
 )
-from tempo.errors import InputError, OutputError, TwinError
-from tempo.forwarding import Forwarded, forward_each
-from tempo.plain.ablation import ablated
-from tempo.plain.rows import plain_rows
+from tempo.policy.serialize import described_edit
 from tempo.testing.tiny import FAMILIES
-from tempo.trace import Trace
-from tempo.twins import changed_axes
+from tempo.trace.compare import changed_axes
+from tempo.trace.trace import Trace
 from tempo.values import output_projections
 from tests.decoding import model_of, plain_forward, random_prompt
 

@@ -12,8 +12,8 @@ from tempo.decoding import Plan, Session
 from tempo.engine import PREFILL_ROWS, decode
 from tempo.errors import ModelError, NumericalError
 from tempo.model import attention_as
-from tempo.policies import Policy
-from tempo.selection import Forced, TopK
+from tempo.policy.presets import Policy
+from tempo.policy.selection import Forced, TopK
 from tempo.testing.tiny import tiny_model
 from tests.decoding import (
     assert_same_logits,

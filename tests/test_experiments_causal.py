@@ -28,12 +28,12 @@ from experiments.means import curve_of, mean_of
 from tempo.following.stream import lens_logits
 from tempo.model import LanguageModel
 from tempo.oracle import run_oracle
-from tempo.policies import Policy, isolated
-from tempo.pruning import AttentionBelow
-from tempo.selection import TopK
-from tempo.slots import SlotTable
-from tempo.trace import Trace
-from tempo.twins import without_siblings
+from tempo.policy.override import without_siblings
+from tempo.policy.presets import Policy, isolated
+from tempo.policy.pruning import AttentionBelow
+from tempo.policy.selection import TopK
+from tempo.policy.slots import SlotTable
+from tempo.trace.trace import Trace
 from tests.decoding import model_of, plain_forward, random_prompt, run_one
 
 FEW = ("llama", "gemma3", "mistral")

@@ -22,7 +22,6 @@ from analysis.member.plots import caption, member_figure
 from analysis.member.report import write_member
 from analysis.member.sheets import heads_table, layers_table, member_tables, slots_table
 from tempo import edits
-from tempo.describe import rule_from
 from tempo.errors import InputError, ModelError, NoParallelSetsError, OutputError, TwinError
 from tempo.following import hiding, replay, stream
 from tempo.following.asking import ASKED, follow
@@ -30,14 +29,15 @@ from tempo.following.replay import NO_TWIN_IN_TREES, replay_set
 from tempo.following.stream import lens_error
 from tempo.model import LanguageModel
 from tempo.oracle import run_oracle
-from tempo.policies import Policy, greedy, tree
-from tempo.positions import Unique
-from tempo.pruning import Kill
-from tempo.selection import Forced, TopK
+from tempo.policy.override import alone, forced
+from tempo.policy.positions import Unique
+from tempo.policy.presets import Policy, greedy, tree
+from tempo.policy.pruning import Kill
+from tempo.policy.selection import Forced, TopK
+from tempo.policy.serialize import rule_from
+from tempo.policy.visibility import ISOLATED, ORDERED, VISIBLE
 from tempo.testing.tiny import FAMILIES, tiny_model
-from tempo.trace import Trace
-from tempo.twins import alone, forced
-from tempo.visibility import ISOLATED, ORDERED, VISIBLE
+from tempo.trace.trace import Trace
 from tests.command_line import call, document, model_folder, refusal, with_tiny
 from tests.decoding import model_of, random_prompt, real_model, run_one
 

@@ -1,6 +1,6 @@
 import pytest
 
-from tempo.glyphs import is_hidden, line_end, line_glyphs, token_glyphs
+from tempo.trace.glyphs import is_hidden, line_end, line_glyphs, token_glyphs
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,17 @@ UNSTABLE_LINES = re.compile(r"^(\| )?([\w-]+ version|command|\S*fingerprint|conf
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
 INNERMOST = re.compile(r"\[[^\[\]{}]*\]|\{[^\[\]{}]*\}")
 
-PROMPTS = ("The cat", "a dog is", "on the mat", "ran in", "is a", "The dog ran", "cats", "the", "why?")
+PROMPTS = (
+    "The cat",
+    "a dog is",
+    "on the mat",
+    "ran in",
+    "is a",
+    "The dog ran",
+    "cats",
+    "the",
+    "why?",
+)
 PAIRS = [(f"the cat {i} ran now", f"a dog {i} sat now") for i in range(16)]
 DECODE = ("--steps", 4, "--threshold", 0.05, "--max-width", 4, "--eos", "ignore")
 

@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempo import policies
-from tempo.biases import Boost, LogPosterior, LogWeight, MassNeutral
 from tempo.decoding import Plan
 from tempo.oracle import run_oracle
-from tempo.policies import Policy
-from tempo.positions import Depth, Offset, Shared, Unique
-from tempo.pruning import AttentionBelow
-from tempo.readout import Last, Mixture, Posterior, Product, Top
-from tempo.selection import Forced, Greedy, Threshold, TopK
+from tempo.policy.biases import Boost, LogPosterior, LogWeight, MassNeutral
+from tempo.policy.positions import Depth, Offset, Shared, Unique
+from tempo.policy.presets import Policy
+from tempo.policy.pruning import AttentionBelow
+from tempo.policy.readout import Last, Mixture, Posterior, Product, Top
+from tempo.policy.selection import Forced, Greedy, Threshold, TopK
+from tempo.policy.visibility import ISOLATED, ORDERED, TREE, VISIBLE, Window
 from tempo.testing.tiny import FAMILIES
-from tempo.visibility import ISOLATED, ORDERED, TREE, VISIBLE, Window
 from tests.decoding import (
     assert_equals_oracle,
     assert_same_logits,

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from tempo.glyphs import line_glyphs
-from tempo.manifest import Prompt, Run
-from tempo.markup import (
+from tempo.testing.planted import planted_run, planted_trace
+from tempo.trace.glyphs import line_glyphs
+from tempo.trace.notebook import (
     MOST_MEMBERS,
     MOST_PROMPTS,
     MOST_STEPS,
@@ -15,7 +15,7 @@ from tempo.markup import (
     style_of,
     trace_markup,
 )
-from tempo.testing.planted import planted_run, planted_trace
+from tempo.trace.run import Prompt, Run
 
 HOSTILE = (
     "<script>alert(1)</script>",

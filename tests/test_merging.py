@@ -36,8 +36,8 @@ from experiments.merging import (
 )
 from experiments.result import made_by, rounded, write_document
 from tempo.model import LanguageModel
-from tempo.policies import Policy
-from tempo.selection import Forced
+from tempo.policy.presets import Policy
+from tempo.policy.selection import Forced
 from tempo.soft import soft_log_probabilities
 from tests.decoding import assert_same_logits, model_of, plain_forward, random_prompt, run_one
 

@@ -17,10 +17,10 @@ from analysis.ablation.redundancy import (
 )
 from analysis.ablation.sweep import CURVES, PromptSweep, prompt_sweep, sweep
 from analysis.ablation.verdict import redundancy_sentences, sweep_sentences
-from tempo.edits import Edit, HeadOutput, KnockOut, ValueZero
 from tempo.errors import InputError
 from tempo.forwarding import forward
 from tempo.model import LanguageModel
+from tempo.policy.edits import Edit, HeadOutput, KnockOut, ValueZero
 from tempo.testing.circuits import (
     LONGEST,
     PlantedHead,

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from tempo.errors import InputError
-from tempo.positions import Depth, Given, Offset, Shared, Swapped, Unique, parse_place
-from tempo.slots import prompt_table
+from tempo.policy.positions import Depth, Given, Offset, Shared, Swapped, Unique, parse_place
+from tempo.policy.slots import prompt_table
 
 
 def test_shared_members_sit_together_and_the_next_set_one_further() -> None:

@@ -8,13 +8,13 @@ import torch
 
 import tempo
 from tempo import policies
-from tempo.biases import MassNeutral
 from tempo.decoding import Plan
 from tempo.oracle import run_oracle
-from tempo.policies import Policy
-from tempo.positions import Unique
-from tempo.selection import Forced, Threshold
-from tempo.visibility import ISOLATED, ORDERED, VISIBLE
+from tempo.policy.biases import MassNeutral
+from tempo.policy.positions import Unique
+from tempo.policy.presets import Policy
+from tempo.policy.selection import Forced, Threshold
+from tempo.policy.visibility import ISOLATED, ORDERED, VISIBLE
 from tests.decoding import assert_same_logits, plain_forward, real_model, run_one, run_plans, whole
 
 pytestmark = pytest.mark.slow

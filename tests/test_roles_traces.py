@@ -24,7 +24,7 @@ from analysis.roles.trace_rows import CUT, require_data
 from analysis.roles.winner_following import winner_following, winner_null
 from tempo.errors import InputError, LevelError, NoParallelSetsError
 from tempo.testing.planted import Pattern, Place, noisy, planted_trace, uniform, with_sink
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 WIDTHS = (3, 1, 2, 4, 2)
 LAYERS, HEADS = 2, 4

@@ -11,20 +11,20 @@ import torch
 
 import tempo
 from tempo import policies
-from tempo.archive import is_whole, open_run, trace_folder
 from tempo.config import Options
 from tempo.errors import InputError, ModelError, NumericalError, OutputError, TempoError
-from tempo.policies import Policy
-from tempo.positions import Offset
+from tempo.policy.positions import Offset
+from tempo.policy.presets import Policy
+from tempo.policy.selection import TopK
 from tempo.request import is_single
-from tempo.selection import TopK
 from tempo.testing.tiny import tiny_model
+from tempo.trace.run_folder import is_whole, open_run, trace_folder
 from tests.decoding import model_of
 
 TEXTS = ["the cat sat", "a dog ran to", "so they"]
 
 
-def same(one: tempo.trace.Trace, other: tempo.trace.Trace) -> bool:
+def same(one: tempo.trace.trace.Trace, other: tempo.trace.trace.Trace) -> bool:
     return set(one.tensors) == set(other.tensors) and all(
         np.array_equal(
             one.tensors[name], other.tensors[name], equal_nan=one.tensors[name].dtype.kind == "f"

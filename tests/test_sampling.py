@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from tempo.budget import largest_width
-from tempo.describe import describe
 from tempo.errors import InputError
-from tempo.sampling import MinP, Sample, TopP, parse_select
-from tempo.schedules import Linear
-from tempo.selection import Threshold, TopK
+from tempo.policy.schedules import Linear
+from tempo.policy.selection import MinP, Sample, Threshold, TopK, TopP, parse_select
+from tempo.policy.serialize import describe
 
 P = np.array([0.05, 0.3, 0.2, 0.3, 0.15])
 LOG = np.log(P).astype(np.float32)

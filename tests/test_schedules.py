@@ -4,11 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempo.budget import largest_width
-from tempo.describe import describe
 from tempo.errors import InputError
-from tempo.policies import isolated
-from tempo.schedules import Bezier, Constant, Linear, ReLU, Schedule, parse_schedule
-from tempo.selection import Threshold
+from tempo.policy.presets import isolated
+from tempo.policy.schedules import Bezier, Constant, Linear, ReLU, Schedule, parse_schedule
+from tempo.policy.selection import Threshold
+from tempo.policy.serialize import describe
 
 taus = st.floats(1e-6, 1.0)
 steps = st.integers(2, 60)

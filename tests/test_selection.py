@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempo.choosing import Choosing, choose
 from tempo.errors import InputError
-from tempo.schedules import Constant, Linear
-from tempo.selection import Forced, Greedy, Threshold, TopK
+from tempo.policy.next_set import Choosing, choose
+from tempo.policy.schedules import Constant, Linear
+from tempo.policy.selection import Forced, Greedy, Threshold, TopK
 
 P = np.array([0.05, 0.3, 0.2, 0.3, 0.15])
 LOG = np.log(P).astype(np.float32)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tempo.slots import SlotTable, prompt_table
+from tempo.policy.slots import SlotTable, prompt_table
 
 
 def grown(*widths: int) -> SlotTable:

@@ -10,13 +10,13 @@ import pytest
 
 import tempo
 from tempo import policies
-from tempo.archive import _LazyTraces, trace_folder
-from tempo.biases import Boost, MassNeutral
 from tempo.errors import CorruptTraceError, FormatVersionError, InputError, LevelError, OutputError
-from tempo.format import DROP_REASONS
-from tempo.policies import Policy
-from tempo.selection import TopK
-from tempo.store import (
+from tempo.policy.biases import Boost, MassNeutral
+from tempo.policy.presets import Policy
+from tempo.policy.selection import DROP_REASONS, TopK
+from tempo.policy.visibility import VISIBLE
+from tempo.trace.run_folder import _LazyTraces, trace_folder
+from tempo.trace.store import (
     SHARD_STEPS,
     ShardTensors,
     TraceWriter,
@@ -25,8 +25,7 @@ from tempo.store import (
     read_trace,
     write_tensors,
 )
-from tempo.trace import Trace
-from tempo.visibility import VISIBLE
+from tempo.trace.trace import Trace
 from tests.decoding import model_of, random_prompt
 
 LEVELS = ("weights", "qk", "reduced")
@@ -248,7 +247,7 @@ def test_a_full_disk_is_one_clear_error_and_the_prefix_stays_readable(
             raise OSError(28, "No space left on device")
         return original(path, tensors)
 
-    monkeypatch.setattr("tempo.store.write_tensors", fills_up)
+    monkeypatch.setattr("tempo.trace.store.write_tensors", fills_up)
     with pytest.raises(OutputError, match=r"No space left.*same command again"):
         decoded(out=tmp_path / "run", steps=2 * SHARD_STEPS)
     prefix = read_trace(trace_folder(tmp_path / "run", "p0000", "visible"))

@@ -8,31 +8,22 @@ import pytest
 
 import tempo
 from tempo import policies
-from tempo.biases import Boost, LogPosterior, LogWeight, MassNeutral
 from tempo.decoding import Plan, Session, StepOutcome
-from tempo.describe import describe, rule_from
 from tempo.errors import CorruptTraceError, InputError, NoParallelSetsError, TwinError
 from tempo.forks import Fork, decode_forks
-from tempo.manifest import Run
-from tempo.policies import Policy
-from tempo.positions import Offset, Shared, Swapped, Unique
-from tempo.pruning import AttentionBelow
-from tempo.readout import Product
-from tempo.sampling import Sample
-from tempo.schedules import Linear
-from tempo.selection import Greedy, Threshold, TopK
-from tempo.trace import Trace
-from tempo.twins import (
-    Change,
-    alone,
-    as_policy,
-    changed_axes,
-    check_axes,
-    forced,
-    members_of_sets,
-    parse_change,
-)
-from tempo.visibility import ISOLATED, ORDERED, VISIBLE, Window
+from tempo.policy.biases import Boost, LogPosterior, LogWeight, MassNeutral
+from tempo.policy.override import Change, alone, as_policy, forced, members_of_sets, parse_change
+from tempo.policy.positions import Offset, Shared, Swapped, Unique
+from tempo.policy.presets import Policy
+from tempo.policy.pruning import AttentionBelow
+from tempo.policy.readout import Product
+from tempo.policy.schedules import Linear
+from tempo.policy.selection import Greedy, Sample, Threshold, TopK
+from tempo.policy.serialize import describe, rule_from
+from tempo.policy.visibility import ISOLATED, ORDERED, VISIBLE, Window
+from tempo.trace.compare import changed_axes, check_axes
+from tempo.trace.run import Run
+from tempo.trace.trace import Trace
 from tests.decoding import assert_same_logits, model_of, plain_forward, run_one, run_plans, whole
 
 PROMPTS = [[11, 12, 13, 14, 15], [20, 21, 22, 23]]

@@ -22,7 +22,7 @@ from tempo.errors import InputError, LevelError, ModelError
 from tempo.model import LanguageModel
 from tempo.oracle import run_oracle
 from tempo.testing.tiny import FAMILIES, tiny_model
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 from tempo.values import head_slices, output_projections, projections
 from tests.command_line import CAT, refusal, with_tiny
 from tests.decoding import (

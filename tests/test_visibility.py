@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempo.errors import InputError
-from tempo.slots import SlotTable
-from tempo.visibility import (
+from tempo.policy.slots import SlotTable
+from tempo.policy.visibility import (
     ISOLATED,
     ORDERED,
     VISIBLE,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from analysis.ablation.predictions import TOP, Prediction, PredictionTable, PromptTokens, Shift
 from analysis.grid import Cell, Column, Table
 from tempo.errors import InputError
-from tempo.glyphs import token_glyphs
+from tempo.trace.glyphs import token_glyphs
 
 PREDICTIONS = "predictions"
 SHIFTS = "prediction_shifts"

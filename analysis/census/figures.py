@@ -35,7 +35,7 @@ from analysis.census.heads import (
 )
 from analysis.entropy import CHANCE as EVEN_ENTROPY
 from analysis.numerals import number
-from tempo.store import disk_errors
+from tempo.trace.store import disk_errors
 from tempo.vocabulary import Head
 
 FIGURES = "figures"

@@ -12,7 +12,7 @@ from analysis.results import plain
 from analysis.roles.assignment import RoleScores
 from analysis.roles.depth import Depth
 from analysis.whole import write_whole
-from tempo.store import disk_errors, read_json
+from tempo.trace.store import disk_errors, read_json
 from tempo.vocabulary import Head
 
 FORMAT = 1

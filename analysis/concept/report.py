@@ -9,7 +9,7 @@ from analysis.concept.sheets import concept_tables
 from analysis.delimited import write_tables
 from analysis.studies import FIGURES, check_folder
 from analysis.whole import write_whole
-from tempo.store import disk_errors
+from tempo.trace.store import disk_errors
 
 QUALITY_FILE = "quality.json"
 

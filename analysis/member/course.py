@@ -11,7 +11,7 @@ from jaxtyping import Float64
 
 from analysis.association import rank_correlations
 from analysis.member.lens import Lens
-from tempo.glyphs import token_glyphs
+from tempo.trace.glyphs import token_glyphs
 
 _LONGEST = 24
 

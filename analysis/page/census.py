@@ -19,7 +19,7 @@ from analysis.page.census_maps import census_maps
 from analysis.page.document import PAGE_FILE, json_inside, own_text
 from analysis.results import plain
 from analysis.whole import write_whole
-from tempo.store import disk_errors
+from tempo.trace.store import disk_errors
 
 CENSUS_SCRIPTS = (
     *("decode.js", "draw.js", "save.js", "headmap.js", "charts.js"),

@@ -21,7 +21,7 @@ from analysis.page.maps import HeadMap, coded_map
 from analysis.refusal import Refusal
 from analysis.tables import model_facts
 from tempo.errors import TempoError
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 NULL_NAME = "null p99"
 _SHARES = ("normalised", "normalised_without_sink", "max_weight", "value_share_of_sink")

@@ -23,8 +23,8 @@ from analysis.results import Results, plain
 from analysis.sentences import sentences
 from analysis.tables import arm_rows, fact_rows, model_facts
 from analysis.whole import write_whole
-from tempo.manifest import Run
-from tempo.store import disk_errors
+from tempo.trace.run import Run
+from tempo.trace.store import disk_errors
 
 PAGE_FILE = "report.html"
 DATA_FOLDER = "page"

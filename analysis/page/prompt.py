@@ -9,9 +9,9 @@ from jaxtyping import Bool
 from analysis.arms import Arms
 from analysis.page.packing import base64, pack_weights
 from analysis.results import plain
-from tempo.manifest import Run
-from tempo.slots import COLUMNS
-from tempo.trace import Trace
+from tempo.policy.slots import COLUMNS
+from tempo.trace.run import Run
+from tempo.trace.trace import Trace
 
 MOST_BYTES = 4_500_000
 """Attention of one trace takes at most this much of the page, as long as coarser codes help."""

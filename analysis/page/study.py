@@ -19,8 +19,8 @@ from analysis.page.document import PAGE_FILE, json_inside, own_text
 from analysis.page.inline_svg import inline_svg
 from analysis.whole import write_whole
 from tempo.errors import InputError
-from tempo.glyphs import token_glyphs
-from tempo.store import disk_errors
+from tempo.trace.glyphs import token_glyphs
+from tempo.trace.store import disk_errors
 
 STUDY_SCRIPTS = ("draw.js", "save.js", "study.js")
 SHORT_TABLE = 30

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int64
 from analysis.observation import Observation, ObservedTrace
 from analysis.roles.rows import HeadScore
 from analysis.roles.trace_rows import averaged, earlier_slots, is_self, mass_and_chance
-from tempo.slots import SlotTable
+from tempo.policy.slots import SlotTable
 from tempo.vocabulary import PROMPT_STEP
 
 Chosen = Bool[np.ndarray, "query slot"]

@@ -15,7 +15,7 @@ from analysis.roles.trace_rows import (
     earlier_slots,
     permuted,
 )
-from tempo.rows import Weights
+from tempo.trace.attention import Weights
 
 
 def set_broadcast(observed: ObservedTrace) -> HeadScore:

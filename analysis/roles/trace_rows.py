@@ -9,7 +9,7 @@ from analysis.observation import Observation, ObservedTrace
 from analysis.roles.rows import HeadScore
 from analysis.roles.shuffling import drawn_source
 from tempo.errors import NoParallelSetsError
-from tempo.rows import Weights
+from tempo.trace.attention import Weights
 from tempo.vocabulary import SINK_SLOT
 
 CUT = 0.3

@@ -8,7 +8,7 @@ from analysis.entropy import SMALLEST_REST
 from analysis.observation import Observation, ObservedTrace
 from analysis.roles.rows import HeadScore
 from analysis.roles.trace_rows import SMALLEST_SET, Cells, averaged, earlier_sets, permuted
-from tempo.rows import Weights
+from tempo.trace.attention import Weights
 
 
 def winner_following(observed: ObservedTrace) -> HeadScore:

@@ -13,7 +13,7 @@ from experiments.command import asked
 from experiments.e02_isolation.spread import SINKS, Axes, spread_detail, spread_metrics
 from experiments.pairs import read_twins, twin_arm, write_run
 from experiments.standard import paired_run
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 HERE = Path(__file__).parent
 Spread = dict[str, list[PromptIntraStep]]

@@ -11,10 +11,10 @@ from analysis.split import drift_from_scores, split_member
 from experiments.limits import alone_arm, largest
 from experiments.standard import MODEL
 from tempo.loading import load_model
-from tempo.manifest import Prompt, Run
-from tempo.policies import preset
-from tempo.trace import Trace
-from tempo.twins import alone, members_of_sets
+from tempo.policy.override import alone, members_of_sets
+from tempo.policy.presets import preset
+from tempo.trace.run import Prompt, Run
+from tempo.trace.trace import Trace
 
 REFERENCES = ("without", "with")
 

@@ -29,7 +29,7 @@ from experiments.limits import (
 from experiments.result import made_by, trace_hash, write_document
 from experiments.standard import paired_run, prompts
 from experiments.thirds import third_metrics
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 HERE = Path(__file__).parent
 PARTS = {"first": "first", "all": "all_sets"}

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 
 from analysis.divergence import MEASURES, readout_distance
 from analysis.observation import GROUP, observe
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 EARLIER = (GROUP["earlier_sets"], GROUP["earlier_singletons"])
 FROM_STEP = 2

@@ -17,8 +17,9 @@ from experiments.command import asked
 from experiments.e05_duplicates.copies import Copies, compare_copies
 from experiments.pairs import changes_of, compared_with, twin_arm, write_run
 from experiments.standard import compared
-from tempo.manifest import Run
-from tempo.twins import check_axes, parse_change
+from tempo.policy.override import parse_change
+from tempo.trace.compare import check_axes
+from tempo.trace.run import Run
 
 HERE = Path(__file__).parent
 ONE = "duplicates:1"

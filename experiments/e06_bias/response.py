@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from analysis.observation import GROUP, Observation, observe
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 SETS = GROUP["earlier_sets"]
 OTHERS = [GROUP[name] for name in ("recent_prompt", "other_prompt", "earlier_singletons")]

@@ -16,7 +16,7 @@ from experiments.command import asked
 from experiments.e06_bias.response import Response, responses
 from experiments.pairs import Twins, changes_of, compared_with, read_twins, twin_arm, write_run
 from experiments.standard import compared
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 HERE = Path(__file__).parent
 BOOST = "boost:"

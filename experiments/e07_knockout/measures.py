@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 from analysis.relevance import value_weighted
 from experiments.knockouts import Knock, Reference, divergence, full_readouts, knocked_readouts
 from tempo.model import LanguageModel
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 PREDICTORS = ("attention", "value-weighted", "probability", "rank")
 PROMPT_STEP = 0

@@ -10,12 +10,12 @@ from jaxtyping import Int64
 from tempo.decoding import Plan, Session
 from tempo.engine import decode
 from tempo.model import LanguageModel
-from tempo.policies import Policy
-from tempo.pruning import AttentionBelow
+from tempo.policy.presets import Policy
+from tempo.policy.pruning import AttentionBelow
+from tempo.policy.selection import Threshold
+from tempo.policy.slots import SlotTable
 from tempo.recording import best_path
-from tempo.selection import Threshold
-from tempo.slots import SlotTable
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)

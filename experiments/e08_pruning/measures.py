@@ -15,8 +15,8 @@ from experiments.knockouts import (
     knocked_readouts,
 )
 from tempo.model import LanguageModel
-from tempo.pruning import Keep
-from tempo.trace import Trace
+from tempo.policy.pruning import Keep
+from tempo.trace.trace import Trace
 
 LATER = 2
 """Steps after the deaths at which the readout is compared."""

@@ -20,7 +20,7 @@ from experiments.limits import curve_rows, difference_metric, n_sets
 from experiments.result import made_by, trace_hash, write_document
 from experiments.standard import compared
 from experiments.thirds import third_metrics
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 HERE = Path(__file__).parent
 NULL = "greedy"

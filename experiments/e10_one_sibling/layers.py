@@ -15,9 +15,9 @@ from analysis.exact import kl_nats, log_probabilities
 from tempo.following.stream import lens_logits, watched_stream
 from tempo.model import LanguageModel
 from tempo.oracle import run_oracle
-from tempo.policies import isolated
-from tempo.slots import SlotTable
-from tempo.twins import without_siblings
+from tempo.policy.override import without_siblings
+from tempo.policy.presets import isolated
+from tempo.policy.slots import SlotTable
 
 FIRST, NEXT = 1, 2
 States = Float32[np.ndarray, "depth slot channel"]

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from analysis.observation import Observation, ObservedTrace, count_on, mass_on
-from tempo.slots import SlotTable
+from tempo.policy.slots import SlotTable
 from tempo.vocabulary import PROMPT_STEP
 
 SETS, SINGLES = range(2)

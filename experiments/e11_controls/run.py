@@ -32,7 +32,7 @@ from experiments.e11_controls.rows import (
 from experiments.limits import n_sets
 from experiments.result import made_by, trace_hash, write_document
 from experiments.standard import paired_run
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 HERE = Path(__file__).parent
 NULL = "greedy"

@@ -9,11 +9,11 @@ from experiments.e12_merge_quality.quality import Quality, detail, metrics, qual
 from experiments.merging import exact_forks, merges
 from experiments.result import hash_of, made_by, write_document
 from tempo.loading import load_model
-from tempo.manifest import Prompt
 from tempo.model import LanguageModel
+from tempo.policy.slots import SlotTable
 from tempo.recording import model_facts, versions
-from tempo.slots import SlotTable
 from tempo.suites import load_suite
+from tempo.trace.run import Prompt
 
 HERE = Path(__file__).parent
 Sequences = list[tuple[str, str, SlotTable]]

@@ -9,12 +9,12 @@ from jaxtyping import Float64
 from tempo.decoding import Plan, Session
 from tempo.engine import decode
 from tempo.model import LanguageModel
-from tempo.policies import Policy, greedy, isolated, posterior, tree, visible
-from tempo.positions import Depth
-from tempo.readout import PerNode
-from tempo.selection import Choice, Forced, LogProbability, Select, Threshold, TopK
-from tempo.slots import SlotTable
-from tempo.visibility import TREE
+from tempo.policy.positions import Depth
+from tempo.policy.presets import Policy, greedy, isolated, posterior, tree, visible
+from tempo.policy.readout import PerNode
+from tempo.policy.selection import Choice, Forced, LogProbability, Select, Threshold, TopK
+from tempo.policy.slots import SlotTable
+from tempo.policy.visibility import TREE
 
 GREEDY, BEAM, NARROW, WIDE = "greedy", "beam", "tree", "wide-tree"
 SUPERPOSED = ("isolated", "visible", "posterior")

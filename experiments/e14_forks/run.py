@@ -14,8 +14,8 @@ from experiments.merging import exact_paths, merges
 from experiments.result import hash_of, made_by, write_document
 from tempo.loading import load_model
 from tempo.model import LanguageModel
+from tempo.policy.slots import SlotTable
 from tempo.recording import model_facts, versions
-from tempo.slots import SlotTable
 from tempo.soft import soft_log_probabilities
 
 HERE = Path(__file__).parent

@@ -20,10 +20,10 @@ from tempo.ablating.plan import CONTROL, SWEEPS, Plan, redundancy_passes
 from tempo.ablating.running import has_control, run_passes
 from tempo.ablating.texts import Text, texts_of
 from tempo.edit_checks import heads_in
-from tempo.edits import HeadNames, HeadOutput
 from tempo.errors import InputError
 from tempo.loading import Source, load_model
 from tempo.model import LanguageModel
+from tempo.policy.edits import HeadNames, HeadOutput
 from tempo.recording import model_facts
 from tempo.request import PromptInput
 from tempo.values import output_projections

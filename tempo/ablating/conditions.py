@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tempo.edits import Edit, HeadOutput, KnockOut, ValueZero
 from tempo.errors import InputError
+from tempo.policy.edits import Edit, HeadOutput, KnockOut, ValueZero
 from tempo.vocabulary import Head
 
 DEFAULT = ("head", "value:1", "value:1+2", "value:before", "value:through", "value:before:model")

@@ -9,9 +9,9 @@ from torch import nn
 
 from analysis.ablation.passes import Pass
 from tempo.ablating.conditions import Condition, Target, other_place
-from tempo.edits import Edit
 from tempo.forwarding import Forwarded, forward_each
 from tempo.model import LanguageModel
+from tempo.policy.edits import Edit
 
 ROWS_AT_ONCE = 512
 """Rows of one packed forward; their logits are held at once."""

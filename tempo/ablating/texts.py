@@ -7,10 +7,10 @@ import numpy as np
 
 from tempo.ablating.conditions import PLACE_DRAW
 from tempo.errors import InputError
-from tempo.manifest import Prompt
 from tempo.model import LanguageModel
 from tempo.plain.feeding import check_sequences
 from tempo.request import PromptInput, check_different, prompts_from
+from tempo.trace.run import Prompt
 
 
 @dataclass(frozen=True, slots=True)

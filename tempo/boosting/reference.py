@@ -14,10 +14,10 @@ from tempo.decoding import Plan, Session, StepOutcome
 from tempo.engine import decode
 from tempo.forks import Fork, decode_forks
 from tempo.model import LanguageModel
-from tempo.policies import Policy, isolated
-from tempo.selection import Forced
-from tempo.slots import SlotTable
-from tempo.twins import alone, forced, members_of_sets
+from tempo.policy.override import alone, forced, members_of_sets
+from tempo.policy.presets import Policy, isolated
+from tempo.policy.selection import Forced
+from tempo.policy.slots import SlotTable
 
 Cells = Float64[np.ndarray, "layer head query"]
 SMALLEST_SET = 2

@@ -14,8 +14,8 @@ from tempo.boosting.targets import Heads, matched_slots, member_slots
 from tempo.boosting.trunks import Trunk, gone_on
 from tempo.capture import NOTHING, Capture
 from tempo.decoding import Session, StepOutcome
-from tempo.edits import Edit
 from tempo.errors import NumericalError
+from tempo.policy.edits import Edit
 
 ByHead = Float64[np.ndarray, "layer head"]
 READOUTS = tuple(one.name for one in FORCED if one.name not in ("share", "log_ratio"))

@@ -15,8 +15,8 @@ from tempo.boosting.replays import READOUTS, Batch, ByHead, Replayed, over_heads
 from tempo.boosting.targets import ALL, Heads, Target, matched_slots
 from tempo.boosting.texts import MEASURES, texts
 from tempo.config import Options
-from tempo.edits import Edit, ScoreBias
 from tempo.model import LanguageModel
+from tempo.policy.edits import Edit, ScoreBias
 from tempo.vocabulary import Head
 
 NOTHING = 1e-30

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
-from tempo.edits import Cells, ScoreBias
 from tempo.errors import InputError
-from tempo.slots import SlotTable
+from tempo.policy.edits import Cells, ScoreBias
+from tempo.policy.slots import SlotTable
 from tempo.vocabulary import SINK_SLOT, Head, parse_head
 
 ALL, CONTROL = "all", "control"

@@ -13,10 +13,10 @@ from tempo.boosting.reference import top_tokens
 from tempo.boosting.replays import Batch
 from tempo.boosting.trunks import gone_on
 from tempo.decoding import Session
-from tempo.edits import Edit
-from tempo.policies import Policy
-from tempo.selection import Forced
-from tempo.slots import SlotTable
+from tempo.policy.edits import Edit
+from tempo.policy.presets import Policy
+from tempo.policy.selection import Forced
+from tempo.policy.slots import SlotTable
 
 MEASURES = tuple(one.name for one in FREE)
 

@@ -10,7 +10,7 @@ from tempo.cache import SlotCache
 from tempo.decoding import Decoding, Plan, Session
 from tempo.engine import advance, prefill
 from tempo.model import LanguageModel, attention_as
-from tempo.policies import greedy
+from tempo.policy.presets import greedy
 
 Ids = tuple[int, ...]
 TOGETHER = 128

@@ -7,10 +7,10 @@ from analysis.roles.text_battery import Reading
 from analysis.roles.trace_battery import read_trace, trace_role
 from tempo.census.battery import Battery
 from tempo.errors import TempoError
-from tempo.manifest import Run
 from tempo.model import LanguageModel
 from tempo.run import compare
 from tempo.suites import load_suite
+from tempo.trace.run import Run
 
 ARM_OF = {
     "sibling_attending": "visible",

@@ -13,10 +13,10 @@ from analysis.census.result import Census, Document, json_text, write_census
 from analysis.census_report import write_census_report
 from analysis.delimited import TABLES
 from analysis.report import FIGURES
-from tempo.archive import RUN_FILE
 from tempo.cli.glyphs import visible
 from tempo.cli.screen import busy, say, show, show_json
 from tempo.cli.tables import GOOD, plain_table
+from tempo.trace.run_folder import RUN_FILE
 
 SHOWN = 5
 """Heads of each role in the terminal."""

@@ -5,11 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tempo.archive import trace_folder
 from tempo.budget import MemoryPlan
-from tempo.manifest import Run
 from tempo.registry import NamedModel
-from tempo.trace import Trace
+from tempo.trace.run import Run
+from tempo.trace.run_folder import trace_folder
+from tempo.trace.trace import Trace
 
 FORMAT = 1
 

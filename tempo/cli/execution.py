@@ -13,9 +13,9 @@ from tempo.cli.screen import say, show, show_json
 from tempo.cli.tables import plan_table
 from tempo.execution import Watch, execute
 from tempo.layout import Layout
-from tempo.manifest import Run
 from tempo.recording import text_of
 from tempo.request import Request
+from tempo.trace.run import Run
 
 
 def show_plan(command: str, request: Request, layout: Layout, *, as_json: bool) -> None:

@@ -18,11 +18,11 @@ from analysis.page.document import PAGE_FILE
 from analysis.report import FIGURES, REPORT_FILE, RESULTS_FILE, write_report
 from analysis.results import Results
 from analysis.results import analyze as ask_everything
-from tempo.archive import open_run
 from tempo.cli.interrupts import stopping
 from tempo.cli.screen import busy, say, show
 from tempo.cli.tables import plain_table
-from tempo.manifest import Run
+from tempo.trace.run import Run
+from tempo.trace.run_folder import open_run
 
 HEADLINES = (
     *("attention_ratio_without_sink", "attention_ratio_with_sink"),

@@ -16,8 +16,8 @@ from tempo.errors import InputError
 
 if TYPE_CHECKING:
     from analysis.member.followed import Followed
-    from tempo.manifest import Run
-    from tempo.trace import Trace
+    from tempo.trace.run import Run
+    from tempo.trace.trace import Trace
 
 _PANEL = "What to follow"
 _MOST_LISTED = 8
@@ -74,9 +74,9 @@ def follow(
     with notes().status(Text("reading the run")) as status:
         from analysis.member.report import FOLLOW_FILE, write_member
         from analysis.studies import check_folder
-        from tempo.archive import open_run
         from tempo.following.asking import follow as ask
         from tempo.loading import load_model
+        from tempo.trace.run_folder import open_run
 
         if out is not None:
             check_folder(out, FOLLOW_FILE, force=force)

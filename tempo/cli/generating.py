@@ -9,7 +9,7 @@ from tempo.cli.arguments import DryRun, Force, Json, Out, Prompts
 from tempo.cli.options import EVERYTHING, given, takes_options
 from tempo.cli.screen import busy, is_terminal, say, show, show_json
 from tempo.config import Options
-from tempo.manifest import Run
+from tempo.trace.run import Run
 
 _OPTIONS = tuple(name for name in EVERYTHING if name not in ("arms", "paired", "alone"))
 

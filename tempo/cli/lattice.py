@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from tempo.cli.glyphs import visible
-from tempo.trace import Trace
+from tempo.trace.trace import Trace
 
 
 class Member(NamedTuple):

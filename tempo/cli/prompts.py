@@ -1,8 +1,8 @@
 """The prompts of a command: typed, or of a suite."""
 
 from tempo.errors import InputError
-from tempo.manifest import Prompt
 from tempo.suites import load_suite
+from tempo.trace.run import Prompt
 
 
 def prompts_of(texts: list[str] | None, suite: str | None) -> list[str] | list[Prompt]:

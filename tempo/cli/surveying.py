@@ -11,7 +11,7 @@ from tempo.cli.options import MODEL, STATISTICS, given, takes_options
 from tempo.cli.screen import busy, say, show
 from tempo.config import Options
 from tempo.errors import OutputError
-from tempo.store import disk_errors
+from tempo.trace.store import disk_errors
 
 Roles = Annotated[
     str | None, typer.Option(metavar="ROLE,ROLE...", help="Some of the roles; all unless given.")

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from tempo.decoding import Plan, StepOutcome
-from tempo.policies import Policy, greedy
-from tempo.positions import Offset, Place
-from tempo.selection import Forced
-from tempo.slots import SlotTable
-from tempo.visibility import ISOLATED, ORDERED, VISIBLE, Queries, Relation, Sees
+from tempo.policy.positions import Offset, Place
+from tempo.policy.presets import Policy, greedy
+from tempo.policy.selection import Forced
+from tempo.policy.slots import SlotTable
+from tempo.policy.visibility import ISOLATED, ORDERED, VISIBLE, Queries, Relation, Sees
 
 N_PROMPT = 12
 N_TOKENS = 64

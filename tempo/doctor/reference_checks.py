@@ -9,7 +9,7 @@ from tempo.doctor.diagnosis import Check, not_applicable, verdict
 from tempo.doctor.examination import MOVED, Examination, attention_settings
 from tempo.errors import ModelError
 from tempo.oracle import run_oracle
-from tempo.policies import greedy
+from tempo.policy.presets import greedy
 
 _GREEDY = range(GREEDY_STEPS + 1)
 

@@ -26,10 +26,10 @@ from tempo.following.replay import (
 from tempo.following.stream import lens_error, lens_logits
 from tempo.loading import Source, load_model
 from tempo.model import LanguageModel
+from tempo.policy.slots import SlotTable
 from tempo.recording import model_facts, text_of
-from tempo.slots import SlotTable
-from tempo.trace import Trace
-from tempo.twins import check_same_model
+from tempo.trace.compare import check_same_model
+from tempo.trace.trace import Trace
 from tempo.vocabulary import PROMPT_STEP, SINK_SLOT
 
 NO_CONTROL = "the prompt has no slot but slot 0 that the next step sees"

@@ -11,10 +11,10 @@ from analysis.member.lens import divergence
 from tempo.attention import NAME
 from tempo.decoding import Session
 from tempo.edit_checks import check_touched
-from tempo.edits import KnockOut
 from tempo.engine import advance
 from tempo.following.replay import Fork
 from tempo.model import LanguageModel, attention_as
+from tempo.policy.edits import KnockOut
 
 TOGETHER = 8
 """Copies of a sequence that run together, each with another edit: more are no faster, and each has

@@ -11,18 +11,18 @@ from tempo.attention import NAME
 from tempo.cache import SlotCache
 from tempo.capture import Capture
 from tempo.decoding import Decoding, Plan, Session, StepOutcome
-from tempo.describe import rule_from
 from tempo.engine import advance, prefill
 from tempo.errors import InputError, ModelError, TwinError
 from tempo.following.stream import watched_stream
 from tempo.model import LanguageModel, attention_as
-from tempo.policies import Policy
-from tempo.pruning import Never
-from tempo.slots import SlotTable
-from tempo.trace import Trace
-from tempo.twins import alone, forced
+from tempo.policy.override import alone, forced
+from tempo.policy.presets import Policy
+from tempo.policy.pruning import Never
+from tempo.policy.serialize import rule_from
+from tempo.policy.slots import SlotTable
+from tempo.policy.visibility import visible_slots
+from tempo.trace.trace import Trace
 from tempo.values import projections
-from tempo.visibility import visible_slots
 
 REPLAYED = {"float32": 1e-3}
 ROUNDED = 0.3

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tempo.errors import InputError
-from tempo.manifest import Prompt
+from tempo.trace.run import Prompt
 
 BUNDLED = ("standard", "demo", "crafted")
 LONGEST_ID = 120

@@ -8,11 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
-from tempo.format import DROP_REASONS, Readout, TraceHeader, tensor_name, visible_name
-from tempo.manifest import Prompt, Run
-from tempo.rows import entropy_nats, group_of, group_onehot
-from tempo.slots import COLUMNS, SlotTable, prompt_table
-from tempo.trace import Trace
+from tempo.policy.selection import DROP_REASONS
+from tempo.policy.slots import COLUMNS, SlotTable, group_of, prompt_table
+from tempo.trace.attention import entropy_nats, group_onehot
+from tempo.trace.run import Prompt, Run
+from tempo.trace.schema import Readout, TraceHeader, tensor_name, visible_name
+from tempo.trace.trace import Trace
 from tempo.vocabulary import GROUPS, PROMPT_STEP, SINK_SLOT, TOP_READOUT
 
 Relation = Literal["isolated", "visible", "ordered", "greedy"]

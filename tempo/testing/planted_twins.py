@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from tempo.format import tensor_name
 from tempo.testing.planted import VOCABULARY, Pattern, Place, planted_trace, uniform
-from tempo.trace import Trace
+from tempo.trace.schema import tensor_name
+from tempo.trace.trace import Trace
 from tempo.vocabulary import PROMPT_STEP, SINK_SLOT
 
 _ROWS = ("weights", "logsumexp", "q", "visible/full")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tempo.errors import InputError
-from tempo.glyphs import line_glyphs
-from tempo.markup import MOST_ARMS, MOST_PROMPTS, run_markup
-from tempo.trace import Trace
+from tempo.trace.glyphs import line_glyphs
+from tempo.trace.notebook import MOST_ARMS, MOST_PROMPTS, run_markup
+from tempo.trace.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)

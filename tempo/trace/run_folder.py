@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tempo.errors import CorruptTraceError, InputError, OutputError
-from tempo.manifest import Prompt, Run
-from tempo.store import HEADER_FILE, disk_errors, read_json, read_trace, write_json
-from tempo.trace import Trace
+from tempo.trace.run import Prompt, Run
+from tempo.trace.store import HEADER_FILE, disk_errors, read_json, read_trace, write_json
+from tempo.trace.trace import Trace
 
 RUN_FILE = "run.json"
 RUN_KIND = "tempo-run"

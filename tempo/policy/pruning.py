@@ -12,8 +12,24 @@ import numpy as np
 from jaxtyping import Float32
 
 from tempo.errors import InputError
-from tempo.format import Decision
-from tempo.slots import SlotTable
+from tempo.policy.slots import SlotTable
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a prune rule decided about one member.
+
+    Attributes:
+        value: The number it was judged by; NaN where the death was given.
+        reason: One of `DECISIONS`.
+    """
+
+    slot: int
+    value: float
+    reason: str
+
+
+DECISIONS = ("kept", "attention", "attention_share", "given", "parent")
 
 Keep = Literal["mask", "evict", "recompute"]
 """What a death does. mask: later queries no longer see the slot. evict: the same, and its keys and

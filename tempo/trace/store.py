@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from tempo.errors import CorruptTraceError, FormatVersionError, OutputError
-from tempo.format import FORMAT, TraceHeader, tensor_name
-from tempo.trace import Trace
+from tempo.trace.schema import FORMAT, TraceHeader, tensor_name
+from tempo.trace.trace import Trace
 
 HEADER_FILE = "trace.json"
 KIND = "tempo-trace"

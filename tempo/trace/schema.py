@@ -64,35 +64,6 @@ class Readout:
     entropy_nats: float
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A token that passed the selection and was left out, with the reason."""
-
-    token: int
-    probability: float
-    reason: str
-
-
-DROP_REASONS = ("max_width", "eos")
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What a prune rule decided about one member.
-
-    Attributes:
-        value: The number it was judged by; NaN where the death was given.
-        reason: One of `DECISIONS`.
-    """
-
-    slot: int
-    value: float
-    reason: str
-
-
-DECISIONS = ("kept", "attention", "attention_share", "given", "parent")
-
-
 def tensor_name(step: int, name: str) -> str:
     """Key of a step's tensor in the mapping and in the shards."""
     return f"step/{step:05d}/{name}"

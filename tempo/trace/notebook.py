@@ -10,9 +10,9 @@ from html import escape
 
 import numpy as np
 
-from tempo.format import TraceHeader
-from tempo.glyphs import line_glyphs, token_glyphs
-from tempo.slots import SlotTable
+from tempo.policy.slots import SlotTable
+from tempo.trace.glyphs import line_glyphs, token_glyphs
+from tempo.trace.schema import TraceHeader
 from tempo.vocabulary import NEVER_DIED, SINK_SLOT
 
 MOST_STEPS = 24

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from tempo.errors import InputError
-from tempo.slots import SlotTable
+from tempo.policy.slots import SlotTable
 
 MIN_DELTA_ULPS = 16
 

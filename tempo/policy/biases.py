@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from tempo.errors import InputError
-from tempo.slots import SlotTable
-from tempo.visibility import Queries, SameStep, Sees
+from tempo.policy.slots import SlotTable
+from tempo.policy.visibility import Queries, SameStep, Sees
 from tempo.vocabulary import PROMPT_STEP
 
 Scores = Float32[np.ndarray, "query slot"]

@@ -13,29 +13,20 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int64
 
 from tempo.errors import InputError, LevelError
-from tempo.format import (
-    DECISIONS,
-    DROP_REASONS,
-    Decision,
-    Dropped,
-    Readout,
-    TraceHeader,
-    bias_name,
-    tensor_name,
-    visible_name,
-)
-from tempo.glyphs import line_glyphs
-from tempo.markup import trace_markup
-from tempo.rows import (
+from tempo.policy.pruning import DECISIONS, Decision
+from tempo.policy.selection import DROP_REASONS, Dropped
+from tempo.policy.slots import COLUMNS, SlotTable, group_of, prompt_table
+from tempo.trace.attention import (
     GroupMass,
     Weights,
     entropy_nats,
-    group_of,
     group_onehot,
     mass_by_group,
     rows_from_qk,
 )
-from tempo.slots import COLUMNS, SlotTable, prompt_table
+from tempo.trace.glyphs import line_glyphs
+from tempo.trace.notebook import trace_markup
+from tempo.trace.schema import Readout, TraceHeader, bias_name, tensor_name, visible_name
 from tempo.vocabulary import Head
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from tempo.errors import InputError
-from tempo.slots import SlotTable
+from tempo.policy.slots import SlotTable
 from tempo.vocabulary import NEVER_DIED, PROMPT_STEP
 
 Queries = Int[np.ndarray, " query"]

@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from tempo.errors import InputError
-from tempo.format import Dropped
-from tempo.readout import Children
-from tempo.selection import Choice, Forced, LogProbability, Select
+from tempo.policy.readout import Children
+from tempo.policy.selection import Choice, Dropped, Forced, LogProbability, Select
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Choosing:
     """How a set is chosen: the rule, whose children it is, and what ends a sequence.
 
     Attributes:
-        children: See `tempo.readout.Read`.
+        children: See `tempo.policy.readout.Read`.
         frontier: Largest set where members have children of their own.
         eos: "stop" or "ignore".
     """

@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from tempo.errors import InputError
-from tempo.rows import group_of
-from tempo.slots import SlotTable
+from tempo.policy.slots import SlotTable, group_of
 from tempo.vocabulary import GROUPS, Head, parse_head
 
 HeadNames = Sequence[str | Head | tuple[int, int]]

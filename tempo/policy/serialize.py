@@ -8,24 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from tempo import (
+from tempo.errors import CorruptTraceError
+from tempo.policy import (
     biases,
-    policies,
     positions,
+    presets,
     pruning,
     readout,
-    sampling,
     schedules,
     selection,
     visibility,
 )
-from tempo.edits import Edit, head_of
-from tempo.errors import CorruptTraceError
+from tempo.policy.edits import Edit, head_of
 
+# Every module that holds rules: a recorded rule is found by the name of its class.
 _ROOMS: tuple[ModuleType, ...] = (
-    *(biases, policies, positions, pruning),
-    *(readout, sampling, schedules),
-    *(selection, visibility),
+    *(biases, positions, presets, pruning),
+    *(readout, schedules, selection, visibility),
 )
 
 

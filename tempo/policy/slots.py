@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, Int64
 
-from tempo.vocabulary import NEVER_DIED, PROMPT_STEP
+from tempo.vocabulary import GROUPS, NEVER_DIED, PROMPT_STEP, RECENT_WINDOW, SINK_SLOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,3 +174,21 @@ COLUMNS = (
     *("token", "position", "step", "parent"),
     *("rank", "probability", "weight", "died_at_step"),
 )
+_GROUP = {name: number for number, name in enumerate(GROUPS)}
+
+
+def group_of(table: SlotTable, queries: Int[np.ndarray, " query"]) -> Int[np.ndarray, "query slot"]:
+    """The group (an index into `GROUPS`) of every slot, seen from each query slot.
+
+    Slots written after the query get a group too; they are invisible and carry no mass.
+    """
+    slots = np.arange(len(table))
+    distance = table.position[queries, None] - table.position[None, :]
+    generated = table.step != PROMPT_STEP
+    groups = np.where(distance <= RECENT_WINDOW, _GROUP["recent_prompt"], _GROUP["other_prompt"])
+    earlier = np.where(table.width >= 2, _GROUP["earlier_sets"], _GROUP["earlier_singletons"])
+    groups = np.where(generated[None, :], earlier[None, :], groups)
+    own_set = (table.step[queries, None] == table.step[None, :]) & generated[None, :]
+    groups = np.where(own_set, _GROUP["siblings"], groups)
+    groups = np.where(slots[None, :] == SINK_SLOT, _GROUP["sink"], groups)
+    return np.where(slots[None, :] == queries[:, None], _GROUP["self"], groups)

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from tempo.biases import Bias, LogPosterior
 from tempo.errors import InputError
-from tempo.positions import Depth, Place, Shared, Unique
-from tempo.pruning import KEEPS, Keep, Kill, Never, Prune
-from tempo.readout import Mixture, PerNode, Read
-from tempo.selection import Greedy, Select, Tau, Threshold
-from tempo.visibility import ISOLATED, ORDERED, TREE, VISIBLE, Relation
+from tempo.policy.biases import Bias, LogPosterior
+from tempo.policy.positions import Depth, Place, Shared, Unique
+from tempo.policy.pruning import KEEPS, Keep, Kill, Never, Prune
+from tempo.policy.readout import Mixture, PerNode, Read
+from tempo.policy.selection import Greedy, Select, Tau, Threshold
+from tempo.policy.visibility import ISOLATED, ORDERED, TREE, VISIBLE, Relation
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Policy:
         bias: Finite scores added to what is seen.
         read: The next distribution.
         prune: Which members die.
-        keep: What a death does; see `tempo.pruning.Keep`.
+        keep: What a death does; see `tempo.policy.pruning.Keep`.
     """
 
     select: Select

@@ -3,12 +3,10 @@
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from tempo.slots import SlotTable
-from tempo.vocabulary import GROUPS, PROMPT_STEP, RECENT_WINDOW, SINK_SLOT
+from tempo.vocabulary import GROUPS
 
 Weights = Float32[np.ndarray, "layer head query slot"]
 GroupMass = Float32[np.ndarray, "layer head query group"]
-_GROUP = {name: number for number, name in enumerate(GROUPS)}
 
 
 def entropy_nats(
@@ -46,23 +44,6 @@ def rows_from_qk(
     logsumexp = top + np.log(total)
     weights = np.exp(scores - logsumexp)[..., : visible.shape[-1]]
     return weights.astype(np.float32), logsumexp[..., 0].astype(np.float32)
-
-
-def group_of(table: SlotTable, queries: Int[np.ndarray, " query"]) -> Int[np.ndarray, "query slot"]:
-    """The group (an index into `GROUPS`) of every slot, seen from each query slot.
-
-    Slots written after the query get a group too; they are invisible and carry no mass.
-    """
-    slots = np.arange(len(table))
-    distance = table.position[queries, None] - table.position[None, :]
-    generated = table.step != PROMPT_STEP
-    groups = np.where(distance <= RECENT_WINDOW, _GROUP["recent_prompt"], _GROUP["other_prompt"])
-    earlier = np.where(table.width >= 2, _GROUP["earlier_sets"], _GROUP["earlier_singletons"])
-    groups = np.where(generated[None, :], earlier[None, :], groups)
-    own_set = (table.step[queries, None] == table.step[None, :]) & generated[None, :]
-    groups = np.where(own_set, _GROUP["siblings"], groups)
-    groups = np.where(slots[None, :] == SINK_SLOT, _GROUP["sink"], groups)
-    return np.where(slots[None, :] == queries[:, None], _GROUP["self"], groups)
 
 
 def group_onehot(groups: Int[np.ndarray, "query slot"]) -> Float32[np.ndarray, "query slot group"]:
