@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from analysis.exact import kl_nats, log_probabilities
-from tempo.decoding import Plan, Session, StepOutcome
-from tempo.engine import decode
-from tempo.forks import Fork, decode_forks
-from tempo.model import LanguageModel
+from tempo.engine.branch import Fork, decode_forks
+from tempo.engine.decode import decode
+from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
+from tempo.models.language_model import LanguageModel
 from tempo.policy.override import forced
 from tempo.policy.presets import Policy
 from tempo.policy.pruning import Keep, Kill
@@ -34,11 +34,11 @@ class Reference:
         steps: int,
         deaths: tuple[tuple[int, int], ...] = (),
         keep: Keep = "mask",
-    ) -> Plan:
+    ) -> SequencePlan:
         """The plan that feeds its sets, with these deaths."""
         policy = Policy(forced(self.table), prune=Kill(deaths), keep=keep)
         ids = tuple(self.table.token[: self.table.n_prompt].tolist())
-        return Plan(self.prompt_id, keep, ids, policy, steps, "ignore")
+        return SequencePlan(self.prompt_id, keep, ids, policy, steps, "ignore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,10 @@ def full_readouts(
     def keep(outcome: StepOutcome) -> None:
         found[outcome.number][outcome.step] = outcome.decoding.readout.log_probability
 
-    decode(Session(model, on_step=keep), [one.plan(steps=one.table.n_steps) for one in references])
+    decode(
+        DecodeContext(model, on_step=keep),
+        [one.plan(steps=one.table.n_steps) for one in references],
+    )
     return found
 
 
@@ -83,7 +86,7 @@ def knocked_readouts(
             found[outcome.number] = outcome.decoding.readout.log_probability
 
     trunks = [one.plan(steps=one.table.n_steps) for one in references]
-    decode_forks(Session(model, on_step=keep), trunks, list(_groups(references, knocks)))
+    decode_forks(DecodeContext(model, on_step=keep), trunks, list(_groups(references, knocks)))
     return [found[number] for number in range(len(knocks))]
 
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float32, Float64
 from scipy.special import log_softmax, logsumexp
 
-from tempo.decoding import Plan, Session, StepOutcome
-from tempo.engine import decode
-from tempo.model import LanguageModel
+from tempo.engine.decode import decode
+from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
+from tempo.models.language_model import LanguageModel
 from tempo.policy.biases import Bias, LogPosterior, LogWeight, MassNeutral, Scores
 from tempo.policy.positions import Depth, Unique
 from tempo.policy.presets import Policy
@@ -144,7 +144,10 @@ def exact_forks(
         The forks, their paths, and the mixture as the engine's own exact filter has it.
     """
     policy = Policy(TopThenGreedy(width), Depth(), TREE, read=Posterior(width))
-    plans = [Plan(name, "exact", ids, policy, 1 + depth, "ignore") for name, ids in prompts.items()]
+    plans = [
+        SequencePlan(name, "exact", ids, policy, 1 + depth, "ignore")
+        for name, ids in prompts.items()
+    ]
     tables, outcomes = _decoded(model, plans)
     forks = [_fork(plan, table) for plan, table in zip(plans, tables, strict=True)]
     paths = [_paths(fork, one) for fork, one in zip(forks, outcomes, strict=True)]
@@ -203,7 +206,7 @@ def embedding_merge(model: LanguageModel, fork: Fork) -> Depths:
     return _normalised(soft_log_probabilities(model, slots, last=fork.steps))
 
 
-def _fork(plan: Plan, table: SlotTable) -> Fork:
+def _fork(plan: SequencePlan, table: SlotTable) -> Fork:
     first = table.members(1)
     logs = np.log(table.probability[first].astype(np.float64))
     follow = [set(table.token[table.members(step)].tolist()) for step in range(2, plan.steps + 1)]
@@ -245,12 +248,12 @@ def _rows_by_member(outcome: StepOutcome) -> Float64[np.ndarray, "path vocab"]:
     return outcome.logits[order].double().log_softmax(-1).cpu().numpy()
 
 
-def _plan(fork: Fork, arm: str, policy: Policy) -> Plan:
-    return Plan(fork.id, arm, fork.prompt, policy, fork.steps, "ignore")
+def _plan(fork: Fork, arm: str, policy: Policy) -> SequencePlan:
+    return SequencePlan(fork.id, arm, fork.prompt, policy, fork.steps, "ignore")
 
 
 def _decoded(
-    model: LanguageModel, plans: Sequence[Plan]
+    model: LanguageModel, plans: Sequence[SequencePlan]
 ) -> tuple[list[SlotTable], list[list[StepOutcome]]]:
     """The final tables, and every outcome but that of the prompt."""
     kept: list[list[StepOutcome]] = [[] for _ in plans]
@@ -259,5 +262,5 @@ def _decoded(
         if outcome.step:
             kept[outcome.number].append(outcome)
 
-    decodings = decode(Session(model, on_step=keep), plans)
+    decodings = decode(DecodeContext(model, on_step=keep), plans)
     return [one.table for one in decodings], kept

@@ -82,7 +82,7 @@ def made_by(
     Args:
         experiment: Its name.
         command: What was run.
-        facts: Of the model, as `tempo.recording.model_facts` gives them.
+        facts: Of the model, as `tempo.run.recorder.model_facts` gives them.
         versions: Of what ran.
         trace_hash: Over the sequences that were decoded; see `hash_of`.
     """

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import tempo
-from tempo.suites import load_suite
+from tempo.prompts.suites import load_suite
 from tempo.trace.run import Prompt, Run
 
 MODEL = "smollm2-135m"

@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tempo.ablating.asking import ablate
     from tempo.boosting.asking import boost
+    from tempo.causal.forward import forward
     from tempo.census.asking import heads
     from tempo.contrasting import concepts
     from tempo.following.asking import follow
-    from tempo.forwarding import forward
-    from tempo.loading import load_model
+    from tempo.models.load import load_model
     from tempo.policy import edits
     from tempo.policy import presets as policies
-    from tempo.replaying import replay
-    from tempo.run import compare, generate
+    from tempo.run.api import compare, generate
+    from tempo.run.replay import replay
     from tempo.trace.run_folder import open_run, open_trace
 
 _HOMES = {
     "ablate": "tempo.ablating.asking",
     "boost": "tempo.boosting.asking",
-    "compare": "tempo.run",
+    "compare": "tempo.run.api",
     "concepts": "tempo.contrasting",
     "heads": "tempo.census.asking",
     "follow": "tempo.following.asking",
-    "forward": "tempo.forwarding",
-    "generate": "tempo.run",
-    "load_model": "tempo.loading",
+    "forward": "tempo.causal.forward",
+    "generate": "tempo.run.api",
+    "load_model": "tempo.models.load",
     "open_run": "tempo.trace.run_folder",
     "open_trace": "tempo.trace.run_folder",
-    "replay": "tempo.replaying",
+    "replay": "tempo.run.replay",
 }
 
 # Modules that users write by a short name: `tempo.edits.ScoreBias`, `tempo.policies.isolated()`.

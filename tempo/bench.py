@@ -15,12 +15,12 @@ from typing import Any, cast
 import torch
 
 from tempo import policies
-from tempo.capture import NOTHING, Capture
-from tempo.decoding import Plan, Session, StepOutcome
-from tempo.engine import decode
-from tempo.loading import load_model
-from tempo.model import LanguageModel, attention_as
-from tempo.suites import load_suite
+from tempo.engine.capture import NOTHING, Capture
+from tempo.engine.decode import decode
+from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
+from tempo.models.language_model import LanguageModel, attention_as
+from tempo.models.load import load_model
+from tempo.prompts.suites import load_suite
 
 STEPS = 32
 PROMPTS = 13
@@ -54,7 +54,7 @@ def against_generate(
     prompts = [tuple(model.encode(text)) for text in texts]
     arms = {"isolated": policies.isolated(0.1), "visible": policies.visible(0.1)}
     plans = [
-        Plan(f"p{number}", arm, ids, policy, steps, "ignore")
+        SequencePlan(f"p{number}", arm, ids, policy, steps, "ignore")
         for number, ids in enumerate(prompts)
         for arm, policy in arms.items()
     ]
@@ -77,17 +77,17 @@ def against_generate(
 def capture_cost(model: LanguageModel, *, steps: int, repetitions: int) -> tuple[float, ...]:
     """Time of one sequence with capture over the time without, repetition by repetition."""
     ids = tuple(model.encode("The cat sat on the"))
-    plan = Plan("p0", "isolated", ids, policies.isolated(0.1), steps, "ignore")
+    plan = SequencePlan("p0", "isolated", ids, policies.isolated(0.1), steps, "ignore")
     ratios: list[float] = []
     for repetition in range(repetitions + 1):
-        off = _elapsed_s(lambda: decode(Session(model, NOTHING), [plan]))
+        off = _elapsed_s(lambda: decode(DecodeContext(model, NOTHING), [plan]))
         on = _elapsed_s(lambda: _decode(model, [plan], []))
         if repetition:
             ratios.append(on / off)
     return tuple(ratios)
 
 
-def _decode(model: LanguageModel, plans: list[Plan], widths: list[int]) -> None:
+def _decode(model: LanguageModel, plans: list[SequencePlan], widths: list[int]) -> None:
     kept: list[dict[str, object]] = []
 
     def keep(outcome: StepOutcome) -> None:
@@ -96,7 +96,7 @@ def _decode(model: LanguageModel, plans: list[Plan], widths: list[int]) -> None:
             widths.append(len(outcome.tensors["slots/token"]))
 
     everything = Capture("weights", tuple(range(model.n_layers)), tuple(range(model.n_heads)))
-    decode(Session(model, everything, on_step=keep), plans)
+    decode(DecodeContext(model, everything, on_step=keep), plans)
 
 
 def _generate(model: LanguageModel, prompts: list[tuple[int, ...]], steps: int) -> None:

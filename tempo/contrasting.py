@@ -18,10 +18,10 @@ from analysis.concept.findings import ConceptCheck, ConceptFindings
 from analysis.concept.heads import PERMUTATIONS, TOP, concept_heads
 from analysis.concept.verdict import Endings
 from analysis.statistics import SMALLEST_SAMPLE
+from tempo.causal.silence import Means
 from tempo.errors import InputError
-from tempo.loading import Source, load_model
-from tempo.model import LanguageModel
-from tempo.plain.ablation import Means
+from tempo.models.language_model import LanguageModel
+from tempo.models.load import Source, load_model
 from tempo.plain.concept_capture import (
     POOLINGS,
     ConceptInputs,
@@ -29,8 +29,8 @@ from tempo.plain.concept_capture import (
     pooled_means,
     streams_without,
 )
-from tempo.recording import model_facts
-from tempo.stimuli.pairs import BUNDLED, Pairs, load_pairs
+from tempo.prompts.pairs import BUNDLED, Pairs, load_pairs
+from tempo.run.recorder import model_facts
 from tempo.vocabulary import Head
 
 FEWEST_PERMUTATIONS = 200

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from tempo.model import LanguageModel, attention_as
+from tempo.models.language_model import LanguageModel, attention_as
 from tempo.policy.biases import Bias, Boost, LogPosterior, LogWeight, MassNeutral
 from tempo.policy.presets import Policy
 from tempo.policy.readout import combine

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from tempo.errors import InputError
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
 
 _SUM_SLACK = 1e-4
 

@@ -7,11 +7,11 @@ from functools import cache
 import numpy as np
 import torch
 
-from tempo.capture import Capture
-from tempo.decoding import Decoding, Plan, Session, StepOutcome
-from tempo.engine import decode
-from tempo.loading import load_model
-from tempo.model import LanguageModel, attention_as
+from tempo.engine.capture import Capture
+from tempo.engine.decode import decode
+from tempo.engine.state import DecodeContext, Decoding, SequencePlan, StepOutcome
+from tempo.models.language_model import LanguageModel, attention_as
+from tempo.models.load import load_model
 from tempo.oracle import run_oracle
 from tempo.policy.presets import Policy
 from tempo.policy.slots import SlotTable
@@ -68,11 +68,11 @@ def whole(model: LanguageModel, level: str = "weights") -> Capture:
 
 
 def run_plans(
-    model: LanguageModel, plans: Sequence[Plan], *, capture: Capture | None = None
+    model: LanguageModel, plans: Sequence[SequencePlan], *, capture: Capture | None = None
 ) -> list[Decoded]:
     """Decode plans together and keep every outcome; full readouts."""
     outcomes: list[list[StepOutcome]] = [[] for _ in plans]
-    session = Session(
+    session = DecodeContext(
         model,
         capture or whole(model),
         None,
@@ -92,7 +92,7 @@ def run_one(
 ) -> Decoded:
     """Decode one prompt (11 random tokens unless given), end of sequence ignored."""
     ids = tuple(prompt) if prompt is not None else random_prompt(model, 11)
-    plan = Plan("p0000", "arm", ids, policy, steps, "ignore")
+    plan = SequencePlan("p0000", "arm", ids, policy, steps, "ignore")
     return run_plans(model, [plan], capture=capture)[0]
 
 

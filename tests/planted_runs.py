@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tempo.testing.planted import Pattern, planted_trace, uniform
-from tempo.testing.planted_twins import planted_twins
+from tempo.testing.planted import Pattern, planted_trace, planted_twins, uniform
 from tempo.trace.run import Prompt, Run
 from tempo.trace.trace import Trace
 

@@ -19,12 +19,12 @@ from tempo.ablating.conditions import (
 from tempo.ablating.plan import Plan
 from tempo.ablating.running import recipe, run_passes
 from tempo.ablating.texts import texts_of
+from tempo.causal.silence import mean_inputs
 from tempo.errors import InputError
-from tempo.model import attention_as
-from tempo.plain.ablation import mean_inputs
+from tempo.models.language_model import attention_as
+from tempo.models.projections import output_projections
 from tempo.policy.edits import HeadOutput, KnockOut, ValueZero
-from tempo.suites import load_suite
-from tempo.values import output_projections
+from tempo.prompts.suites import load_suite
 from tempo.vocabulary import Head
 from tests.decoding import model_of, plain_forward, random_prompt
 

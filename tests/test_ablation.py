@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from tempo.causal.attribution import direct_attribution
+from tempo.causal.forward import plain_rows
+from tempo.causal.name_effects import direct_name_effects, inhibition_effect, name_movers
+from tempo.causal.silence import ablated, delta_nll, kept_streams, mean_inputs, resumed
 from tempo.errors import InputError, ModelError
-from tempo.model import LanguageModel, attention_as
-from tempo.plain.ablation import ablated, delta_nll, kept_streams, mean_inputs, resumed
-from tempo.plain.attribution import direct_attribution
-from tempo.plain.inhibition import direct_name_effects, inhibition_effect, name_movers
-from tempo.plain.rows import plain_rows
-from tempo.plain.weights import circuit_weights
-from tempo.stimuli.name_prompts import NamePrompt, name_prompts
-from tempo.stimuli.sequences import bundled_corpus, text_windows
-from tempo.stimuli.tokens import token_facts
+from tempo.models.head_weights import circuit_weights
+from tempo.models.language_model import LanguageModel, attention_as
+from tempo.models.projections import output_projections
+from tempo.prompts.names import NamePrompt, name_prompts
+from tempo.prompts.sequences import bundled_corpus, text_windows
+from tempo.prompts.tokens import token_facts
 from tempo.testing.tiny import FAMILIES, tiny_model
-from tempo.values import output_projections
 from tests.decoding import model_of, random_prompt, real_model
 
 T = 14

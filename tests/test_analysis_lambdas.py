@@ -15,8 +15,7 @@ from analysis.lambdas import (
 from analysis.split import split_member
 from analysis.statistics import BOOTSTRAP, too_few
 from tempo.errors import NoParallelSetsError
-from tempo.testing.planted import uniform
-from tempo.testing.planted_twins import Twins, by_token, planted_twins
+from tempo.testing.planted import Twins, by_token, planted_twins, uniform
 
 RNG = np.random.default_rng(8)
 

@@ -16,14 +16,7 @@ from analysis.ratio import (
     prompt_ratio,
 )
 from tempo.errors import InputError, LevelError, NoParallelSetsError
-from tempo.testing.planted import (
-    Place,
-    favour_sets,
-    noisy,
-    planted_trace,
-    uniform,
-    with_sink,
-)
+from tempo.testing.planted import Place, favour_sets, noisy, planted_trace, uniform, with_sink
 from tempo.trace.trace import Trace
 
 EXACT = 1e-6  # rows are stored in float32

@@ -15,8 +15,7 @@ from analysis.results import Results, analyze
 from analysis.set_effect import UNPAIRED, set_effects
 from analysis.tables import split_rows
 from tempo.cli.findings import headlines, refusals_of_pairs
-from tempo.testing.planted import favour_sets, uniform
-from tempo.testing.planted_twins import both, by_token
+from tempo.testing.planted import both, by_token, favour_sets, uniform
 from tempo.trace.run import Run
 from tests.decoding import model_of
 from tests.planted_runs import paired_run

@@ -12,16 +12,26 @@ from analysis.labels import inherited_labels
 from analysis.observation import observe
 from analysis.ratio import labelled_ratio, prompt_ratio
 from analysis.split import SetSplit, drift_from_scores, split_member, split_set
-from tempo.capture import Capture
-from tempo.decoding import Plan
+from tempo.engine.capture import Capture
+from tempo.engine.state import SequencePlan
 from tempo.errors import InputError, LevelError, NoParallelSetsError, TwinError
 from tempo.policy.biases import Boost, MassNeutral
 from tempo.policy.presets import Policy
 from tempo.policy.selection import Forced
 from tempo.policy.visibility import VISIBLE
-from tempo.recording import Recorder, first_header
-from tempo.testing.planted import Place, favour_sets, noisy, planted_trace, uniform
-from tempo.testing.planted_twins import Twins, both, by_token, planted_twins, pull_to_sink
+from tempo.run.recorder import Recorder, first_header
+from tempo.testing.planted import (
+    Place,
+    Twins,
+    both,
+    by_token,
+    favour_sets,
+    noisy,
+    planted_trace,
+    planted_twins,
+    pull_to_sink,
+    uniform,
+)
 from tempo.trace.schema import tensor_name
 from tempo.trace.store import TraceKeeper
 from tempo.trace.trace import Trace
@@ -408,7 +418,7 @@ def traces_of(family: str, sets: Sequence[tuple[tuple[int, ...], ...]], level: s
     model = model_of(family)
     prompt = random_prompt(model, 6)
     plans = [
-        Plan("p0000", str(number), prompt, Policy(Forced(one), **rules), len(one), "ignore")
+        SequencePlan("p0000", str(number), prompt, Policy(Forced(one), **rules), len(one), "ignore")
         for number, one in enumerate(sets)
     ]
     capture: Capture = whole(model, level)

@@ -30,10 +30,10 @@ from tempo.boosting.targets import (
     matched_slots,
     member_slots,
 )
-from tempo.boosting.trunks import read_prompts
-from tempo.decoding import Plan
+from tempo.engine.branch import read_prompts
+from tempo.engine.state import SequencePlan
 from tempo.errors import InputError, NoParallelSetsError, NumericalError
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
 from tempo.policy.edits import ScoreBias
 from tempo.policy.presets import Policy, isolated
 from tempo.policy.selection import Forced
@@ -252,7 +252,9 @@ def test_alone_is_the_mass_in_a_run_that_never_had_siblings():
     slot = int(table.members(step)[1])
     kept = [n for n in range(len(table)) if n == slot or table.step[n] != step]
     sets = [[int(table.token[n]) for n in kept if table.step[n] == k] for k in range(1, step + 2)]
-    plan = Plan("p", "a", one.ids, Policy(Forced(tuple(map(tuple, sets)))), step + 1, "ignore")
+    plan = SequencePlan(
+        "p", "a", one.ids, Policy(Forced(tuple(map(tuple, sets)))), step + 1, "ignore"
+    )
     (run,) = run_plans(model, [plan], capture=captured(model))
     place = one.table.n_prompt + step - 1
     rows = run.weights(step + 1)[..., place]

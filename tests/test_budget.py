@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 import tempo
-from tempo.budget import (
+from tempo.errors import InputError
+from tempo.policy.presets import Policy
+from tempo.policy.selection import TopK
+from tempo.run.api import compare_request
+from tempo.run.batching import layout
+from tempo.run.budget import (
     MAX_BATCH,
     Demand,
     Shape,
@@ -15,13 +20,7 @@ from tempo.budget import (
     kv_bytes,
     trace_bytes,
 )
-from tempo.config import read_config
-from tempo.errors import InputError
-from tempo.layout import layout
-from tempo.policy.presets import Policy
-from tempo.policy.selection import TopK
-from tempo.quantities import parse_bytes, parse_numbers
-from tempo.run import compare_request
+from tempo.run.options import parse_bytes, parse_numbers, read_config
 from tests.decoding import model_of, random_prompt
 
 SHAPE = Shape(30, 9, 3, 64, 49152, 4, 30, 9)

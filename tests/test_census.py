@@ -12,15 +12,15 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 import tempo
 from analysis.census.comparison import compare_censuses
 from analysis.census.result import json_text, read_census, write_census
+from tempo.causal.silence import ablated
 from tempo.census.asking import _Answers, _try_effects
 from tempo.census.battery import MORE_ROLES, PASSES, ROLES, Battery
 from tempo.census.texts import read_repeats
 from tempo.errors import FormatVersionError, InputError
-from tempo.loading import load_model
-from tempo.model import LanguageModel
-from tempo.plain.ablation import ablated
-from tempo.stimuli.sequences import Corpus, corpus_file
-from tempo.stimuli.tokens import TokenFacts, token_facts
+from tempo.models.language_model import LanguageModel
+from tempo.models.load import load_model
+from tempo.prompts.sequences import Corpus, corpus_file
+from tempo.prompts.tokens import TokenFacts, token_facts
 from tempo.testing.tiny import tiny_model
 from tests.decoding import real_model
 from tests.test_circuits_induction import INDUCTION, PREVIOUS, induction_model

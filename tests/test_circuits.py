@@ -14,11 +14,11 @@ from analysis.circuits.maps import heads_of
 from analysis.circuits.successor import Order, order_of, successor_ov, tail_of_hits
 from analysis.circuits.suppression import copy_suppression
 from analysis.circuits.value_weighted import slot_share, value_weighted_share
+from tempo.causal.forward import plain_rows
 from tempo.errors import InputError
-from tempo.plain.circuit import CircuitWeights, LayerWeights, Norm, ProcessedEmbedding
-from tempo.plain.rows import plain_rows
-from tempo.plain.weights import circuit_weights, processed_embedding
-from tempo.stimuli.word_runs import Family
+from tempo.models.circuit_weights import CircuitWeights, LayerWeights, Norm, ProcessedEmbedding
+from tempo.models.head_weights import circuit_weights, processed_embedding
+from tempo.prompts.word_runs import Family
 from tempo.testing.tiny import tiny_model
 from tests.decoding import model_of, random_prompt, real_model
 

@@ -5,17 +5,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tempo.loading import load_model
-from tempo.model import LanguageModel
-from tempo.plain.ablation import Head, ablated, delta_nll
-from tempo.plain.rows import plain_rows
+from tempo.causal.forward import plain_rows
+from tempo.causal.silence import HeadIndex, ablated, delta_nll
+from tempo.models.language_model import LanguageModel
+from tempo.models.load import load_model
 
 V, WIDTH, HEAD_DIM = 64, 256, 128
 ROPE = 1e12  # the upper half of the frequencies does not turn
 PAIRS = HEAD_DIM // 2
 STILL = 32  # pairs from here on carry content
-PREVIOUS: Head = (0, 0)
-INDUCTION: Head = (1, 1)
+PREVIOUS: HeadIndex = (0, 0)
+INDUCTION: HeadIndex = (1, 1)
 CONSTANT = 2 * V  # channels: token, token before, and one that is always on
 
 
@@ -74,7 +74,7 @@ def repeated(n_half: int, n: int = 4) -> np.ndarray:
     return np.concatenate([np.zeros((n, 1), np.int64), halves, halves], axis=1)
 
 
-def stripe(head: Head, ids: np.ndarray) -> float:
+def stripe(head: HeadIndex, ids: np.ndarray) -> float:
     """Mean weight from the second copy of a token to what followed the first."""
     n = ids.shape[1] // 2
     rows = [one.weights[head] for one in plain_rows(MODEL, ids)]

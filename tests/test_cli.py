@@ -14,11 +14,12 @@ import pytest
 from huggingface_hub import constants
 from scipy.special import log_softmax, logsumexp, softmax
 
-from tempo import cli, registry
+from tempo import cli
 from tempo.cli.roof import COMMANDS
-from tempo.config import Options
 from tempo.doctor import Check, Diagnosis
+from tempo.models import registry
 from tempo.policy.readout import READOUTS, Mixture, combine
+from tempo.run.options import Options
 from tests.command_line import (
     CAT,
     call,

@@ -22,7 +22,7 @@ from analysis.numerals import number
 from analysis.statistics import Interval
 from tempo import contrasting
 from tempo.errors import InputError, OutputError
-from tempo.stimuli.pairs import Pair, Pairs
+from tempo.prompts.pairs import Pair, Pairs
 from tempo.testing.tiny import tiny_model
 from tests.command_line import call, document, model_folder, plain, refusal, with_tiny
 from tests.decoding import model_of

@@ -11,8 +11,8 @@ from rich.console import Console
 from tempo.cli.glyphs import visible
 from tempo.cli.lattice import BANDS, Lattice, Member, lattice_of, legend, style_of
 from tempo.cli.live import GrowingLattices, StepCount
-from tempo.decoding import StepOutcome
-from tempo.run import generate
+from tempo.engine.state import StepOutcome
+from tempo.run.api import generate
 from tests.command_line import CAT, plain, with_tiny
 from tests.decoding import model_of
 

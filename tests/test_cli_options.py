@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-import tempo.run
+import tempo.run.api
 from tempo import open_run, open_trace
 from tempo.cli.options import EVERYTHING
-from tempo.config import Options, make_options
+from tempo.run.options import Options, make_options
 from tempo.trace.trace import Trace
 from tests.command_line import CAT, call, document, generated, model_folder, refusal, with_tiny
 
@@ -244,13 +244,13 @@ def test_where_the_model_comes_from_and_goes_to_reaches_the_loader(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str, value: str
 ):
     asked = {}
-    load = tempo.run.load_model
+    load = tempo.run.api.load_model
 
     def watched(source: Any, **how: Any):
         asked.update(how)
         return load(source, **how | {"revision": None})  # a folder has none
 
-    monkeypatch.setattr(tempo.run, "load_model", watched)
+    monkeypatch.setattr(tempo.run.api, "load_model", watched)
     flag = f"--{option.replace('_', '-')}"
     kept(tmp_path, CAT, flag, value, "--steps", 1)
     assert asked[option] == value

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.concept.heads import concept_heads
 from tempo.errors import InputError
-from tempo.stimuli.pairs import load_pairs
+from tempo.prompts.pairs import load_pairs
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -19,16 +19,16 @@ from analysis.concept.heads import (
     top_share,
 )
 from analysis.concept.quality import quality_document
+from tempo.causal.forward import plain_rows
+from tempo.causal.silence import ablated
 from tempo.errors import InputError, ModelError
-from tempo.plain.ablation import ablated
 from tempo.plain.concept_capture import (
     concept_inputs,
     pooled_means,
     readable_layers,
     streams_without,
 )
-from tempo.plain.rows import plain_rows
-from tempo.stimuli.pairs import Pair, Pairs, load_pairs
+from tempo.prompts.pairs import Pair, Pairs, load_pairs
 from tempo.testing.tiny import tiny_model
 from tests.decoding import model_of, plain_forward, real_model
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tempo.capture import NOTHING
+from tempo.engine.capture import NOTHING
 from tempo.errors import InputError
 from tempo.oracle import run_oracle
 from tempo.policy.presets import Policy

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 
-from tempo import dequantise
 from tempo.errors import InputError, ModelError
-from tempo.loading import load_model
+from tempo.models import gguf as dequantise
+from tempo.models.load import load_model
 from tempo.testing.tiny import tiny_model
 
 BYTES = sorted(ByteLevel.alphabet())

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-import tempo.attention
-import tempo.capture
-import tempo.engine
+import tempo.engine.attention
+import tempo.engine.capture
+import tempo.engine.decode
+import tempo.engine.forward
 import tempo.oracle
-import tempo.passing
 from tempo.doctor import CHECKS, Check, Diagnosis, diagnose
 from tempo.doctor.arms import jumping_positions
-from tempo.doctor.tolerances import tolerances
-from tempo.model import LanguageModel
+from tempo.doctor.examination import tolerances
+from tempo.engine.batch import SequenceBatch
+from tempo.models.language_model import LanguageModel
 from tempo.policy.selection import Greedy
 from tempo.policy.visibility import (
     ISOLATED,
@@ -30,7 +31,6 @@ from tempo.policy.visibility import (
     Window,
     visible_slots,
 )
-from tempo.sight import View
 from tempo.testing.tiny import FAMILIES, tiny_model
 from tests.decoding import model_of, real_model
 
@@ -125,18 +125,18 @@ def test_a_model_that_tells_positions_apart_is_not_ill(monkeypatch) -> None:
 # every check can fail
 
 
-def shown_as(monkeypatch, visible: Callable[[View, int | None], np.ndarray]) -> None:
+def shown_as(monkeypatch, visible: Callable[[SequenceBatch, int | None], np.ndarray]) -> None:
     """Let rows see what a function says, without a bias."""
 
-    def sees(view: View, window: int | None):
+    def sees(view: SequenceBatch, window: int | None):
         seen = visible(view, window)
         return seen, np.zeros(seen.shape, np.float32)
 
-    monkeypatch.setattr(View, "sees", sees)
+    monkeypatch.setattr(SequenceBatch, "sees", sees)
 
 
 def greedy_rows_without_slot_one(monkeypatch, _) -> None:
-    def visible(view: View, window: int | None):
+    def visible(view: SequenceBatch, window: int | None):
         seen = visible_slots(view.policy.see, view.table, view.queries, window=window)
         if isinstance(view.policy.select, Greedy) and view.table.n_steps:
             seen[:, 1] = False
@@ -146,32 +146,32 @@ def greedy_rows_without_slot_one(monkeypatch, _) -> None:
 
 
 def output_off(monkeypatch, _) -> None:
-    inner = tempo.attention.attend
-    monkeypatch.setattr(tempo.attention, "attend", lambda *given: inner(*given) * 1.01)
+    inner = tempo.engine.attention.attend
+    monkeypatch.setattr(tempo.engine.attention, "attend", lambda *given: inner(*given) * 1.01)
 
 
 def rows_times(factor: float, monkeypatch, _) -> None:
-    inner = tempo.capture._rows
+    inner = tempo.engine.capture._rows
 
     def rows(*given, **named):
         kept = inner(*given, **named)
         return replace(kept, weights=kept.weights * factor)
 
-    monkeypatch.setattr(tempo.capture, "_rows", rows)
+    monkeypatch.setattr(tempo.engine.capture, "_rows", rows)
 
 
 def rows_that_leak(monkeypatch, _) -> None:
-    inner = tempo.capture._rows
+    inner = tempo.engine.capture._rows
 
     def rows(*given, **named):
         kept = inner(*given, **named)
         return replace(kept, weights=kept.weights + 1e-9)
 
-    monkeypatch.setattr(tempo.capture, "_rows", rows)
+    monkeypatch.setattr(tempo.engine.capture, "_rows", rows)
 
 
 def capture_that_perturbs(monkeypatch, _) -> None:
-    inner = tempo.passing.captured
+    inner = tempo.engine.forward.captured
 
     def captured(forward, sight, capture):
         kept = inner(forward, sight, capture)
@@ -179,11 +179,11 @@ def capture_that_perturbs(monkeypatch, _) -> None:
             keys.mul_(1 + len(capture.layers) * 2**-23)
         return kept
 
-    monkeypatch.setattr(tempo.passing, "captured", captured)
+    monkeypatch.setattr(tempo.engine.forward, "captured", captured)
 
 
 def window_seen_as(window: Callable[[int], int], monkeypatch, _) -> None:
-    def visible(view: View, width: int | None):
+    def visible(view: SequenceBatch, width: int | None):
         width = None if width is None else window(width)
         return visible_slots(view.policy.see, view.table, view.queries, window=width)
 
@@ -199,7 +199,7 @@ def window_in_slots(monkeypatch, _) -> None:
 
 
 def siblings_without_the_prompt(monkeypatch, _) -> None:
-    def visible(view: View, window: int | None):
+    def visible(view: SequenceBatch, window: int | None):
         seen = visible_slots(view.policy.see, view.table, view.queries, window=window)
         three = view.policy.see == ISOLATED and len(view.queries) == 3
         if three and np.ptp(view.table.position[view.queries]) == 0:
@@ -257,7 +257,7 @@ def setting_left_behind(monkeypatch, _) -> None:
         hf.set_attn_implementation(name)
         yield
 
-    monkeypatch.setattr(tempo.engine, "attention_as", attention_as)
+    monkeypatch.setattr(tempo.engine.decode, "attention_as", attention_as)
 
 
 def frequencies_that_drift(monkeypatch, model: LanguageModel) -> None:
@@ -273,8 +273,10 @@ def frequencies_that_drift(monkeypatch, model: LanguageModel) -> None:
 
 
 def no_facts(name: str, value: object, monkeypatch, _) -> None:
-    inner = tempo.passing.layer_facts
-    monkeypatch.setattr(tempo.passing, "layer_facts", lambda *given: inner(*given) | {name: value})
+    inner = tempo.engine.forward.layer_facts
+    monkeypatch.setattr(
+        tempo.engine.forward, "layer_facts", lambda *given: inner(*given) | {name: value}
+    )
 
 
 EAGER = {"eager logits", "eager attention"}
@@ -318,7 +320,7 @@ def test_a_model_on_which_the_engine_breaks_is_a_finding(monkeypatch) -> None:
     def captured(*_):
         raise RuntimeError("sizes 3 and 4\n do not match")
 
-    monkeypatch.setattr(tempo.passing, "captured", captured)
+    monkeypatch.setattr(tempo.engine.forward, "captured", captured)
     first, *others = diagnose(model_of("llama")).checks
     assert first == Check("decoding", "fail", "RuntimeError: sizes 3 and 4 do not match")
     assert {check.status for check in others} == {"not applicable"}
@@ -336,7 +338,9 @@ def test_a_check_that_breaks_has_failed(monkeypatch) -> None:
 
 
 def test_in_half_precision_a_switch_of_experts_is_no_fault(monkeypatch) -> None:
-    monkeypatch.setattr(tempo.attention, "attend", lambda call, *_: torch.zeros_like(call.query))
+    monkeypatch.setattr(
+        tempo.engine.attention, "attend", lambda call, *_: torch.zeros_like(call.query)
+    )
     half, whole = (diagnose(model_of("gpt_oss", dtype)) for dtype in ("bfloat16", "float32"))
     assert half["eager logits"].status == "not applicable"
     assert "rounding switches experts" in half["eager logits"].detail

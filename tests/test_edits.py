@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import tempo
-from tempo.edit_checks import check_edit_list
+from tempo.causal.forward import Forwarded, forward_each, plain_rows
+from tempo.causal.silence import ablated
+from tempo.engine.edits import check_edit_list
 from tempo.errors import InputError, OutputError, TwinError
-from tempo.forwarding import Forwarded, forward_each
-from tempo.plain.ablation import ablated
-from tempo.plain.rows import plain_rows
+from tempo.models.projections import output_projections
 from tempo.policy.edits import (
     Edit,
     EmbeddingOffset,
@@ -24,7 +24,6 @@ from tempo.policy.serialize import described_edit
 from tempo.testing.tiny import FAMILIES
 from tempo.trace.compare import changed_axes
 from tempo.trace.trace import Trace
-from tempo.values import output_projections
 from tests.decoding import model_of, plain_forward, random_prompt
 
 HEAD = "L1H2"
@@ -463,7 +462,7 @@ def test_an_edit_need_not_find_something_in_every_batch(monkeypatch: pytest.Monk
     model = model_of("llama")
     texts = [list(random_prompt(model, 12)), [5, 6], [7, 8]]
     edit = HeadOutput(heads=["L0H0"], queries=[10], steps=[0])
-    monkeypatch.setattr("tempo.budget.MAX_BATCH", 1)
+    monkeypatch.setattr("tempo.run.budget.MAX_BATCH", 1)
     found = tempo.generate(model, texts, policy="greedy", steps=1, edits=[edit], eos="ignore")
     assert [trace.header.run["edits_found"] for trace in found] == [[0], [], []]
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from tempo import policies
-from tempo.attention import NAME
-from tempo.decoding import Plan, Session
-from tempo.engine import PREFILL_ROWS, decode
+from tempo.engine.attention import PACKED_ATTENTION
+from tempo.engine.decode import PREFILL_ROWS, decode
+from tempo.engine.state import DecodeContext, SequencePlan
 from tempo.errors import ModelError, NumericalError
-from tempo.model import attention_as
+from tempo.models.language_model import attention_as
 from tempo.policy.presets import Policy
 from tempo.policy.selection import Forced, TopK
 from tempo.testing.tiny import tiny_model
@@ -25,8 +25,10 @@ from tests.decoding import (
 )
 
 
-def plan_for(model, *, steps: int = 4, policy=None, eos: str = "ignore", length: int = 9) -> Plan:
-    return Plan(
+def plan_for(
+    model, *, steps: int = 4, policy=None, eos: str = "ignore", length: int = 9
+) -> SequencePlan:
+    return SequencePlan(
         "p0000", "arm", random_prompt(model, length), policy or policies.visible(0.08), steps, eos
     )
 
@@ -34,8 +36,8 @@ def plan_for(model, *, steps: int = 4, policy=None, eos: str = "ignore", length:
 def test_the_models_own_attention_comes_back() -> None:
     model = model_of("llama")
     before = model.hf.config._attn_implementation
-    decode(Session(model), [plan_for(model)])
-    assert model.hf.config._attn_implementation == before != NAME
+    decode(DecodeContext(model), [plan_for(model)])
+    assert model.hf.config._attn_implementation == before != PACKED_ATTENTION
 
 
 def test_the_models_own_attention_comes_back_after_an_exception() -> None:
@@ -46,7 +48,7 @@ def test_the_models_own_attention_comes_back_after_an_exception() -> None:
         raise RuntimeError("mid-run")
 
     with pytest.raises(RuntimeError, match="mid-run"):
-        decode(Session(model, on_step=fail), [plan_for(model)])
+        decode(DecodeContext(model, on_step=fail), [plan_for(model)])
     assert model.hf.config._attn_implementation == before
 
 
@@ -60,7 +62,7 @@ def test_two_models_that_share_one_config_both_stay_usable() -> None:
     ids = torch.tensor([list(random_prompt(one, 9))])
     with torch.inference_mode():
         before = other.hf(ids).logits
-        decode(Session(one), [plan_for(one)])
+        decode(DecodeContext(one), [plan_for(one)])
         assert torch.equal(other.hf(ids).logits, before)
     assert run_one(other, policies.greedy(), steps=2).table.n_steps == 2
 
@@ -72,7 +74,7 @@ def test_weights_and_buffers_are_left_as_they_were() -> None:
     hooks = sum(
         len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.hf.modules()
     )
-    decode(Session(model), [plan_for(model)])
+    decode(DecodeContext(model), [plan_for(model)])
     assert all(torch.equal(value, before[name]) for name, value in model.hf.state_dict().items())
     assert all(torch.equal(value, buffers[name]) for name, value in model.hf.named_buffers())
     after = sum(
@@ -87,7 +89,7 @@ def test_a_prompt_longer_than_a_chunk_is_read_whole(family: str) -> None:
     model = tiny_model(family, max_position_embeddings=2 * n)
     long, short = random_prompt(model, n), random_prompt(model, 5, seed=1)
     plans = [
-        Plan(f"p{i}", "a", ids, policies.greedy(), 2, "ignore")
+        SequencePlan(f"p{i}", "a", ids, policies.greedy(), 2, "ignore")
         for i, ids in enumerate((short, long, short[:3]))
     ]
     decoded = run_plans(model, plans)[1]
@@ -104,13 +106,13 @@ def test_an_end_of_sequence_on_top_is_fed_and_ends_the_sequence() -> None:
     free = run_one(model, policies.greedy(), steps=3)
     end = int(free.table.token[free.table.members(2)[0]])
     model.hf.generation_config.eos_token_id = end
-    plan = Plan("p0", "arm", free.decoding.plan.token_ids, policies.isolated(0.01), 6)
-    stopped = run_plans(model, [Plan("p0", "arm", plan.token_ids, policies.greedy(), 6)])[0]
+    plan = SequencePlan("p0", "arm", free.decoding.plan.token_ids, policies.isolated(0.01), 6)
+    stopped = run_plans(model, [SequencePlan("p0", "arm", plan.token_ids, policies.greedy(), 6)])[0]
     assert stopped.decoding.stopped == "eos"
     assert stopped.table.token[-1] == end
     assert stopped.table.n_steps <= 2
     ignoring = run_plans(
-        model, [Plan("p0", "arm", plan.token_ids, policies.greedy(), 6, "ignore")]
+        model, [SequencePlan("p0", "arm", plan.token_ids, policies.greedy(), 6, "ignore")]
     )[0]
     assert ignoring.decoding.stopped == "steps"
     assert end not in ignoring.table.token[9:]
@@ -134,8 +136,8 @@ def test_a_sequence_stops_before_the_context_runs_over() -> None:
 
 def test_a_stopped_sequence_does_not_hold_up_or_change_the_others() -> None:
     model = model_of("llama")
-    short = Plan("p0", "a", random_prompt(model, 9), Policy(TopK(3)), 2, "ignore")
-    long = Plan("p1", "a", random_prompt(model, 4, 1), Policy(TopK(2)), 6, "ignore")
+    short = SequencePlan("p0", "a", random_prompt(model, 9), Policy(TopK(3)), 2, "ignore")
+    long = SequencePlan("p1", "a", random_prompt(model, 4, 1), Policy(TopK(2)), 6, "ignore")
     together = run_plans(model, [short, long])
     alone = run_plans(model, [long])[0]
     assert [d.table.n_steps for d in together] == [2, 6]
@@ -149,7 +151,7 @@ def test_broken_logits_name_the_prompt(bad: float) -> None:
     with torch.no_grad():
         model.hf.lm_head.weight[17] = bad
     with pytest.raises(NumericalError, match="prompt p0000"):
-        decode(Session(model), [plan_for(model)])
+        decode(DecodeContext(model), [plan_for(model)])
 
 
 def test_the_last_readout_is_recorded_and_not_acted_on() -> None:
@@ -167,7 +169,7 @@ def test_every_run_is_guarded_at_its_first_step(monkeypatch) -> None:
         _with_positions_one_off(type(model.hf.model).forward),
     )
     with pytest.raises(ModelError, match="expected RoPE to get positions 9"):
-        decode(Session(model), [plan_for(model)])
+        decode(DecodeContext(model), [plan_for(model)])
 
 
 def _with_positions_one_off(forward):
@@ -188,7 +190,7 @@ def test_a_layer_that_attends_twice_is_refused(monkeypatch) -> None:
 
     monkeypatch.setattr(layer, "forward", twice)
     with pytest.raises(ModelError, match="attends once in each layer"):
-        decode(Session(model), [plan_for(model)])
+        decode(DecodeContext(model), [plan_for(model)])
 
 
 def test_a_decoder_that_keeps_keywords_to_itself_is_refused(monkeypatch) -> None:
@@ -201,7 +203,7 @@ def test_a_decoder_that_keeps_keywords_to_itself_is_refused(monkeypatch) -> None
 
     monkeypatch.setattr(layer, "forward", deaf)
     with pytest.raises(ModelError, match="hands its keywords on"):
-        decode(Session(model), [plan_for(model)])
+        decode(DecodeContext(model), [plan_for(model)])
 
 
 def test_a_window_that_no_layer_uses_is_no_window() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tempo.errors import ModelError
-from tempo.fingerprint import tokenizer_hash, weights_fingerprint
-from tempo.loading import load_model
+from tempo.models.fingerprint import tokenizer_hash, weights_fingerprint
+from tempo.models.load import load_model
 from tempo.testing.tiny import FAMILIES, tiny_model
 
 

@@ -22,12 +22,12 @@ from analysis.member.plots import caption, member_figure
 from analysis.member.report import write_member
 from analysis.member.sheets import heads_table, layers_table, member_tables, slots_table
 from tempo import edits
+from tempo.causal import logit_lens as stream
+from tempo.causal.logit_lens import lens_error
 from tempo.errors import InputError, ModelError, NoParallelSetsError, OutputError, TwinError
-from tempo.following import hiding, replay, stream
+from tempo.following import hiding
 from tempo.following.asking import ASKED, follow
-from tempo.following.replay import NO_TWIN_IN_TREES, replay_set
-from tempo.following.stream import lens_error
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
 from tempo.oracle import run_oracle
 from tempo.policy.override import alone, forced
 from tempo.policy.positions import Unique
@@ -36,6 +36,8 @@ from tempo.policy.pruning import Kill
 from tempo.policy.selection import Forced, TopK
 from tempo.policy.serialize import rule_from
 from tempo.policy.visibility import ISOLATED, ORDERED, VISIBLE
+from tempo.run import replay
+from tempo.run.replay import NO_TWIN_IN_TREES, replay_set
 from tempo.testing.tiny import FAMILIES, tiny_model
 from tempo.trace.trace import Trace
 from tests.command_line import call, document, model_folder, refusal, with_tiny

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-import tempo.engine
-import tempo.passing
+import tempo.engine.decode
+import tempo.engine.forward
 from tempo import policies
-from tempo.attention import Forward
-from tempo.capture import NOTHING, Capture, Tensors
-from tempo.decoding import Plan, Session
-from tempo.engine import decode
+from tempo.engine.attention import Forward
+from tempo.engine.batch import SequenceBatch
+from tempo.engine.capture import NOTHING, Capture, Tensors
+from tempo.engine.decode import decode
+from tempo.engine.guards import guard_first_step, unguarded, watched_positions
+from tempo.engine.state import DecodeContext, SequencePlan
 from tempo.errors import ModelError
-from tempo.guards import guard_first_step, unguarded, watched_positions
-from tempo.model import LanguageModel
-from tempo.sight import View
+from tempo.models.language_model import LanguageModel
 from tempo.testing.tiny import FAMILIES, tiny_model
 from tests.decoding import model_of, random_prompt, real_model, whole
 
@@ -29,7 +29,7 @@ class FirstStep:
     model: LanguageModel
     capture: Capture
     state: Forward | None = None
-    views: list[View] = field(default_factory=list)
+    views: list[SequenceBatch] = field(default_factory=list)
     positions: list[torch.Tensor] = field(default_factory=list)
     tensors: list[Tensors] = field(default_factory=list)
     elapsed_s: float = 0.0
@@ -50,7 +50,7 @@ def first_step(
 ) -> FirstStep:
     """Decode some prompts of different lengths under all presets and look at step 1."""
     found = FirstStep(model, capture or whole(model))
-    forward, captured = tempo.engine.forward, tempo.passing.captured
+    forward, captured = tempo.engine.decode.forward, tempo.engine.forward.captured
 
     def watched_forward(session, cache, views, **options):
         with watched_positions(model.hf) as seen:
@@ -65,19 +65,19 @@ def first_step(
             found.state, found.views, found.tensors = state, list(sight.views), tensors
         return tensors
 
-    monkeypatch.setattr(tempo.engine, "forward", watched_forward)
-    monkeypatch.setattr(tempo.passing, "captured", watched_capture)
+    monkeypatch.setattr(tempo.engine.decode, "forward", watched_forward)
+    monkeypatch.setattr(tempo.engine.forward, "captured", watched_capture)
     start = time.perf_counter()
-    decode(Session(model, found.capture), plans_of(model, steps, n_prompts))
+    decode(DecodeContext(model, found.capture), plans_of(model, steps, n_prompts))
     found.elapsed_s = time.perf_counter() - start
     return found
 
 
-def plans_of(model: LanguageModel, steps: int, n_prompts: int) -> list[Plan]:
+def plans_of(model: LanguageModel, steps: int, n_prompts: int) -> list[SequencePlan]:
     prompts = [random_prompt(model, 5 + 4 * number, number) for number in range(n_prompts)]
     presets = {name: policies.preset(name, threshold=0.05) for name in policies.PRESETS}
     return [
-        Plan(f"p{number}", name, prompt, policy, steps, "ignore")
+        SequencePlan(f"p{number}", name, prompt, policy, steps, "ignore")
         for number, prompt in enumerate(prompts)
         for name, policy in presets.items()
     ]
@@ -193,8 +193,10 @@ def test_weight_on_a_slot_that_is_not_seen_is_found(llama: FirstStep) -> None:
 
 def test_the_engine_asks_the_guards_at_the_first_step_only(monkeypatch) -> None:
     model, asked = tiny_model("llama"), []
-    monkeypatch.setattr(tempo.passing, "guard_first_step", lambda *_, **given: asked.append(given))
-    decode(Session(model), plans_of(model, 3, 1))
+    monkeypatch.setattr(
+        tempo.engine.forward, "guard_first_step", lambda *_, **given: asked.append(given)
+    )
+    decode(DecodeContext(model), plans_of(model, 3, 1))
     assert len(asked) == 1
 
 
@@ -207,9 +209,9 @@ def test_a_model_that_changes_its_positions_is_refused_unless_nobody_guards(monk
 
     monkeypatch.setattr(model.hf, "forward", whole_positions)
     with unguarded():
-        assert len(decode(Session(model), plans_of(model, 2, 1))) == len(policies.PRESETS)
+        assert len(decode(DecodeContext(model), plans_of(model, 2, 1))) == len(policies.PRESETS)
     with pytest.raises(ModelError, match=r"expected RoPE to get positions 5, .* got 6"):
-        decode(Session(model), plans_of(model, 2, 1))
+        decode(DecodeContext(model), plans_of(model, 2, 1))
 
 
 def test_watching_leaves_no_hooks_behind() -> None:

@@ -97,7 +97,7 @@ def imported_roots(node: ast.AST) -> set[str]:
 
 
 def imported_rooms(node: ast.AST) -> set[str]:
-    """Rooms of tempo that an import names, as `from tempo.cache import x` does."""
+    """Rooms of tempo that an import names, as `from tempo.engine.kv_cache import x` does."""
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):

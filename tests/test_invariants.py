@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempo import policies
-from tempo.decoding import Plan
+from tempo.engine.state import SequencePlan
 from tempo.oracle import run_oracle
 from tempo.policy.biases import Boost, LogPosterior, LogWeight, MassNeutral
 from tempo.policy.positions import Depth, Offset, Shared, Unique
@@ -326,7 +326,7 @@ def test_engine_equals_oracle(family: str, policy: str) -> None:
 def test_a_batch_equals_one_by_one(family: str) -> None:
     model = model_of(family)
     plans = [
-        Plan(
+        SequencePlan(
             f"p{number}",
             name,
             random_prompt(model, 4 + 5 * number, number),

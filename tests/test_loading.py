@@ -9,9 +9,8 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from tempo import loading
 from tempo.errors import InputError, ModelError
-from tempo.loading import load_model
+from tempo.models.load import _from_pair, _hub_is_reachable, load_model
 from tempo.testing.tiny import tiny_model
 
 
@@ -105,7 +104,7 @@ def test_a_pair_in_double_precision_is_refused():
 
 def test_what_is_no_pair_is_refused():
     with pytest.raises(InputError, match=r"^expected \(.*\), got \(str, int, int\); "):
-        loading._from_pair(("model", 1, 2))
+        _from_pair(("model", 1, 2))
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./nothing", "a/b/c", "no such model"])
@@ -190,7 +189,7 @@ def test_a_hub_that_does_not_answer_counts_as_out_of_reach(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert not loading._hub_is_reachable()
+    assert not _hub_is_reachable()
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
@@ -208,7 +207,7 @@ def test_a_hub_that_answers_anything_counts_as_reachable(monkeypatch):
     with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        assert loading._hub_is_reachable()
+        assert _hub_is_reachable()
         server.shutdown()
 
 

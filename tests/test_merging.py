@@ -35,7 +35,7 @@ from experiments.merging import (
     merges,
 )
 from experiments.result import made_by, rounded, write_document
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
 from tempo.policy.presets import Policy
 from tempo.policy.selection import Forced
 from tempo.soft import soft_log_probabilities

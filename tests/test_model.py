@@ -5,9 +5,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from tempo import registry
 from tempo.errors import InputError
-from tempo.loading import load_model
+from tempo.models import registry
+from tempo.models.load import load_model
 from tempo.testing.tiny import FAMILIES, tiny_model
 
 TEXT = "The cat sat on the mat, and 2 dogs ran:\n  it's fine!"

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from tempo.causal.forward import PlainRows, plain_rows
 from tempo.errors import InputError, ModelError
-from tempo.model import LanguageModel, attention_as
-from tempo.plain.rows import PlainRows, plain_rows
+from tempo.models.language_model import LanguageModel, attention_as
+from tempo.models.projections import output_projections
 from tempo.testing.tiny import FAMILIES, tiny_model
-from tempo.values import output_projections
 from tests.decoding import model_of, random_prompt, real_model
 
 T = 20

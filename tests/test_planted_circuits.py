@@ -17,9 +17,10 @@ from analysis.ablation.redundancy import (
 )
 from analysis.ablation.sweep import CURVES, PromptSweep, prompt_sweep, sweep
 from analysis.ablation.verdict import redundancy_sentences, sweep_sentences
+from tempo.causal.forward import forward
 from tempo.errors import InputError
-from tempo.forwarding import forward
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
+from tempo.models.projections import output_projections
 from tempo.policy.edits import Edit, HeadOutput, KnockOut, ValueZero
 from tempo.testing.circuits import (
     LONGEST,
@@ -28,7 +29,6 @@ from tempo.testing.circuits import (
     previous_and_self,
     uniform_head,
 )
-from tempo.values import output_projections
 
 T = 12
 PREVIOUS, SELF = "L0H0", "L0H1"

@@ -18,7 +18,7 @@ from analysis.ablation.predictions import (
 )
 from analysis.delimited import csv_text
 from tempo.errors import InputError
-from tempo.suites import load_suite
+from tempo.prompts.suites import load_suite
 from tests.decoding import real_model
 
 VOCAB = 300

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tempo.engine.next_distribution import combined, distributions, invalid_rows, log_probabilities
 from tempo.errors import InputError
 from tempo.policy.readout import READOUTS, Last, Mixture, Product, Top, combine, parse_readout
-from tempo.reading import combined, distributions, invalid_rows, log_probabilities
 
 ROWS = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])).astype(np.float32)
 LOG_P = np.log(np.array([0.3, 0.1])).astype(np.float32)

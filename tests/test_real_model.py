@@ -8,7 +8,7 @@ import torch
 
 import tempo
 from tempo import policies
-from tempo.decoding import Plan
+from tempo.engine.state import SequencePlan
 from tempo.oracle import run_oracle
 from tempo.policy.biases import MassNeutral
 from tempo.policy.positions import Unique
@@ -154,7 +154,7 @@ def test_engine_equals_oracle(see) -> None:
 def test_arms_together_equal_arms_apart() -> None:
     model = real_model()
     plans = [
-        Plan(f"p{number}", name, tuple(prompt(text)), policies.preset(name), 6)
+        SequencePlan(f"p{number}", name, tuple(prompt(text)), policies.preset(name), 6)
         for number, text in enumerate(TEXTS)
         for name in ("isolated", "visible", "unique", "greedy")
     ]

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tempo import registry
 from tempo.errors import ModelError
+from tempo.models import registry
 
 NAME = "smollm2-135m"
 LOADED = "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
@@ -172,7 +172,7 @@ def test_a_cache_folder_that_cannot_be_made_is_refused(monkeypatch, tmp_path):
 
 
 def test_listing_models_imports_no_torch():
-    code = f"import sys, tempo.registry as r; r.listing(); {LOADED}"
+    code = f"import sys, tempo.models.registry as r; r.listing(); {LOADED}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

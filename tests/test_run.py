@@ -11,12 +11,12 @@ import torch
 
 import tempo
 from tempo import policies
-from tempo.config import Options
 from tempo.errors import InputError, ModelError, NumericalError, OutputError, TempoError
 from tempo.policy.positions import Offset
 from tempo.policy.presets import Policy
 from tempo.policy.selection import TopK
-from tempo.request import is_single
+from tempo.run.options import Options
+from tempo.run.request import is_single
 from tempo.testing.tiny import tiny_model
 from tempo.trace.run_folder import is_whole, open_run, trace_folder
 from tests.decoding import model_of
@@ -297,7 +297,7 @@ def test_options_that_load_the_model_are_passed_on(monkeypatch, tmp_path: Path) 
         asked.update(options, source=source)
         return model_of("llama", "bfloat16")
 
-    monkeypatch.setattr("tempo.run.load_model", load)
+    monkeypatch.setattr("tempo.run.api.load_model", load)
     tempo.generate(
         "some/model", TEXTS[0], steps=1, dtype="bfloat16", revision="main", device_map="auto"
     )

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from tempo.budget import largest_width
 from tempo.errors import InputError
 from tempo.policy.schedules import Linear
 from tempo.policy.selection import MinP, Sample, Threshold, TopK, TopP, parse_select
 from tempo.policy.serialize import describe
+from tempo.run.budget import largest_width
 
 P = np.array([0.05, 0.3, 0.2, 0.3, 0.15])
 LOG = np.log(P).astype(np.float32)

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempo.budget import largest_width
 from tempo.errors import InputError
 from tempo.policy.presets import isolated
 from tempo.policy.schedules import Bezier, Constant, Linear, ReLU, Schedule, parse_schedule
 from tempo.policy.selection import Threshold
 from tempo.policy.serialize import describe
+from tempo.run.budget import largest_width
 
 taus = st.floats(1e-6, 1.0)
 steps = st.integers(2, 60)

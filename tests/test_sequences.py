@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tempo.errors import InputError
-from tempo.stimuli.name_prompts import NAMES, NamePrompt, name_prompts
-from tempo.stimuli.needles import NEEDLES, needle_prompts
-from tempo.stimuli.sequences import (
+from tempo.prompts.names import NAMES, NamePrompt, name_prompts
+from tempo.prompts.needles import NEEDLES, needle_prompts
+from tempo.prompts.sequences import (
     Corpus,
     bundled_corpus,
     corpus_file,
@@ -18,8 +18,8 @@ from tempo.stimuli.sequences import (
     repeated_halves,
     text_windows,
 )
-from tempo.stimuli.tokens import TokenFacts, token_facts
-from tempo.stimuli.word_runs import CONDITIONS, FAMILIES, WORDS, families, word_runs
+from tempo.prompts.tokens import TokenFacts, token_facts
+from tempo.prompts.word_runs import CONDITIONS, FAMILIES, WORDS, families, word_runs
 from tempo.testing.tiny import tiny_model
 from tests.decoding import model_of, real_model
 

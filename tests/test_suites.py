@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tempo.errors import InputError
-from tempo.suites import load_suite
+from tempo.prompts.suites import load_suite
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "a\\b", "a\nb", "a\0b", "x" * 121])

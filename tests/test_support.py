@@ -3,8 +3,8 @@ import torch
 from transformers import AutoModel
 
 from tempo.errors import ModelError
-from tempo.loading import load_model
-from tempo.support import check_rope
+from tempo.models.load import load_model
+from tempo.models.support import check_rope
 from tempo.testing.tiny import FAMILIES, REFUSED, refused_model, tiny_model
 
 REASONS = {

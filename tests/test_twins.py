@@ -8,9 +8,9 @@ import pytest
 
 import tempo
 from tempo import policies
-from tempo.decoding import Plan, Session, StepOutcome
+from tempo.engine.branch import Fork, decode_forks
+from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
 from tempo.errors import CorruptTraceError, InputError, NoParallelSetsError, TwinError
-from tempo.forks import Fork, decode_forks
 from tempo.policy.biases import Boost, LogPosterior, LogWeight, MassNeutral
 from tempo.policy.override import Change, alone, as_policy, forced, members_of_sets, parse_change
 from tempo.policy.positions import Offset, Shared, Swapped, Unique
@@ -135,7 +135,7 @@ def test_every_member_of_every_set_is_decoded_alone_up_to_the_next_set(paired: R
 
 def test_leaving_a_common_run_equals_decoding_from_the_start() -> None:
     model, policy = model_of("llama"), Policy(TopK(3))
-    start = Plan("p0000", "arm", tuple(PROMPTS[0]), policy, 4, "ignore")
+    start = SequencePlan("p0000", "arm", tuple(PROMPTS[0]), policy, 4, "ignore")
     trunk = run_plans(model, [start])[0]
     again = replace(start, policy=replace(policy, select=forced(trunk.table)))
     members = members_of_sets(trunk.table)
@@ -144,7 +144,7 @@ def test_leaving_a_common_run_equals_decoding_from_the_start() -> None:
         for number, ((step, _), slot) in enumerate(members.items())
     ]
     outcomes: list[list[StepOutcome]] = [[] for _ in forks]
-    session = Session(model, whole(model), None, lambda one: outcomes[one.number].append(one))
+    session = DecodeContext(model, whole(model), None, lambda one: outcomes[one.number].append(one))
     groups = [[one for one in forks if one.step == step] for step in (1, 2, 3)]
     found = decode_forks(session, [again], groups)
     for fork in forks:

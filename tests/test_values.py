@@ -14,16 +14,17 @@ from torch import nn
 
 import tempo
 from tempo import open_trace, policies
-from tempo.budget import Demand, Shape, batches, memory_plan, trace_bytes
-from tempo.capture import Capture
-from tempo.decoding import Session
-from tempo.engine import PREFILL_ROWS
+from tempo.engine.capture import Capture
+from tempo.engine.decode import PREFILL_ROWS
+from tempo.engine.state import DecodeContext
+from tempo.engine.value_norms import projections
 from tempo.errors import InputError, LevelError, ModelError
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
+from tempo.models.projections import head_slices, output_projections
 from tempo.oracle import run_oracle
+from tempo.run.budget import Demand, Shape, batches, memory_plan, trace_bytes
 from tempo.testing.tiny import FAMILIES, tiny_model
 from tempo.trace.trace import Trace
-from tempo.values import head_slices, output_projections, projections
 from tests.command_line import CAT, refusal, with_tiny
 from tests.decoding import (
     Decoded,
@@ -340,7 +341,7 @@ def test_nothing_is_worked_out_where_values_are_not_kept() -> None:
     model = model_of("llama")
     for capture in (Capture("weights", (0,), (0,)), Capture(None, (0,), (0,), values=True)):
         assert projections(model, capture).grams == {}
-    session = Session(model, with_values(model))
+    session = DecodeContext(model, with_values(model))
     assert {
         layer: gram.shape for layer, gram in session.projections.grams.items()
     } == dict.fromkeys(range(2), (4, 16, 16))

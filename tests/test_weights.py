@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tempo.errors import InputError, ModelError
-from tempo.model import LanguageModel, attention_as
-from tempo.plain.circuit import CircuitWeights, kv_head
-from tempo.plain.weights import circuit_weights, processed_embedding
+from tempo.models.circuit_weights import CircuitWeights, kv_head
+from tempo.models.head_weights import circuit_weights, processed_embedding
+from tempo.models.language_model import LanguageModel, attention_as
 from tempo.testing.tiny import FAMILIES, tiny_model
 from tests.decoding import model_of, plain_forward, real_model
 

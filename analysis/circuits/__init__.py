@@ -1,1 +1,1 @@
-"""What the weights of attention heads say by themselves; `tempo.plain.weights` exports them."""
+"""What the weights of attention heads say by themselves; `tempo.models.head_weights` exports them."""

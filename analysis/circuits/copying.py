@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, Float64
 
 from analysis.circuits.maps import heads_of, read_map, sized, write_map
 from analysis.statistics import SEED
-from tempo.plain.circuit import CircuitWeights
+from tempo.models.circuit_weights import CircuitWeights
 
 DRAWS = 300
 """Random heads at least; more where a model has more heads, so that one alone can be assigned."""

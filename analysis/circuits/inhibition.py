@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from analysis.circuits.maps import heads_of, read_map, sized, unembedded, write_map
 from tempo.errors import InputError
-from tempo.plain.circuit import CircuitWeights
+from tempo.models.circuit_weights import CircuitWeights
 
 CHANCE = 0.0
 """Of a head with independent random weights."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Float32
 
-from tempo.plain.circuit import CircuitWeights, Norm
+from tempo.models.circuit_weights import CircuitWeights, Norm
 
 
 def heads_of(weights: CircuitWeights) -> Iterator[tuple[int, int]]:

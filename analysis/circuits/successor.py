@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float64, Int
 
 from analysis.circuits.maps import heads_of, read_map, sized, unembedded, write_map
 from tempo.errors import InputError
-from tempo.plain.circuit import CircuitWeights, ProcessedEmbedding
-from tempo.stimuli.word_runs import Family
+from tempo.models.circuit_weights import CircuitWeights, ProcessedEmbedding
+from tempo.prompts.word_runs import Family
 
 
 @dataclass(frozen=True, slots=True)

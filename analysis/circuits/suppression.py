@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 from analysis.circuits.maps import heads_of, read_map, sized, unembedded, write_map
 from analysis.statistics import SEED
 from tempo.errors import InputError
-from tempo.plain.circuit import CircuitWeights, Norm, ProcessedEmbedding, kv_head
+from tempo.models.circuit_weights import CircuitWeights, Norm, ProcessedEmbedding, kv_head
 
 LOWEST = 10
 

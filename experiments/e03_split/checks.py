@@ -10,7 +10,7 @@ from analysis.companions import rows_after
 from analysis.split import drift_from_scores, split_member
 from experiments.limits import alone_arm, largest
 from experiments.standard import MODEL
-from tempo.loading import load_model
+from tempo.models.load import load_model
 from tempo.policy.override import alone, members_of_sets
 from tempo.policy.presets import preset
 from tempo.trace.run import Prompt, Run

@@ -8,7 +8,7 @@ from jaxtyping import Float64, Int64
 
 from analysis.relevance import value_weighted
 from experiments.knockouts import Knock, Reference, divergence, full_readouts, knocked_readouts
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
 from tempo.trace.trace import Trace
 
 PREDICTORS = ("attention", "value-weighted", "probability", "rank")

@@ -10,7 +10,7 @@ from experiments.e07_knockout.measures import knocked_sets
 from experiments.e07_knockout.rows import Table, metrics
 from experiments.pairs import write_run
 from experiments.standard import MODEL, paired_run
-from tempo.loading import load_model
+from tempo.models.load import load_model
 
 HERE = Path(__file__).parent
 REFERENCE = "isolated"

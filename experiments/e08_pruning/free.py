@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from tempo.decoding import Plan, Session
-from tempo.engine import decode
-from tempo.model import LanguageModel
+from tempo.engine.decode import decode
+from tempo.engine.state import DecodeContext, SequencePlan
+from tempo.models.language_model import LanguageModel
 from tempo.policy.presets import Policy
 from tempo.policy.pruning import AttentionBelow
 from tempo.policy.selection import Threshold
 from tempo.policy.slots import SlotTable
-from tempo.recording import best_path
+from tempo.run.recorder import best_path
 from tempo.trace.trace import Trace
 
 
@@ -57,7 +57,7 @@ def free_runs(
     for start in range(0, len(traces), batch):
         some = traces[start : start + batch]
         plans = [_plan(trace, rules, settings) for trace in some]
-        decodings = decode(Session(model), plans)
+        decodings = decode(DecodeContext(model), plans)
         for trace, decoding in zip(some, decodings, strict=True):
             found.append(compared(trace.slots, decoding.table))
             tables.append((trace.header.prompt_id, "pruned", decoding.table))
@@ -84,6 +84,8 @@ def _first_change(first: SlotTable, second: SlotTable) -> int:
     return 0
 
 
-def _plan(trace: Trace, rules: Policy, settings: Mapping[str, Any]) -> Plan:
+def _plan(trace: Trace, rules: Policy, settings: Mapping[str, Any]) -> SequencePlan:
     ids = tuple(trace.slots.token[: trace.slots.n_prompt].tolist())
-    return Plan(trace.header.prompt_id, "pruned", ids, rules, settings["steps"], settings["eos"])
+    return SequencePlan(
+        trace.header.prompt_id, "pruned", ids, rules, settings["steps"], settings["eos"]
+    )

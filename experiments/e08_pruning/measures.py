@@ -14,7 +14,7 @@ from experiments.knockouts import (
     full_readouts,
     knocked_readouts,
 )
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
 from tempo.policy.pruning import Keep
 from tempo.trace.trace import Trace
 

@@ -10,7 +10,7 @@ from experiments.e08_pruning.rows import detail, metrics
 from experiments.pairs import write_run
 from experiments.result import hash_of
 from experiments.standard import MODEL, paired_run
-from tempo.loading import load_model
+from tempo.models.load import load_model
 
 HERE = Path(__file__).parent
 REFERENCE = "isolated"

@@ -12,8 +12,9 @@ from jaxtyping import Float32, Float64, Int64
 from scipy.special import logsumexp
 
 from analysis.exact import kl_nats, log_probabilities
-from tempo.following.stream import lens_logits, watched_stream
-from tempo.model import LanguageModel
+from tempo.causal.logit_lens import lens_logits
+from tempo.models.hooks import watched_rows_stream
+from tempo.models.language_model import LanguageModel
 from tempo.oracle import run_oracle
 from tempo.policy.override import without_siblings
 from tempo.policy.presets import isolated
@@ -102,7 +103,7 @@ def sibling(model: LanguageModel, reference: SlotTable) -> Sibling:
 
 def plain(model: LanguageModel, table: SlotTable) -> Plain:
     """One slow forward over a table, isolated."""
-    with watched_stream(model) as seen:
+    with watched_rows_stream(model) as seen:
         run = run_oracle(model, table, isolated())
     states = np.stack([depth.float().cpu().numpy() for depth in seen.depths])
     return Plain(states, run.attention, run.logits)

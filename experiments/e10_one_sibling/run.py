@@ -8,7 +8,7 @@ from experiments.e10_one_sibling.layers import first_sets, sibling
 from experiments.e10_one_sibling.rows import detail, metrics
 from experiments.pairs import write_run
 from experiments.standard import MODEL, paired_run
-from tempo.loading import load_model
+from tempo.models.load import load_model
 
 HERE = Path(__file__).parent
 

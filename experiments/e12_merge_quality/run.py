@@ -8,11 +8,11 @@ from experiments.command import asked
 from experiments.e12_merge_quality.quality import Quality, detail, metrics, quality_of
 from experiments.merging import exact_forks, merges
 from experiments.result import hash_of, made_by, write_document
-from tempo.loading import load_model
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
+from tempo.models.load import load_model
 from tempo.policy.slots import SlotTable
-from tempo.recording import model_facts, versions
-from tempo.suites import load_suite
+from tempo.prompts.suites import load_suite
+from tempo.run.recorder import model_facts, versions
 from tempo.trace.run import Prompt
 
 HERE = Path(__file__).parent

@@ -9,8 +9,8 @@ from experiments.e13_decoded_text.rows import detail, measured, metrics
 from experiments.e13_decoded_text.texts import ARMS, Rules, Text, decoded
 from experiments.result import hash_of, made_by, write_document
 from experiments.standard import MODEL, prompts
-from tempo.loading import load_model
-from tempo.recording import model_facts, versions
+from tempo.models.load import load_model
+from tempo.run.recorder import model_facts, versions
 
 HERE = Path(__file__).parent
 

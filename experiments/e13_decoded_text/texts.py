@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from tempo.decoding import Plan, Session
-from tempo.engine import decode
-from tempo.model import LanguageModel
+from tempo.engine.decode import decode
+from tempo.engine.state import DecodeContext, SequencePlan
+from tempo.models.language_model import LanguageModel
 from tempo.policy.positions import Depth
 from tempo.policy.presets import Policy, greedy, isolated, posterior, tree, visible
 from tempo.policy.readout import PerNode
@@ -137,7 +137,7 @@ def rescored(
     for start in range(0, len(pairs), TOGETHER):
         some = pairs[start : start + TOGETHER]
         plans = [
-            Plan(
+            SequencePlan(
                 name,
                 "plain",
                 prompts[name],
@@ -147,21 +147,23 @@ def rescored(
             )
             for name, path in some
         ]
-        for pair, decoding in zip(some, decode(Session(model), plans), strict=True):
+        for pair, decoding in zip(some, decode(DecodeContext(model), plans), strict=True):
             found[pair] = _chosen_with(decoding.table)
     return found
 
 
-def _plan(name: str, ids: Path, arm: str, policy: Policy, rules: Rules) -> Plan:
-    return Plan(name, arm, ids, policy, rules.steps, "ignore")
+def _plan(name: str, ids: Path, arm: str, policy: Policy, rules: Rules) -> SequencePlan:
+    return SequencePlan(name, arm, ids, policy, rules.steps, "ignore")
 
 
 def _branching(select: Select, frontier: int) -> Policy:
     return Policy(select, Depth(), TREE, read=PerNode(frontier))
 
 
-def _tables(model: LanguageModel, plans: Sequence[Plan]) -> dict[tuple[str, str], SlotTable]:
-    decodings = decode(Session(model), plans)
+def _tables(
+    model: LanguageModel, plans: Sequence[SequencePlan]
+) -> dict[tuple[str, str], SlotTable]:
+    decodings = decode(DecodeContext(model), plans)
     return {(one.plan.arm, one.plan.prompt_id): one.table for one in decodings}
 
 

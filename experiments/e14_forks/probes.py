@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from experiments.merging import Depths, Fork, Paths
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
 
 UNKNOWN = "the model does not know the consequences of two members or more"
 NO_SINGLE = "a member is not one token"

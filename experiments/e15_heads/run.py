@@ -14,7 +14,7 @@ from experiments.command import asked
 from experiments.result import made_by, write_document
 from experiments.standard import MODEL
 from tempo.census.battery import PASSES
-from tempo.recording import versions
+from tempo.run.recorder import versions
 
 HERE = Path(__file__).parent
 BEST = 5

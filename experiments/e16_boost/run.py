@@ -14,8 +14,8 @@ from experiments.command import asked
 from experiments.result import made_by, write_document
 from experiments.standard import MODEL
 from tempo.boosting.asking import boost
-from tempo.recording import versions
-from tempo.suites import load_suite
+from tempo.prompts.suites import load_suite
+from tempo.run.recorder import versions
 
 HERE = Path(__file__).parent
 THIRDS = ("first third", "middle third", "last third")

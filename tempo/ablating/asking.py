@@ -19,14 +19,14 @@ from tempo.ablating.donors import MEANS_FROM, DonorSource
 from tempo.ablating.plan import CONTROL, SWEEPS, Plan, redundancy_passes
 from tempo.ablating.running import has_control, run_passes
 from tempo.ablating.texts import Text, texts_of
-from tempo.edit_checks import heads_in
+from tempo.engine.edits import heads_in
 from tempo.errors import InputError
-from tempo.loading import Source, load_model
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
+from tempo.models.load import Source, load_model
+from tempo.models.projections import output_projections
 from tempo.policy.edits import HeadNames, HeadOutput
-from tempo.recording import model_facts
-from tempo.request import PromptInput
-from tempo.values import output_projections
+from tempo.run.recorder import model_facts
+from tempo.run.request import PromptInput
 from tempo.vocabulary import Head
 
 LARGEST_SWEEP = 20

@@ -7,11 +7,11 @@ import numpy as np
 from tempo.ablating.conditions import DONOR_DRAW, Donors
 from tempo.ablating.plan import Plan
 from tempo.ablating.texts import Text
+from tempo.causal.forward import forward
+from tempo.causal.silence import mean_inputs
 from tempo.errors import InputError
-from tempo.forwarding import forward
-from tempo.model import LanguageModel
-from tempo.plain.ablation import mean_inputs
-from tempo.suites import load_suite
+from tempo.models.language_model import LanguageModel
+from tempo.prompts.suites import load_suite
 
 MEANS_FROM = "standard"
 """The suite over whose tokens heads are averaged."""

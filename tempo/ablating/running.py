@@ -9,8 +9,8 @@ from torch import nn
 
 from analysis.ablation.passes import Pass
 from tempo.ablating.conditions import Condition, Target, other_place
-from tempo.forwarding import Forwarded, forward_each
-from tempo.model import LanguageModel
+from tempo.causal.forward import Forwarded, forward_each
+from tempo.models.language_model import LanguageModel
 from tempo.policy.edits import Edit
 
 ROWS_AT_ONCE = 512

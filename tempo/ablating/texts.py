@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tempo.ablating.conditions import PLACE_DRAW
+from tempo.causal.forward import check_sequences
 from tempo.errors import InputError
-from tempo.model import LanguageModel
-from tempo.plain.feeding import check_sequences
-from tempo.request import PromptInput, check_different, prompts_from
+from tempo.models.language_model import LanguageModel
+from tempo.run.request import PromptInput, check_different, prompts_from
 from tempo.trace.run import Prompt
 
 

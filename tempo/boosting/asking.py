@@ -23,13 +23,13 @@ from tempo.boosting.targets import (
     matched_slots,
     member_slots,
 )
-from tempo.boosting.trunks import read_prompts
-from tempo.config import Options, make_options
+from tempo.engine.branch import read_prompts
 from tempo.errors import InputError, NoParallelSetsError
-from tempo.loading import Source, load_model
-from tempo.model import LanguageModel
-from tempo.recording import model_facts
-from tempo.request import PromptInput, check_different, make_request, prompts_from
+from tempo.models.language_model import LanguageModel
+from tempo.models.load import Source, load_model
+from tempo.run.options import Options, make_options
+from tempo.run.recorder import model_facts
+from tempo.run.request import PromptInput, check_different, make_request, prompts_from
 from tempo.vocabulary import Head
 
 BETAS = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)

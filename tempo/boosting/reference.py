@@ -8,12 +8,11 @@ from jaxtyping import Float64
 
 from analysis.boost.readouts import Readout, mixed
 from analysis.boost.restoring import law_log_ratio
-from tempo.boosting.trunks import TOGETHER, Ids, Trunk, gone_on
-from tempo.capture import Capture
-from tempo.decoding import Plan, Session, StepOutcome
-from tempo.engine import decode
-from tempo.forks import Fork, decode_forks
-from tempo.model import LanguageModel
+from tempo.engine.branch import TOGETHER, Fork, Ids, Trunk, decode_forks, gone_on
+from tempo.engine.capture import Capture
+from tempo.engine.decode import decode
+from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
+from tempo.models.language_model import LanguageModel
 from tempo.policy.override import alone, forced, members_of_sets
 from tempo.policy.presets import Policy, isolated
 from tempo.policy.selection import Forced
@@ -62,10 +61,12 @@ class Reference:
         """The prompt."""
         return tuple(self.table.token[: self.table.n_prompt].tolist())
 
-    def plan(self) -> Plan:
+    def plan(self) -> SequencePlan:
         """The plan that feeds its sets again."""
         policy = Policy(forced(self.table))
-        return Plan(self.prompt_id, _REFERENCE, self.ids, policy, self.table.n_steps, "ignore")
+        return SequencePlan(
+            self.prompt_id, _REFERENCE, self.ids, policy, self.table.n_steps, "ignore"
+        )
 
     def wide_steps(self) -> list[int]:
         """Steps of sets of two or more that another follows."""
@@ -85,10 +86,10 @@ def decoded(
     refused: dict[str, str] = {}
     for start in range(0, len(prompts), TOGETHER):
         plans = [
-            Plan(name, _REFERENCE, ids, policy, steps, "ignore")
+            SequencePlan(name, _REFERENCE, ids, policy, steps, "ignore")
             for name, ids in prompts[start : start + TOGETHER]
         ]
-        for plan, one in zip(plans, decode(Session(model), plans), strict=True):
+        for plan, one in zip(plans, decode(DecodeContext(model), plans), strict=True):
             wide = one.table.step[one.table.rank == 1]
             if len(wide) and wide[0] < one.table.n_steps:
                 found.append(Reference(plan.prompt_id, one.table, int(wide[0])))
@@ -118,7 +119,7 @@ def add_alone(model: LanguageModel, references: Sequence[Reference]) -> None:
             one.alone[step, rank] = _alone_rows(one.table, outcome, step)
 
     layers, heads = range(model.n_layers), range(model.n_heads)
-    session = Session(model, Capture("weights", tuple(layers), tuple(heads)), on_step=keep)
+    session = DecodeContext(model, Capture("weights", tuple(layers), tuple(heads)), on_step=keep)
     decode_forks(session, [one.plan() for one in references], list(_together(forks)))
 
 
@@ -133,7 +134,7 @@ def add_mixtures(trunk: Trunk, references: Sequence[Reference]) -> None:
             replace(references[n].plan(), policy=Policy(_single(path)), steps=len(path))
             for n, path in some
         ]
-        runs = gone_on(trunk, plans, session=Session(trunk.model), of=[n for n, _ in some])
+        runs = gone_on(trunk, plans, session=DecodeContext(trunk.model), of=[n for n, _ in some])
         for (n, _), run in zip(some, runs, strict=True):
             taken = run.table.probability[run.table.step > 0].astype(np.float64)
             weights.setdefault(n, []).append(float(np.log(taken).sum()))

@@ -11,9 +11,9 @@ from analysis.boost.readouts import Readout
 from analysis.exact import kl_nats
 from tempo.boosting.reference import Reference, mean_known
 from tempo.boosting.targets import Heads, matched_slots, member_slots
-from tempo.boosting.trunks import Trunk, gone_on
-from tempo.capture import NOTHING, Capture
-from tempo.decoding import Session, StepOutcome
+from tempo.engine.branch import Trunk, gone_on
+from tempo.engine.capture import NOTHING, Capture
+from tempo.engine.state import DecodeContext, StepOutcome
 from tempo.errors import NumericalError
 from tempo.policy.edits import Edit
 
@@ -77,7 +77,7 @@ def read_references(batch: Batch) -> None:
         if outcome.step > one.first:
             one.readouts[outcome.step] = Readout(outcome.decoding.readout.log_probability)
 
-    session = Session(batch.trunk.model, on_step=keep)
+    session = DecodeContext(batch.trunk.model, on_step=keep)
     gone_on(batch.trunk, [one.plan() for one in batch.references], session=session)
 
 
@@ -99,7 +99,7 @@ def replayed(batch: Batch, edits: Sequence[Edit], layers: Sequence[int]) -> list
 
     whole = Capture("weights", tuple(layers), tuple(range(model.n_heads)))
     capture = whole if layers else NOTHING
-    session = Session(model, capture, on_step=take, edits=tuple(edits))
+    session = DecodeContext(model, capture, on_step=take, edits=tuple(edits))
     gone_on(batch.trunk, [one.plan() for one in batch.references], session=session)
     shape = (model.n_layers, model.n_heads)
     return [_summary(steps, shape, layers) for steps in found]
@@ -121,7 +121,7 @@ def check_unchanged(batch: Batch, edits: Sequence[Edit]) -> None:
                 f"{one.prompt_id!r} at step {outcome.step}; run again in float32 on one device"
             )
 
-    session = Session(batch.trunk.model, on_step=check, edits=tuple(edits))
+    session = DecodeContext(batch.trunk.model, on_step=check, edits=tuple(edits))
     gone_on(batch.trunk, [one.plan() for one in batch.references], session=session)
 
 

@@ -14,9 +14,9 @@ from tempo.boosting.reference import Reference, law_by_head
 from tempo.boosting.replays import READOUTS, Batch, ByHead, Replayed, over_heads, replayed
 from tempo.boosting.targets import ALL, Heads, Target, matched_slots
 from tempo.boosting.texts import MEASURES, texts
-from tempo.config import Options
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
 from tempo.policy.edits import Edit, ScoreBias
+from tempo.run.options import Options
 from tempo.vocabulary import Head
 
 NOTHING = 1e-30

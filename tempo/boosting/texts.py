@@ -11,8 +11,8 @@ from analysis.diversity import distinct, effective_branches
 from analysis.widths import repetition
 from tempo.boosting.reference import top_tokens
 from tempo.boosting.replays import Batch
-from tempo.boosting.trunks import gone_on
-from tempo.decoding import Session
+from tempo.engine.branch import gone_on
+from tempo.engine.state import DecodeContext
 from tempo.policy.edits import Edit
 from tempo.policy.presets import Policy
 from tempo.policy.selection import Forced
@@ -31,7 +31,7 @@ def texts(
     """
     model = batch.trunk.model
     plans = [replace(one.plan(), policy=policy, steps=steps) for one in batch.references]
-    runs = gone_on(batch.trunk, plans, session=Session(model, edits=tuple(edits)))
+    runs = gone_on(batch.trunk, plans, session=DecodeContext(model, edits=tuple(edits)))
     tables = [one.table for one in runs]
     nll = _plain_nll(batch, tables)
     return [_described(table, one) for table, one in zip(tables, nll, strict=True)]
@@ -47,7 +47,7 @@ def _plain_nll(batch: Batch, tables: Sequence[SlotTable]) -> list[float]:
         )
         for one, table in zip(batch.references, tables, strict=True)
     ]
-    runs = gone_on(batch.trunk, plans, session=Session(batch.trunk.model))
+    runs = gone_on(batch.trunk, plans, session=DecodeContext(batch.trunk.model))
     taken = [one.table.probability[one.table.step > 0].astype(np.float64) for one in runs]
     return [float(-np.log(one).mean()) for one in taken]
 

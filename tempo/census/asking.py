@@ -18,11 +18,11 @@ from tempo.census.prompts import NameCensus, read_names, read_needles, read_runs
 from tempo.census.texts import TextCensus, read_repeats, read_texts
 from tempo.census.weights import name_copying, read_weights
 from tempo.errors import InputError, TempoError
-from tempo.loading import load_model
-from tempo.model import LanguageModel
-from tempo.recording import model_facts
-from tempo.stimuli.sequences import LENGTH, N_SEQUENCES, bundled_corpus, corpus_file
-from tempo.stimuli.tokens import token_facts
+from tempo.models.language_model import LanguageModel
+from tempo.models.load import load_model
+from tempo.prompts.sequences import LENGTH, N_SEQUENCES, bundled_corpus, corpus_file
+from tempo.prompts.tokens import token_facts
+from tempo.run.recorder import model_facts
 
 Say = Callable[[str], object]
 

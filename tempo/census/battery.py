@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tempo.errors import InputError
-from tempo.stimuli.sequences import LENGTH, N_SEQUENCES, Corpus
-from tempo.stimuli.tokens import TokenFacts
+from tempo.prompts.sequences import LENGTH, N_SEQUENCES, Corpus
+from tempo.prompts.tokens import TokenFacts
 
 TEXT = ("previous_token", "positional", "bos_sink", "delimiter", "receiver")
 TEXT_MORE = ("prefix_matching", "duplicate_text", "duplicate_rare")

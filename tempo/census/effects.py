@@ -7,12 +7,12 @@ import numpy as np
 
 from analysis.roles.assignment import RoleScores
 from analysis.statistics import Interval, estimate_with_interval
+from tempo.causal.name_effects import inhibition_effect, name_movers
+from tempo.causal.silence import delta_nll
 from tempo.census.battery import Battery
 from tempo.census.prompts import NameCensus
-from tempo.model import LanguageModel
-from tempo.plain.ablation import delta_nll
-from tempo.plain.inhibition import inhibition_effect, name_movers
-from tempo.stimuli.sequences import text_windows
+from tempo.models.language_model import LanguageModel
+from tempo.prompts.sequences import text_windows
 from tempo.vocabulary import Head
 
 N_TEXTS = 8

@@ -7,9 +7,9 @@ from analysis.roles.text_battery import Reading
 from analysis.roles.trace_battery import read_trace, trace_role
 from tempo.census.battery import Battery
 from tempo.errors import TempoError
-from tempo.model import LanguageModel
-from tempo.run import compare
-from tempo.suites import load_suite
+from tempo.models.language_model import LanguageModel
+from tempo.prompts.suites import load_suite
+from tempo.run.api import compare
 from tempo.trace.run import Run
 
 ARM_OF = {

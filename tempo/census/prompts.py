@@ -13,14 +13,13 @@ from analysis.roles.retrieval import RetrievalTrial
 from analysis.roles.rows import ByHead, HeadScore, SequenceRows, chances_of, scores_of
 from analysis.roles.successor_attention import SuccessorRun, successor_run
 from analysis.statistics import SMALLEST_SAMPLE
+from tempo.causal.forward import Ids, PlainRows, plain_rows
 from tempo.census.battery import Battery
 from tempo.errors import TooFewPromptsError
-from tempo.model import LanguageModel
-from tempo.plain.feeding import Ids
-from tempo.plain.rows import PlainRows, plain_rows
-from tempo.stimuli.name_prompts import NamePrompts, name_prompts
-from tempo.stimuli.needles import NeedlePrompt, needle_prompts
-from tempo.stimuli.word_runs import CONDITIONS, WordRuns, word_runs
+from tempo.models.language_model import LanguageModel
+from tempo.prompts.names import NamePrompts, name_prompts
+from tempo.prompts.needles import NeedlePrompt, needle_prompts
+from tempo.prompts.word_runs import CONDITIONS, WordRuns, word_runs
 
 N_NEEDLES = 24
 

@@ -25,10 +25,10 @@ from analysis.roles.text_battery import (
     text_nulls,
     text_roles,
 )
+from tempo.causal.forward import PlainRows, plain_rows
 from tempo.census.battery import Battery
-from tempo.model import LanguageModel
-from tempo.plain.rows import PlainRows, plain_rows
-from tempo.stimuli.sequences import (
+from tempo.models.language_model import LanguageModel
+from tempo.prompts.sequences import (
     Delimiters,
     TextWindows,
     delimiters,

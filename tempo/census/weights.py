@@ -13,10 +13,10 @@ from analysis.roles.assignment import RoleScores
 from analysis.roles.weight_roles import copying_role, successor_role, suppression_role
 from tempo.census.battery import Battery
 from tempo.errors import TempoError
-from tempo.model import LanguageModel
-from tempo.plain.circuit import CircuitWeights
-from tempo.plain.weights import circuit_weights, processed_embedding
-from tempo.stimuli.word_runs import families
+from tempo.models.circuit_weights import CircuitWeights
+from tempo.models.head_weights import circuit_weights, processed_embedding
+from tempo.models.language_model import LanguageModel
+from tempo.prompts.word_runs import families
 
 N_TOKENS = 500
 """Tokens of the sample that copy suppression is judged on."""

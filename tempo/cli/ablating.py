@@ -15,8 +15,8 @@ from tempo.cli.options import MODEL, STATISTICS, given, takes_options
 from tempo.cli.prompts import prompts_of
 from tempo.cli.screen import notes, show
 from tempo.cli.tables import grid_table
-from tempo.config import Options
 from tempo.errors import InputError
+from tempo.run.options import Options
 
 if TYPE_CHECKING:
     from analysis.ablation_report import Ablation
@@ -115,7 +115,7 @@ def ablate(
         from analysis.studies import check_folder
         from tempo.ablating.asking import ablate as ask
         from tempo.ablating.conditions import parse_conditions
-        from tempo.loading import load_model
+        from tempo.models.load import load_model
         from tempo.vocabulary import parse_head
 
         if out is not None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tempo.suites import BUNDLED
+from tempo.prompts.suites import BUNDLED
 
 FLAG = " "
 """In place of the name of a value: a flag takes none."""

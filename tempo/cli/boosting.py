@@ -14,8 +14,8 @@ from tempo.cli.options import MODEL, STATISTICS, given, takes_options
 from tempo.cli.prompts import prompts_of
 from tempo.cli.screen import notes, show
 from tempo.cli.tables import grid_table
-from tempo.config import Options
 from tempo.errors import InputError
+from tempo.run.options import Options
 
 if TYPE_CHECKING:
     from analysis.boost.findings import BoostFindings
@@ -103,7 +103,7 @@ def boost(
         from tempo.boosting.asking import boost as ask
         from tempo.boosting.asking import check_betas
         from tempo.boosting.targets import check_targets
-        from tempo.loading import load_model
+        from tempo.models.load import load_model
 
         if out is not None:
             check_folder(out, BOOST_FILE, force=force)

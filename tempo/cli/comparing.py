@@ -4,7 +4,7 @@ from tempo.cli.arguments import DryRun, Force, Json, OptionalPrompts, Out, Suite
 from tempo.cli.options import EVERYTHING, given, takes_options
 from tempo.cli.prompts import prompts_of
 from tempo.cli.screen import busy
-from tempo.config import COMPARE_DEFAULTS, Options
+from tempo.run.options import COMPARE_DEFAULTS, Options
 
 _OPTIONS = tuple(name for name in EVERYTHING if name != "policy")
 
@@ -27,8 +27,8 @@ def compare(
     chosen = prompts_of(prompts, suite)
     with busy(f"loading {options.model}"):
         from tempo.cli.execution import decode_counting, say_complete, say_level, show_plan
-        from tempo.layout import layout
-        from tempo.run import compare_request
+        from tempo.run.api import compare_request
+        from tempo.run.batching import layout
 
         request = compare_request(options.model, chosen, **given(options))
         planned = layout(request)

@@ -13,8 +13,8 @@ from tempo.cli.glyphs import visible
 from tempo.cli.options import MODEL, STATISTICS, given, takes_options
 from tempo.cli.screen import notes, show
 from tempo.cli.tables import grid_table
-from tempo.config import Options
-from tempo.stimuli.pairs import BUNDLED
+from tempo.prompts.pairs import BUNDLED
+from tempo.run.options import Options
 
 if TYPE_CHECKING:
     from analysis.concept.findings import ConceptFindings
@@ -73,8 +73,8 @@ def concepts(
         from analysis.studies import check_folder
         from tempo.contrasting import check_options
         from tempo.contrasting import concepts as contrast
-        from tempo.loading import load_model
-        from tempo.stimuli.pairs import load_pairs
+        from tempo.models.load import load_model
+        from tempo.prompts.pairs import load_pairs
 
         if out is not None:
             check_folder(out, QUALITY_FILE, force=force)

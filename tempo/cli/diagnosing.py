@@ -6,7 +6,7 @@ from rich.text import Text
 from tempo.cli.arguments import Json
 from tempo.cli.options import MODEL, given, takes_options
 from tempo.cli.screen import busy, show, show_json
-from tempo.config import Options
+from tempo.run.options import Options
 
 FOUND_A_FAULT = 1
 
@@ -18,7 +18,7 @@ def doctor(*, options: Options, as_json: Json = False) -> None:
         from tempo.cli.documents import diagnosed
         from tempo.cli.tables import checks_table
         from tempo.doctor import diagnose
-        from tempo.loading import load_model
+        from tempo.models.load import load_model
 
         diagnosis = diagnose(load_model(options.model, **given(options)))
     if as_json:

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tempo.budget import MemoryPlan
-from tempo.registry import NamedModel
+from tempo.models.registry import NamedModel
+from tempo.run.budget import MemoryPlan
 from tempo.trace.run import Run
 from tempo.trace.run_folder import trace_folder
 from tempo.trace.trace import Trace

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from rich.text import Text
 
-from tempo.budget import human
 from tempo.cli.documents import planned
 from tempo.cli.interrupts import interruptible
 from tempo.cli.live import GrowingLattices, StepCount, counting, growing
 from tempo.cli.screen import say, show, show_json
 from tempo.cli.tables import plan_table
-from tempo.execution import Watch, execute
-from tempo.layout import Layout
-from tempo.recording import text_of
-from tempo.request import Request
+from tempo.run.batching import Layout
+from tempo.run.budget import human
+from tempo.run.execute import Watch, execute
+from tempo.run.recorder import text_of
+from tempo.run.request import Request
 from tempo.trace.run import Run
 
 

@@ -75,7 +75,7 @@ def follow(
         from analysis.member.report import FOLLOW_FILE, write_member
         from analysis.studies import check_folder
         from tempo.following.asking import follow as ask
-        from tempo.loading import load_model
+        from tempo.models.load import load_model
         from tempo.trace.run_folder import open_run
 
         if out is not None:

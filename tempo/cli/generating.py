@@ -8,7 +8,7 @@ from rich.text import Text
 from tempo.cli.arguments import DryRun, Force, Json, Out, Prompts
 from tempo.cli.options import EVERYTHING, given, takes_options
 from tempo.cli.screen import busy, is_terminal, say, show, show_json
-from tempo.config import Options
+from tempo.run.options import Options
 from tempo.trace.run import Run
 
 _OPTIONS = tuple(name for name in EVERYTHING if name not in ("arms", "paired", "alone"))
@@ -30,8 +30,8 @@ def generate(
     """
     with busy(f"loading {options.model}"):
         from tempo.cli.execution import decode_growing, say_complete, say_level, show_plan
-        from tempo.layout import layout
-        from tempo.run import generate_request
+        from tempo.run.api import generate_request
+        from tempo.run.batching import layout
 
         request = generate_request(options.model, prompts, **given(options))
         planned = layout(request)

@@ -9,7 +9,7 @@ from typing import Any
 from tempo.errors import Interrupted
 
 Watch = Callable[[Any], None]
-"""As in `tempo.execution`, which imports torch; a run is measured without."""
+"""As in `tempo.run.execute`, which imports torch; a run is measured without."""
 
 
 @contextmanager

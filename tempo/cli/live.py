@@ -11,9 +11,9 @@ from rich.text import Text
 
 from tempo.cli.lattice import Lattice, Member, legend
 from tempo.cli.screen import notes
-from tempo.decoding import StepOutcome
-from tempo.execution import Watch
-from tempo.request import Pair
+from tempo.engine.state import StepOutcome
+from tempo.run.execute import Watch
+from tempo.run.request import Pair
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from tempo.cli.arguments import Json, RunFolder
 from tempo.cli.options import STATISTICS, given, takes_options
 from tempo.cli.screen import show_json
-from tempo.config import Options
+from tempo.run.options import Options
 
 THAT_OF_THE_RUN = {"seed": None}
 

@@ -5,8 +5,8 @@ from rich.text import Text
 
 from tempo.cli.arguments import Json, ModelName
 from tempo.cli.screen import notes, say, show, show_json
-from tempo.registry import listing, path
-from tempo.registry import pull as pull_model
+from tempo.models.registry import listing, path
+from tempo.models.registry import pull as pull_model
 
 models = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Models with a short name: list, fetch, find."

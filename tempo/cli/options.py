@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from tempo.cli.arguments import FLAG, Config
-from tempo.config import Options, make_options, read_config
 from tempo.errors import InputError
+from tempo.run.options import Options, make_options, read_config
 
 Command = Callable[..., None]
 

@@ -1,7 +1,7 @@
 """The prompts of a command: typed, or of a suite."""
 
 from tempo.errors import InputError
-from tempo.suites import load_suite
+from tempo.prompts.suites import load_suite
 from tempo.trace.run import Prompt
 
 

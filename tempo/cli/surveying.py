@@ -9,8 +9,8 @@ from rich.text import Text
 from tempo.cli.arguments import FLAG, Force, Json
 from tempo.cli.options import MODEL, STATISTICS, given, takes_options
 from tempo.cli.screen import busy, say, show
-from tempo.config import Options
 from tempo.errors import OutputError
+from tempo.run.options import Options
 from tempo.trace.store import disk_errors
 
 Roles = Annotated[
@@ -60,7 +60,7 @@ def heads(
     _check_free(out, force=force)
     with busy(f"loading {options.model}"):
         from tempo.census.asking import heads as ask
-        from tempo.loading import load_model
+        from tempo.models.load import load_model
 
         settings = given(options)
         seed = settings.pop("seed", options.seed)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from tempo.budget import PLANNING_WIDTH, MemoryPlan, human
-from tempo.registry import NamedModel
+from tempo.models.registry import NamedModel
+from tempo.run.budget import PLANNING_WIDTH, MemoryPlan, human
 
 if TYPE_CHECKING:
     from analysis.grid import Table as Grid

@@ -31,7 +31,7 @@ from tempo.doctor.reference_checks import (
     packed_sequences,
 )
 from tempo.errors import TempoError
-from tempo.model import LanguageModel
+from tempo.models.language_model import LanguageModel
 
 __all__ = ["CHECKS", "Check", "Diagnosis", "diagnose"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32, Int
 
-from tempo.decoding import Plan, StepOutcome
+from tempo.engine.state import SequencePlan, StepOutcome
 from tempo.policy.positions import Offset, Place
 from tempo.policy.presets import Policy, greedy
 from tempo.policy.selection import Forced
@@ -51,7 +51,7 @@ class Slot(Relation):
 class Arm:
     """One plan and what its steps left."""
 
-    plan: Plan
+    plan: SequencePlan
     outcomes: list[StepOutcome] = field(default_factory=list)
 
     @property
@@ -73,7 +73,9 @@ class Arm:
         return self.outcomes[step].tensors["weights"]
 
 
-def plans(tokens: Sequence[int], *, windows: Sequence[int | None], reach: int) -> dict[str, Plan]:
+def plans(
+    tokens: Sequence[int], *, windows: Sequence[int | None], reach: int
+) -> dict[str, SequencePlan]:
     """Every arm by name.
 
     Args:
@@ -98,7 +100,7 @@ def plans(tokens: Sequence[int], *, windows: Sequence[int | None], reach: int) -
     }
     prompts = dict.fromkeys(policies, prompt) | {"another prompt": (*prompt[:-1], stranger)}
     return {
-        name: Plan(name, name, prompts[name], policy, GREEDY_STEPS, "ignore")
+        name: SequencePlan(name, name, prompts[name], policy, GREEDY_STEPS, "ignore")
         for name, policy in policies.items()
     }
 

@@ -7,7 +7,7 @@ import numpy as np
 from tempo.doctor.arms import HIDDEN_SLOT, Arm
 from tempo.doctor.diagnosis import Check, not_applicable, verdict
 from tempo.doctor.examination import MOVED, Examination, raw_scores
-from tempo.guards import ROW_SUM, row_excess, unpacked
+from tempo.engine.guards import ROW_SUM, row_excess, unpacked
 from tempo.trace.schema import visible_name
 
 

@@ -11,16 +11,43 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from tempo.capture import NOTHING, Capture
-from tempo.decoding import Session, StepOutcome
 from tempo.doctor.arms import GREEDY_STEPS, N_PROMPT, N_TOKENS, Arm, plans
-from tempo.doctor.tolerances import Tolerances, tolerances
-from tempo.engine import decode
+from tempo.engine.capture import NOTHING, Capture
+from tempo.engine.decode import decode
+from tempo.engine.guards import unguarded, watched_positions
+from tempo.engine.state import DecodeContext, StepOutcome
 from tempo.errors import ModelError
-from tempo.guards import unguarded, watched_positions
-from tempo.model import LanguageModel, attention_as
+from tempo.models.language_model import LanguageModel, attention_as
+from tempo.models.support import check_rope
 from tempo.oracle import OracleRun, run_oracle
-from tempo.support import check_rope
+
+_USUAL_SIZE = 10.0
+"""Tolerances are for logits and scores of about this size, and grow with larger ones."""
+_HALF_STEPS = 8.0
+"""In half precision, what is allowed in steps of the dtype."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """Largest differences that rounding explains.
+
+    Attributes:
+        logits: Between raw logits.
+        attention: Between weights of a row.
+    """
+
+    logits: float
+    attention: float
+
+
+def tolerances(dtype: str, *, largest_logit: float, largest_score: float) -> Tolerances:
+    """The tolerances of a dtype, for logits and scores (before the softmax) of this size."""
+    logits, scores = (max(1.0, size / _USUAL_SIZE) for size in (largest_logit, largest_score))
+    if dtype == "float32":
+        return Tolerances(1e-4 * logits, 1e-5 * scores)
+    step = torch.finfo(getattr(torch, dtype)).eps
+    return Tolerances(_HALF_STEPS * step * _USUAL_SIZE * logits, _HALF_STEPS * step * scores)
+
 
 FARTHEST = 512
 """Where no window is declared, how far to look for one, in positions."""
@@ -155,7 +182,7 @@ class Examination:
             ModelError: The guards refuse.
         """
         first_sets = [replace(arm.plan, steps=1) for arm in self.arms.values()]
-        decode(Session(self.model, self._everything), first_sets)
+        decode(DecodeContext(self.model, self._everything), first_sets)
 
     def interrupt(self) -> None:
         """Start a decoding that is broken off by an error in its first step."""
@@ -164,7 +191,7 @@ class Examination:
             raise _Stop
 
         with suppress(_Stop):
-            decode(Session(self.model, on_step=stop), [self.arms["greedy"].plan])
+            decode(DecodeContext(self.model, on_step=stop), [self.arms["greedy"].plan])
 
     @property
     def outcomes(self) -> list[StepOutcome]:
@@ -212,7 +239,7 @@ class Examination:
     def _decoded(self, capture: Capture) -> dict[str, Arm]:
         planned = plans(self.tokens, windows=self.model.windows, reach=self.reach)
         arms = [Arm(plan) for plan in planned.values()]
-        session = Session(
+        session = DecodeContext(
             self.model,
             capture,
             on_step=lambda outcome: arms[outcome.number].outcomes.append(outcome),

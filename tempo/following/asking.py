@@ -11,23 +11,23 @@ from analysis.member.attention import chance_where_seen, mean_where_seen, odds_l
 from analysis.member.course import Control, Course, KnockedOut
 from analysis.member.followed import Followed
 from analysis.member.lens import lens_of
+from tempo.causal.logit_lens import lens_error, lens_logits
 from tempo.errors import InputError, NoParallelSetsError
 from tempo.following.hiding import knocked_out
-from tempo.following.replay import (
+from tempo.models.language_model import LanguageModel
+from tempo.models.load import Source, load_model
+from tempo.policy.slots import SlotTable
+from tempo.run.recorder import model_facts, text_of
+from tempo.run.replay import (
     NO_TWIN_IN_TREES,
-    Fork,
     Replay,
     Replayed,
+    SetFork,
     check_replayable,
     replay_error,
     replay_set,
     seen_at,
 )
-from tempo.following.stream import lens_error, lens_logits
-from tempo.loading import Source, load_model
-from tempo.model import LanguageModel
-from tempo.policy.slots import SlotTable
-from tempo.recording import model_facts, text_of
 from tempo.trace.compare import check_same_model
 from tempo.trace.trace import Trace
 from tempo.vocabulary import PROMPT_STEP, SINK_SLOT
@@ -169,7 +169,7 @@ class _Following:
             knocked=self._knocked(fork, int(own.members[column]), slot),
         )
 
-    def _knocked(self, fork: Fork, slot: int, seen_as: int) -> KnockedOut | None:
+    def _knocked(self, fork: SetFork, slot: int, seen_as: int) -> KnockedOut | None:
         """What hiding a slot does; where it is alone it has another number than in the trace."""
         shown = np.any(self.seen[0][..., seen_as], axis=-1)
         return knocked_out(self.model, fork, slot, shown)

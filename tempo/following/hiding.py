@@ -8,13 +8,13 @@ from jaxtyping import Bool
 
 from analysis.member.course import KnockedOut
 from analysis.member.lens import divergence
-from tempo.attention import NAME
-from tempo.decoding import Session
-from tempo.edit_checks import check_touched
-from tempo.engine import advance
-from tempo.following.replay import Fork
-from tempo.model import LanguageModel, attention_as
+from tempo.engine.attention import PACKED_ATTENTION
+from tempo.engine.decode import advance
+from tempo.engine.edits import check_touched
+from tempo.engine.state import DecodeContext
+from tempo.models.language_model import LanguageModel, attention_as
 from tempo.policy.edits import KnockOut
+from tempo.run.replay import SetFork
 
 TOGETHER = 8
 """Copies of a sequence that run together, each with another edit: more are no faster, and each has
@@ -22,7 +22,7 @@ a cache of its own."""
 
 
 def knocked_out(
-    model: LanguageModel, fork: Fork, slot: int, seen: Bool[np.ndarray, " layer"]
+    model: LanguageModel, fork: SetFork, slot: int, seen: Bool[np.ndarray, " layer"]
 ) -> KnockedOut | None:
     """What the readout of the next step loses where it cannot see one slot.
 
@@ -55,11 +55,11 @@ def knocked_out(
     return KnockedOut(one_layer, effects[0])
 
 
-def _effects(model: LanguageModel, fork: Fork, edits: Sequence[KnockOut]) -> list[float]:
+def _effects(model: LanguageModel, fork: SetFork, edits: Sequence[KnockOut]) -> list[float]:
     """KL(readout || edited readout) for every edit, in nats."""
     copies = len(edits) + 1
-    session = Session(model, edits=tuple(edits), edited=tuple(range(1, copies)))
-    with torch.inference_mode(), attention_as(model.hf, NAME):
+    session = DecodeContext(model, edits=tuple(edits), edited=tuple(range(1, copies)))
+    with torch.inference_mode(), attention_as(model.hf, PACKED_ATTENTION):
         after = advance(
             session,
             [fork.decoding] * copies,

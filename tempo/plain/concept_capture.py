@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from tempo.causal.forward import BATCH, Batch, Ids, batches_of, check_sequences
+from tempo.causal.silence import HeadIndex, Means, ablated
 from tempo.errors import InputError, ModelError
-from tempo.model import LanguageModel, attention_as
-from tempo.plain.ablation import Head, Means, ablated
-from tempo.plain.feeding import Batch, Ids, batches_of, check_sequences
-from tempo.plain.rows import BATCH
-from tempo.stimuli.pairs import Pairs
-from tempo.values import head_slices, output_projections, watched_inputs
+from tempo.models.hooks import watched_inputs
+from tempo.models.language_model import LanguageModel, attention_as
+from tempo.models.projections import head_slices, output_projections
+from tempo.prompts.pairs import Pairs
 
 POOLINGS = ("last", "mean")
 
@@ -124,7 +124,7 @@ def mixer_name(model: LanguageModel, layer: int) -> str:
 
 
 def streams_without(
-    model: LanguageModel, pairs: Pairs, heads: Sequence[Head], *, means: Means | None = None
+    model: LanguageModel, pairs: Pairs, heads: Sequence[HeadIndex], *, means: Means | None = None
 ) -> Float32[np.ndarray, "side pair hidden"]:
     """The residual stream behind the last layer at the last token, with some heads silent.
 

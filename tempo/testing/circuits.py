@@ -15,9 +15,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tempo.errors import InputError
-from tempo.loading import load_model
-from tempo.model import LanguageModel
-from tempo.testing.alphabet import VOCAB_SIZE, character_tokenizer
+from tempo.models.language_model import LanguageModel
+from tempo.models.load import load_model
+from tempo.testing.tiny import VOCAB_SIZE, character_tokenizer
 
 LONGEST = 19
 """Tokens of a prompt on which a head gives its one slot everything, to float32: beyond, D = 19 is

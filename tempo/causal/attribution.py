@@ -1,0 +1,220 @@
+"""Direct logit attribution: the parts of the residual stream, each through the frozen final norm.
+
+The stream before the final norm is the embedding plus what every head, every output bias and every
+MLP added. With the norm's size held at its value, the logit is the sum of their parts. It says what
+a part writes to the logits by itself; what it does through later layers is not in it. A soft cap
+on the logits is left out: the logit is the one before the cap.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from tempo.causal.forward import Ids, check_sequences
+from tempo.errors import InputError, ModelError
+from tempo.models.circuit_weights import Norm
+from tempo.models.head_weights import branch_norm, check_exported, final_norm, measured_norm
+from tempo.models.language_model import LanguageModel, attention_as
+from tempo.models.projections import output_projections
+
+TOLERANCE = 1e-3
+_ROUNDING = 0.05  # of half precision; another operation differs by more
+
+Vector = Float64[np.ndarray, " hidden"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """Parts of one logit, or of a difference of two, at one position.
+
+    Attributes:
+        embedding: Of the token's own embedding.
+        heads: Of each head.
+        biases: Of each layer's output bias and of the shift of a norm behind its attention.
+        mlps: Of each MLP.
+        shift: Of the final norm's shift.
+        logit: What the model itself gave, before any soft cap.
+    """
+
+    embedding: float
+    heads: Float64[np.ndarray, "layer head"]
+    biases: Float64[np.ndarray, " layer"]
+    mlps: Float64[np.ndarray, " layer"]
+    shift: float
+    logit: float
+
+    @property
+    def total(self) -> float:
+        """Sum of the parts."""
+        parts = self.heads.sum() + self.biases.sum() + self.mlps.sum()
+        return float(self.embedding + parts + self.shift)
+
+    @property
+    def gap(self) -> float:
+        """Distance of the parts from the logit, relative to the logit where that is above 1."""
+        return abs(self.total - self.logit) / max(1.0, abs(self.logit))
+
+
+def direct_attribution(
+    model: LanguageModel, ids: Ids, *, token: int, against: int | None = None, position: int = -1
+) -> Attribution:
+    """Take the logit of a token apart, or its difference to another token's.
+
+    Args:
+        position: The query row; the last one unless given.
+
+    Raises:
+        InputError: There is no such token or position.
+        ModelError: The family is not known, or the parts do not add up to the model's logit.
+    """
+    check_exported(model)
+    check_sequences(model, [np.asarray(ids, np.int64)])
+    wanted = [token] if against is None else [token, against]
+    if not all(0 <= each < model.vocab_size for each in wanted) or not (
+        -len(ids) <= position < len(ids)
+    ):
+        raise InputError(
+            f"expected tokens below {model.vocab_size} and a position among {len(ids)}, got "
+            f"{wanted} and {position}; choose again"
+        )
+    parts = _stream_parts(model, ids, position % len(ids))
+    return _attributed(model, parts, wanted)
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What one position's stream was made of, by layer, and the logits it gave."""
+
+    entered: dict[int, Tensor]
+    left: dict[int, Tensor]
+    given: dict[int, Tensor]
+    written: dict[int, Tensor]
+    logits: Tensor | None = None
+
+
+@torch.inference_mode()
+def _stream_parts(model: LanguageModel, ids: Ids, position: int) -> _Parts:
+    decoder: Any = model.hf.get_decoder()
+    head: Any = model.hf.get_output_embeddings()
+    linears = output_projections(model, range(model.n_layers))
+    parts = _Parts({}, {}, {}, {})
+
+    def layer_hook(layer: int) -> Any:
+        def note(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any], out: Any) -> None:
+            before = args[0] if args else options["hidden_states"]
+            after = out[0] if isinstance(out, tuple) else out
+            parts.entered[layer] = before[0, position].double().cpu()
+            parts.left[layer] = after[0, position].double().cpu()
+
+        return note
+
+    def projection_hook(layer: int) -> Any:
+        def note(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+            parts.given[layer] = args[0][0, position].double().cpu()
+            parts.written[layer] = out[0, position].double().cpu()
+
+        return note
+
+    def head_hook(_: nn.Module, __: object, out: Tensor) -> None:
+        parts.logits = out[0, -1 if out.shape[1] == 1 else position].double().cpu()
+
+    hooks = [head.register_forward_hook(head_hook)]
+    for layer, linear in linears.items():
+        block = decoder.layers[layer]
+        hooks += [
+            block.register_forward_hook(layer_hook(layer), with_kwargs=True),
+            linear.register_forward_hook(projection_hook(layer)),
+        ]
+    try:
+        with attention_as(model.hf, "eager"):
+            model.hf(input_ids=torch.from_numpy(np.asarray(ids)).to(model.device)[None])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return parts
+
+
+def _attributed(model: LanguageModel, parts: _Parts, wanted: Sequence[int]) -> Attribution:
+    norm = measured_norm(final_norm(model), model)
+    direction = _direction(model, wanted)
+    frozen = _frozen(norm, parts.left[model.n_layers - 1].numpy())
+    through = direction * norm.gain
+    linears = output_projections(model, range(model.n_layers))
+    heads = np.empty((model.n_layers, model.n_heads))
+    biases, mlps = np.empty((2, model.n_layers))
+    for layer, linear in linears.items():
+        written, added = _attention_parts(model, layer, linear, parts)
+        total = written.sum(0) + added
+        mlp = (parts.left[layer] - parts.entered[layer]).numpy() - total
+        heads[layer] = frozen(written) @ through
+        biases[layer] = frozen(added) @ through
+        mlps[layer] = frozen(mlp) @ through
+    assert parts.logits is not None
+    logit = float(parts.logits[wanted[0]] - (parts.logits[wanted[1]] if wanted[1:] else 0.0))
+    found = Attribution(
+        embedding=float(frozen(parts.entered[0].numpy()) @ through),
+        heads=heads,
+        biases=biases,
+        mlps=mlps,
+        shift=0.0 if norm.shift is None else float(norm.shift @ direction),
+        logit=logit,
+    )
+    if model.dtype == "float32" and found.gap > TOLERANCE:
+        raise ModelError(
+            f"expected parts that add up to the logit {logit:.4f}, got {found.total:.4f} in "
+            f"{type(model.hf).__name__}; leave out the direct attribution"
+        )
+    return found
+
+
+def _direction(model: LanguageModel, wanted: Sequence[int]) -> Vector:
+    """The unembedding of a token, or the difference of two."""
+    head: Any = model.hf.get_output_embeddings()
+    rows = head.weight[list(wanted)].detach().double().cpu().numpy()
+    return rows[0] if len(wanted) == 1 else rows[0] - rows[1]
+
+
+def _frozen(norm: Norm, stream: Vector) -> Any:
+    """The norm without its gain, with its size held at what this stream has."""
+    centred = stream - stream.mean() if norm.kind == "layer" else stream
+    size = np.sqrt((centred**2).mean() + norm.eps)
+
+    def apply(x: Float64[np.ndarray, "*part hidden"]) -> Float64[np.ndarray, "*part hidden"]:
+        return (x - x.mean(-1, keepdims=True) if norm.kind == "layer" else x) / size
+
+    return apply
+
+
+def _attention_parts(
+    model: LanguageModel, layer: int, linear: nn.Linear, parts: _Parts
+) -> tuple[Float64[np.ndarray, "head hidden"], Vector]:
+    """What each head adds to the stream, and what is added whatever the heads do."""
+    weight = linear.weight.detach().double().cpu()
+    slices = weight.T.reshape(model.n_heads, -1, weight.shape[0])
+    given = parts.given[layer].reshape(model.n_heads, -1)
+    written = torch.einsum("hc,hcm->hm", given, slices).numpy()
+    bias = (
+        linear.bias.detach().double().cpu().numpy() if _has_bias(linear) else np.zeros(len(weight))
+    )
+    actual = parts.written[layer].numpy()
+    if not np.allclose(written.sum(0) + bias, actual, rtol=_ROUNDING, atol=_ROUNDING):
+        raise ModelError(
+            f"expected heads that add up to what layer {layer} writes, got others in "
+            f"{type(model.hf).__name__}; leave out the direct attribution"
+        )
+    after = branch_norm(model, layer)
+    if after is None:
+        return written, bias
+    norm = measured_norm(after, model)
+    frozen = _frozen(norm, parts.written[layer].numpy())
+    shift = np.zeros(len(weight)) if norm.shift is None else norm.shift.astype(np.float64)
+    return frozen(written) * norm.gain, frozen(bias) * norm.gain + shift
+
+
+def _has_bias(linear: Any) -> bool:
+    return linear.bias is not None

@@ -1,0 +1,230 @@
+"""Taking heads out of a plain forward, and what that costs.
+
+A head is silenced at the input of its layer's output projection; reshaping the output into heads
+would be another operation. Queries and keys are computed as before. Zero is not a value that the
+model knows, so a head can be held at its mean as well.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+
+from tempo.causal.forward import BATCH, Batch, Ids, batches_of, check_sequences
+from tempo.errors import InputError
+from tempo.models.hooks import watched_inputs
+from tempo.models.language_model import LanguageModel, attention_as
+from tempo.models.projections import output_projections
+
+HeadIndex = tuple[int, int]
+"""Layer and query head, both from 0."""
+
+Means = Float32[np.ndarray, "layer head channel"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeltaNll:
+    """What silencing each head adds to the loss, sequence by sequence.
+
+    Attributes:
+        heads: In the order asked for.
+        base: Mean loss of the untouched model, in nats per token.
+        delta: Loss without the head less the loss with it; positive where the head helps.
+        replacement: "zero" or "mean".
+        counted: First predicted token that counts, from 1.
+    """
+
+    heads: tuple[HeadIndex, ...]
+    base: Float32[np.ndarray, " sequence"]
+    delta: Float32[np.ndarray, "head sequence"]
+    replacement: str
+    counted: int
+
+
+@contextmanager
+def ablated(
+    model: LanguageModel, heads: Iterable[HeadIndex], *, means: Means | None = None
+) -> Generator[None]:
+    """Run with some heads silent at every position; nothing is left behind.
+
+    Args:
+        means: Hold each head at these instead of at zero; see `mean_inputs`.
+
+    Raises:
+        InputError: There is no such head.
+        ModelError: A layer has no plain output projection.
+    """
+    chosen = by_layer(model, heads)
+    linears = output_projections(model, tuple(chosen))
+    with ExitStack() as stack:
+        for layer, numbers in chosen.items():
+            held = None if means is None else torch.from_numpy(means[layer, numbers])
+            hook = partial(_silence, numbers=numbers, n_heads=model.n_heads, held=held)
+            stack.callback(linears[layer].register_forward_pre_hook(hook).remove)
+        yield
+
+
+def by_layer(model: LanguageModel, heads: Iterable[HeadIndex]) -> dict[int, list[int]]:
+    """The heads of each layer, each once.
+
+    Raises:
+        InputError: There is no such head.
+    """
+    found: dict[int, list[int]] = {}
+    for layer, head in sorted(set(heads)):
+        if not (0 <= layer < model.n_layers and 0 <= head < model.n_heads):
+            raise InputError(
+                f"expected heads from L0H0 to L{model.n_layers - 1}H{model.n_heads - 1}, got "
+                f"L{layer}H{head}; check the heads"
+            )
+        found.setdefault(layer, []).append(head)
+    return found
+
+
+def delta_nll(
+    model: LanguageModel,
+    sequences: Sequence[Ids] | Batch,
+    heads: Sequence[HeadIndex],
+    *,
+    batch: int = BATCH,
+    means: Means | None = None,
+    counted: int = 1,
+) -> DeltaNll:
+    """Loss without each head alone; layers below it are not run again.
+
+    Args:
+        means: Hold a silent head at these instead of at zero.
+        counted: Leave out the losses of tokens before this one (a second half, say).
+
+    Raises:
+        InputError: A head or a sequence cannot be used, or none of its tokens counts.
+        ModelError: A layer has no plain output projection.
+    """
+    rows = [np.asarray(ids, np.int64) for ids in sequences]
+    check_sequences(model, rows)
+    by_layer(model, heads)
+    shortest = min(len(ids) for ids in rows)
+    if not heads or not 1 <= counted < shortest:
+        raise InputError(
+            f"expected heads and a first counted token from 1 to {shortest - 1}, got "
+            f"{len(heads)} heads and {counted}; choose again"
+        )
+    base: list[np.ndarray] = []
+    silent: list[np.ndarray] = []
+    with torch.inference_mode(), attention_as(model.hf, "eager"):
+        for ids in batches_of(rows, batch):
+            fed = torch.from_numpy(ids).to(model.device)
+            losses = partial(_losses, model, fed, counted)
+            with kept_streams(model) as streams:
+                base.append(losses())
+            silent.append(
+                np.stack(
+                    [_without(model, losses, one, streams=streams, means=means) for one in heads]
+                )
+            )
+    before = np.concatenate(base)
+    return DeltaNll(
+        heads=tuple(heads),
+        base=before,
+        delta=np.concatenate(silent, axis=1) - before,
+        replacement="zero" if means is None else "mean",
+        counted=counted,
+    )
+
+
+@torch.inference_mode()
+def mean_inputs(
+    model: LanguageModel, sequences: Sequence[Ids] | Batch, *, batch: int = BATCH
+) -> Means:
+    """Mean over all tokens of what each head gives to the output projection.
+
+    Raises:
+        InputError: A sequence cannot be used.
+        ModelError: A layer has no plain output projection.
+    """
+    rows = [np.asarray(ids, np.int64) for ids in sequences]
+    check_sequences(model, rows)
+    linears = output_projections(model, range(model.n_layers))
+    decoder: Any = model.hf.get_decoder()
+    total = torch.zeros(model.n_layers, model.n_heads * model.head_dim, dtype=torch.float64)
+    for ids in batches_of(rows, batch):
+        with attention_as(model.hf, "eager"), watched_inputs(linears) as given:
+            decoder(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False)
+        for layer, (each,) in given.items():
+            total[layer] += each.double().sum((0, 1)).cpu()
+    mean = total / sum(len(ids) for ids in rows)
+    return mean.float().reshape(model.n_layers, model.n_heads, -1).numpy()
+
+
+@contextmanager
+def kept_streams(model: LanguageModel) -> Generator[list[Any]]:
+    """What every layer returns during a forward, in order."""
+    decoder: Any = model.hf.get_decoder()
+    kept: list[Any] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, out: kept.append(out)) for layer in decoder.layers
+    ]
+    try:
+        yield kept
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def resumed(model: LanguageModel, layer: int, streams: Sequence[Any]) -> Generator[None]:
+    """Layers before this one return what they returned before instead of running."""
+    decoder: Any = model.hf.get_decoder()
+    skipped = decoder.layers[:layer]
+    try:
+        for module, out in zip(skipped, streams, strict=False):
+            module.forward = partial(_returned, out)
+        yield
+    finally:
+        for module in skipped:
+            module.__dict__.pop("forward", None)
+
+
+def _returned(out: object, *_: object, **__: object) -> object:
+    return out
+
+
+def _silence(
+    _: nn.Module,
+    args: tuple[Any, ...],
+    *,
+    numbers: list[int],
+    n_heads: int,
+    held: Tensor | None,
+) -> tuple[Any, ...]:
+    given = args[0].unflatten(-1, (n_heads, -1)).clone()
+    given[..., numbers, :] = 0 if held is None else held.to(given)
+    return (given.flatten(-2), *args[1:])
+
+
+def _without(
+    model: LanguageModel,
+    losses: Callable[[], np.ndarray],
+    head: HeadIndex,
+    *,
+    streams: Sequence[Any],
+    means: Means | None,
+) -> Float32[np.ndarray, " sequence"]:
+    with resumed(model, head[0], streams), ablated(model, [head], means=means):
+        return losses()
+
+
+def _losses(model: LanguageModel, fed: Tensor, counted: int) -> Float32[np.ndarray, " sequence"]:
+    """Mean loss of each sequence over the tokens that count."""
+    logits = model.hf(input_ids=fed, use_cache=False).logits
+    found: list[float] = []
+    for rows, ids in zip(logits, fed, strict=True):
+        lost = nn.functional.cross_entropy(rows[counted - 1 : -1].float(), ids[counted:])
+        found.append(float(lost))
+    return np.array(found, np.float32)

@@ -1,0 +1,357 @@
+"""Edits carried out inside the engine, and whether they fit a model and found something to act on."""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from functools import partial
+from typing import get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32
+from torch import Tensor
+
+from tempo.engine.attention import Attend, LayerCall, RowsOf, attend
+from tempo.engine.batch import Mask, Query, SequenceBatch
+from tempo.errors import InputError
+from tempo.models.hooks import Shift
+from tempo.models.language_model import LanguageModel
+from tempo.policy.edits import (
+    Columns,
+    Edit,
+    EmbeddingOffset,
+    HeadEdit,
+    HeadOutput,
+    KnockOut,
+    Rows,
+    ScoreBias,
+    ScoreScale,
+    ValueZero,
+    heads_of,
+    is_nothing,
+)
+from tempo.policy.serialize import described_edit
+
+
+def heads_in(edit: Edit, model: LanguageModel) -> dict[int, list[int]]:
+    """The heads of a model that an edit names, by layer.
+
+    Raises:
+        InputError: A head or layer is not the model's, none is named, or an array has another
+            size than the model.
+    """
+    heads = heads_of(edit, n_layers=model.n_layers, n_heads=model.n_heads)
+    width = model.config.hidden_size
+    if isinstance(edit, EmbeddingOffset) and len(edit.vector) != width:
+        raise InputError(
+            f"expected a vector of {width} channels, got {len(edit.vector)}; give one of the "
+            "model's own width"
+        )
+    if isinstance(edit, HeadOutput) and edit.values is not None:
+        found = (len(edit.values), *edit.values.shape[-2:])
+        if found != (model.n_layers, model.n_heads, model.head_dim):
+            raise InputError(
+                f"expected values of {model.n_layers} layers, {model.n_heads} heads and "
+                f"{model.head_dim} channels, got {', '.join(map(str, found))}; take them from a "
+                "forward of this model"
+            )
+    return heads
+
+
+def check_edit_list(edits: object) -> None:
+    """Refuse what is no list of edits.
+
+    Raises:
+        InputError: Says what it is.
+    """
+    if isinstance(edits, get_args(Edit)):
+        raise InputError(
+            f"expected a list of edits, got one {type(edits).__name__}; write edits=[...]"
+        )
+    if not isinstance(edits, Sequence) or isinstance(edits, str):
+        raise InputError(f"expected a list of edits, got {type(edits).__name__}; write edits=[...]")
+    strange = [one for one in edits if not isinstance(one, get_args(Edit))]
+    if strange:
+        raise InputError(
+            f"expected edits of tempo.edits, got {type(strange[0]).__name__}; make one, such as "
+            "tempo.edits.HeadOutput(heads=['L3H5'])"
+        )
+
+
+def check_slots(edit: Edit, n_slots: int) -> None:
+    """Refuse slots that a plain text of so many tokens does not have.
+
+    Raises:
+        InputError: Names one.
+    """
+    named = [getattr(edit, name, None) or () for name in ("slots", "queries")]
+    missing = [slot for slots in named for slot in slots if not 0 <= slot < n_slots]
+    if missing:
+        raise InputError(
+            f"expected slots from 0 to {n_slots - 1}, got {missing[0]}; the text has {n_slots} "
+            "tokens"
+        )
+
+
+def check_touched(edits: Sequence[Edit], touched: Set[int]) -> None:
+    """Refuse edits that never found a row or slot to act on.
+
+    Args:
+        touched: Numbers of those that did.
+
+    Raises:
+        InputError: Names the first that did not.
+    """
+    real = ((number, edit) for number, edit in enumerate(edits) if not is_nothing(edit))
+    idle = [edit for number, edit in real if number not in touched]
+    if idle:
+        raise InputError(
+            "expected edits that find something to act on, got "
+            f"{dict(described_edit(idle[0]))}; check its steps, queries, slots, "
+            "positions and groups, and that the rows see the slots (a sliding window hides what "
+            "lies before it); members of parallel sets are in decoded text only"
+        )
+
+
+def shift_of(
+    moves: Sequence[tuple[EmbeddingOffset, Bool[np.ndarray, " row"]]],
+) -> Shift | None:
+    """The sum of offsets, each on the packed rows that it means; None where there are none."""
+    if not moves:
+        return None
+    return torch.from_numpy(sum(np.outer(rows, edit.vector) for edit, rows in moves)).float()
+
+
+PerHead = Float32[Tensor, "sequence head query slot"]
+CELLS = (ScoreBias, ScoreScale, KnockOut)
+"""What changes scores or weights, so the rows of a trace too."""
+
+
+@dataclass(slots=True)
+class EditApplier:
+    """The edits of one forward, by layer.
+
+    Attributes:
+        heads: Of each edit, by layer; empty where it has none or changes nothing.
+        within: Place of the sequence that each edit is made in; None is all.
+        touched: Numbers of the edits that found a row and a visible slot to act on.
+        outputs: What each layer's heads gave, after the edits, where it is kept.
+    """
+
+    edits: Sequence[Edit]
+    heads: Sequence[dict[int, list[int]]]
+    views: Sequence[SequenceBatch]
+    within: Sequence[int | None]
+    keeps_outputs: bool = False
+    touched: set[int] = field(default_factory=set)
+    outputs: dict[int, Query] = field(default_factory=dict)
+
+    def instead(self, n_layers: int) -> dict[int, Attend]:
+        """What attends in the layers that are edited, or in all where outputs are kept."""
+        named = {layer for heads in self.heads for layer in heads}
+        layers = range(n_layers) if self.keeps_outputs else sorted(named)
+        return {layer: partial(self.attended, layer) for layer in layers}
+
+    def rows_of(self) -> dict[int, RowsOf]:
+        """What computes the rows of layers whose scores or weights are edited."""
+        layers = {
+            layer
+            for edit, heads in zip(self.edits, self.heads, strict=True)
+            if isinstance(edit, CELLS)
+            for layer in heads
+        }
+        return {layer: partial(self.weights, layer) for layer in sorted(layers)}
+
+    def attended(
+        self,
+        layer: int,
+        call: LayerCall,
+        keys: Float[Tensor, "sequence kv_head slot channel"],
+        values: Float[Tensor, "sequence kv_head slot channel"],
+        mask: Mask,
+    ) -> Query:
+        """What the heads of a layer give, with its edits."""
+        if any(isinstance(edit, Columns) for _, edit, _ in self._of_layer(layer)):
+            weights, _ = self.weights(layer, call, keys, mask)
+            read = weights.masked_fill(self._unread(layer, weights, mask), 0.0)
+            own = values.repeat_interleave(call.query.shape[1] // values.shape[1], 1)
+            out = (read.to(own.dtype) @ own).to(call.query.dtype)
+        else:
+            out = attend(call, keys, values, mask)
+        out = self._replaced(layer, out)
+        if self.keeps_outputs:
+            self.outputs[layer] = out
+        return out
+
+    def weights(
+        self,
+        layer: int,
+        call: LayerCall,
+        keys: Float[Tensor, "sequence kv_head slot channel"],
+        mask: Mask,
+    ) -> tuple[PerHead, Float32[Tensor, "sequence head query"]]:
+        """The rows of a layer with its edits, and the log of their normalisers, in float32."""
+        group = call.query.shape[1] // keys.shape[1]
+        own = keys.float().repeat_interleave(group, 1)
+        scores = (call.query.float() @ own.transpose(-1, -2)) * call.scaling
+        if call.softcap is not None:
+            scores = torch.tanh(scores / call.softcap) * call.softcap
+        cut = {
+            softmax: torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+            for softmax in ("before", "after")
+        }
+        for number, edit, heads in self._of_layer(layer):
+            if isinstance(edit, CELLS):
+                chosen = self._cells(number, edit, heads, scores, mask)
+                if isinstance(edit, KnockOut):
+                    cut[edit.softmax] |= chosen
+                else:
+                    scores = _edited(edit, scores, chosen)
+        scores = scores.masked_fill(cut["before"], -torch.inf) + mask.float().unsqueeze(1)
+        _check_rows(layer, scores, mask)
+        if call.sinks is not None:
+            column = call.sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+            scores = torch.cat([scores, column], -1)
+        logsumexp = scores.logsumexp(-1)
+        weights = (scores - logsumexp.unsqueeze(-1)).exp()[..., : keys.shape[2]]
+        return weights.masked_fill(cut["after"], 0.0), logsumexp
+
+    def shift(self) -> Shift | None:
+        """What is added to the packed rows as they enter the first layer; None where nothing is."""
+        moves = [
+            (number, edit)
+            for number, edit in enumerate(self.edits)
+            if isinstance(edit, EmbeddingOffset) and not is_nothing(edit)
+        ]
+        for number, edit in moves:
+            if self._moved(number, edit).any():
+                self.touched.add(number)
+        return shift_of([(edit, self._moved(number, edit)) for number, edit in moves])
+
+    def _moved(self, number: int, edit: EmbeddingOffset) -> Bool[np.ndarray, " row"]:
+        """Which of the packed rows an offset means."""
+        rows = [
+            edit.moved(view.table, view.queries) & self._concerns(number, place)
+            for place, view in enumerate(self.views)
+        ]
+        return np.concatenate(rows)
+
+    def _of_layer(self, layer: int) -> list[tuple[int, HeadEdit, list[int]]]:
+        """Number, edit and heads of every edit that names this layer."""
+        named = enumerate(zip(self.edits, self.heads, strict=True))
+        return [
+            (n, edit, heads[layer])
+            for n, (edit, heads) in named
+            if layer in heads and isinstance(edit, Rows)
+        ]
+
+    def _concerns(self, number: int, place: int) -> bool:
+        return self.within[number] in (None, place)
+
+    def _unread(
+        self, layer: int, weights: PerHead, mask: Mask
+    ) -> Bool[Tensor, "sequence head query slot"]:
+        """Cells whose slot's value is zeroed for the row."""
+        unread = torch.zeros(weights.shape, dtype=torch.bool, device=weights.device)
+        for number, edit, heads in self._of_layer(layer):
+            if isinstance(edit, ValueZero):
+                unread |= self._cells(number, edit, heads, weights, mask)
+        return unread
+
+    def _replaced(self, layer: int, out: Query) -> Query:
+        """Head outputs put in place of what the heads gave."""
+        for number, edit, heads in self._of_layer(layer):
+            if isinstance(edit, HeadOutput):
+                rows = self._rows(number, edit, out)
+                chosen = torch.zeros(out.shape[:3], dtype=torch.bool, device=out.device)
+                chosen[:, heads] = rows[:, None]
+                out = torch.where(chosen[..., None], self._donated(number, layer, edit, out), out)
+        return out
+
+    def _donated(self, number: int, layer: int, edit: HeadOutput, out: Query) -> Query:
+        if edit.values is None:
+            return torch.zeros_like(out)
+        given = torch.from_numpy(np.ascontiguousarray(edit.values[layer])).to(out)
+        if edit.how == "mean":
+            return given[None, :, None, :].expand_as(out)
+        donated = torch.zeros_like(out)
+        for place, view in enumerate(self.views):
+            rows = view.queries[edit.asked(view.table, view.queries)]
+            if not self._concerns(number, place) or not len(rows):
+                continue
+            if rows.max() >= len(given):
+                raise InputError(
+                    f"expected a donor with the rows of slot {rows.max()}, got {len(given)} rows; "
+                    "take a donor as long as the text"
+                )
+            to = np.searchsorted(view.queries, rows)
+            donated[place][:, to] = given[torch.from_numpy(rows).to(given.device)].transpose(0, 1)
+        return donated
+
+    def _cells(
+        self, number: int, edit: Columns, heads: list[int], scores: PerHead, mask: Mask
+    ) -> Bool[Tensor, "sequence head query slot"]:
+        """Visible cells that an edit means."""
+        chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+        for place, view in enumerate(self.views):
+            if not self._concerns(number, place):
+                continue
+            cells = edit.cells(view.table, view.queries)[:, view.held]
+            rows, columns = cells.shape
+            seen = torch.isfinite(mask[place, :rows, :columns])
+            seen &= torch.from_numpy(cells).to(seen.device)
+            chosen[place, heads, :rows, :columns] = seen
+            if seen.any():
+                self.touched.add(number)
+        return chosen
+
+    def _rows(self, number: int, edit: Rows, out: Tensor) -> Bool[Tensor, "sequence query"]:
+        chosen = torch.zeros(out.shape[0], out.shape[2], dtype=torch.bool, device=out.device)
+        for place, view in enumerate(self.views):
+            rows = edit.asked(view.table, view.queries) & self._concerns(number, place)
+            chosen[place, : len(rows)] = torch.from_numpy(rows).to(out.device)
+            if rows.any():
+                self.touched.add(number)
+        return chosen
+
+
+def editing(
+    model: LanguageModel,
+    edits: Sequence[Edit],
+    views: Sequence[SequenceBatch],
+    *,
+    within: Sequence[int | None],
+    keeps: bool = False,
+) -> EditApplier | None:
+    """The edits of one forward; None where nothing is changed or kept.
+
+    Args:
+        within: Place among the views of the sequence that each edit is made in; None is all.
+
+    Raises:
+        InputError: An edit does not fit the model.
+    """
+    if not edits and not keeps:
+        return None
+    named = [heads_in(edit, model) for edit in edits]
+    heads = [{} if is_nothing(edit) else one for edit, one in zip(edits, named, strict=True)]
+    return EditApplier(edits, heads, views, within, keeps)
+
+
+def _check_rows(layer: int, scores: PerHead, mask: Mask) -> None:
+    """Refuse a row that is left with nothing to see."""
+    before = torch.isfinite(mask).any(-1)[:, None]
+    if (before & ~torch.isfinite(scores).any(-1)).any():
+        raise InputError(
+            f"expected edits that leave every row something to see, got a row of layer {layer} "
+            "without a slot; leave one in, or zero the head's output"
+        )
+
+
+def _edited(
+    edit: ScoreBias | ScoreScale,
+    scores: PerHead,
+    chosen: Bool[Tensor, "sequence head query slot"],
+) -> PerHead:
+    if isinstance(edit, ScoreBias):
+        return scores + chosen * edit.amount
+    return torch.where(chosen, scores * edit.factor, scores)

@@ -1,0 +1,111 @@
+"""Sequences before, while and after they are decoded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tempo.engine.capture import NOTHING, Capture, Tensors
+from tempo.engine.next_distribution import Distribution
+from tempo.engine.value_norms import Projections, projections
+from tempo.models.language_model import LanguageModel
+from tempo.policy.edits import Edit
+from tempo.policy.next_set import Nodes
+from tempo.policy.presets import Policy
+from tempo.policy.slots import SlotTable
+from tempo.vocabulary import TOP_READOUT
+
+
+@dataclass(frozen=True, slots=True)
+class SequencePlan:
+    """One prompt under one arm, before it is decoded.
+
+    Attributes:
+        eos: "stop" ends at an end-of-sequence token that ranks first; "ignore" never selects one.
+        rows_from: Rows of earlier steps are not captured.
+    """
+
+    prompt_id: str
+    arm: str
+    token_ids: tuple[int, ...]
+    policy: Policy
+    steps: int
+    eos: str = "stop"
+    rows_from: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """One sequence in the middle of being decoded.
+
+    Attributes:
+        table: Slots written so far.
+        base: Position base of the next set.
+        readout: The distribution that chooses the next set.
+        held: Slots in the cache, by place.
+        nodes: What each living member of the last set predicts; None where no rule asks.
+        stopped: Why it ended: steps, eos, forced or context; empty while it goes on.
+    """
+
+    plan: SequencePlan
+    table: SlotTable
+    base: int
+    readout: Distribution
+    held: Int64[np.ndarray, " held"]
+    nodes: Nodes | None = None
+    stopped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What one step of one sequence leaves.
+
+    Attributes:
+        number: Place of the sequence among the plans.
+        logits: Raw logits of the step's rows, living and dead; of the prompt, those of its last
+            slot only.
+        tensors: Everything for the trace.
+        facts: Scaling, window, soft cap and sinks of the captured layers.
+    """
+
+    number: int
+    step: int
+    decoding: Decoding
+    logits: Float[Tensor, "query vocab"]
+    tensors: Tensors
+    facts: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeContext:
+    """What stays the same from step to step.
+
+    Attributes:
+        readout_size: Tokens of each readout to keep; all where None.
+        on_step: Called for every (step, sequence) as soon as it is whole.
+        edits: What is changed in every forward.
+        edited: For each edit the number of the sequence it is made in; where empty, every edit is
+            made in all of them.
+        touched: Numbers of the edits that have found something to act on.
+        keeps_outputs: Whether each forward hands on what the heads gave.
+        projections: What slots write through, where their values are captured.
+    """
+
+    model: LanguageModel
+    capture: Capture = NOTHING
+    readout_size: int | None = TOP_READOUT
+    on_step: Callable[[StepOutcome], None] = lambda _: None
+    edits: tuple[Edit, ...] = ()
+    edited: tuple[int, ...] = ()
+    touched: set[int] = field(default_factory=set)
+    keeps_outputs: bool = False
+    projections: Projections = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "projections", projections(self.model, self.capture))
+
+    def within(self) -> list[int | None]:
+        """For each edit the number of the sequence it is made in; None is all."""
+        return list(self.edited) or [None] * len(self.edits)

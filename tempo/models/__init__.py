@@ -1,0 +1,1 @@
+"""Find, load, identify and refuse models."""

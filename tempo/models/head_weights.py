@@ -1,0 +1,289 @@
+"""Exports the weights of a model's attention circuits, whatever its family calls them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor, nn
+
+from tempo.errors import InputError, ModelError
+from tempo.models.circuit_weights import CircuitWeights, LayerWeights, Norm, ProcessedEmbedding
+from tempo.models.language_model import LanguageModel
+from tempo.models.projections import OUTPUTS, output_projections
+
+EXPORTED = frozenset(
+    {
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3_text",
+        "phi3",
+        "olmo",
+        "olmo2",
+        "gpt_neox",
+        "gpt_oss",
+        "smollm3",
+    }
+)
+"""Families whose layers are known to add up as the exported weights say."""
+
+_PROBE = 1000.0  # so large that the epsilon of a norm does not show
+_SMALL = 1e-3
+_SAMPLE = 16
+_BATCH = 1024
+
+
+class _Enough(Exception):
+    """Ends a forward after the first layer."""
+
+
+def circuit_weights(model: LanguageModel) -> CircuitWeights:
+    """The weights by head; views of the model's own memory where they are float32 on the CPU.
+
+    Raises:
+        ModelError: The family is not known, or its projections are not plain.
+    """
+    check_exported(model)
+    head: Any = model.hf.get_output_embeddings()
+    table: Any = model.hf.get_input_embeddings()
+    scale = _embedding_scale(model)
+    embedding = _array(table.weight)
+    config: Any = model.config
+    return CircuitWeights(
+        layers=tuple(_layer(model, layer) for layer in range(model.n_layers)),
+        embedding=embedding if scale == 1.0 else _frozen(embedding * np.float32(scale)),
+        unembedding=_array(head.weight),
+        final_norm=measured_norm(final_norm(model), model),
+        softcap=getattr(config, "final_logit_softcapping", None),
+        is_parallel=is_parallel(model),
+        is_tied=head.weight is table.weight,
+    )
+
+
+def check_exported(model: LanguageModel) -> None:
+    """Refuse a family whose layers may not add up as the exported weights say.
+
+    Raises:
+        ModelError: Names the family.
+    """
+    if model.config.model_type not in EXPORTED:
+        raise ModelError(
+            f"expected a family whose weights can be exported ({', '.join(sorted(EXPORTED))}), "
+            f"got {model.config.model_type}; leave out the roles that read weights"
+        )
+
+
+def is_parallel(model: LanguageModel) -> bool:
+    """Whether attention and MLP of a layer read the same stream."""
+    return bool(getattr(model.config, "use_parallel_residual", False))
+
+
+@torch.inference_mode()
+def processed_embedding(
+    model: LanguageModel, ids: Sequence[int] | Int64[np.ndarray, " token"]
+) -> ProcessedEmbedding:
+    """Tokens as the heads of later layers find them: through the first MLP, without attention.
+
+    Each token runs alone through the first layer while its attention adds nothing (Gould et al.
+    2023, arXiv 2312.09230, section 2; they take what the MLP writes as the effective embedding).
+
+    Raises:
+        ModelError: The first layer has no plain output projection.
+        InputError: No tokens.
+    """
+    tokens = [int(token) for token in ids]
+    if not tokens:
+        raise InputError("expected at least one token to embed, got none; give some")
+    decoder: Any = model.hf.get_decoder()
+    linear = output_projections(model, (0,))[0]
+    streams: list[tuple[Tensor, Tensor]] = []
+
+    def note(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any], out: Any) -> None:
+        before = args[0] if args else options["hidden_states"]
+        after = out[0] if isinstance(out, tuple) else out
+        streams.append((before[:, 0].float(), after[:, 0].float()))
+        raise _Enough
+
+    silent = linear.register_forward_hook(_nothing)
+    noted = decoder.layers[0].register_forward_hook(note, with_kwargs=True)
+    try:
+        for start in range(0, len(tokens), _BATCH):
+            _first_layer(model, tokens[start : start + _BATCH])
+    finally:
+        silent.remove()
+        noted.remove()
+    before, after = (torch.cat(part) for part in zip(*streams, strict=True))
+    return ProcessedEmbedding(tuple(tokens), _array(before), _array(after - before))
+
+
+def _nothing(_: nn.Module, __: object, out: Tensor) -> Tensor:
+    return torch.zeros_like(out)
+
+
+def measured_norm(module: nn.Module, model: LanguageModel) -> Norm:
+    """What a normalisation does, found by asking it: no family's way of storing it matters."""
+    assert model.config.hidden_size % 2 == 0, "the probe must have mean 0"
+    signs = torch.ones(model.config.hidden_size, device=model.device, dtype=model.hf.dtype)
+    signs[1::2] = -1
+    with torch.inference_mode():
+        up, down = (module(sign * _PROBE * signs).float() for sign in (1, -1))
+        moved = module(_PROBE * (signs + 1)).float()
+        short = module(_SMALL * signs).float()
+    gain, shift = (up - down) / 2 * signs.float(), (up + down) / 2
+    kept = gain.abs() > 0
+    ratio = ((short - shift) * signs.float() / gain)[kept].median()
+    measured = _SMALL**2 * (1 / float(ratio) ** 2 - 1)
+    declared = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    is_layer_norm = torch.allclose(moved, up, rtol=1e-2, atol=1e-2 * float(gain.abs().max()))
+    return Norm(
+        kind="layer" if is_layer_norm else "rms",
+        gain=_array(gain),
+        shift=_array(shift) if bool(shift.any()) else None,
+        eps=float(measured if declared is None else declared),
+    )
+
+
+def final_norm(model: LanguageModel) -> nn.Module:
+    """The norm before the language-model head."""
+    decoder: Any = model.hf.get_decoder()
+    return decoder.norm if hasattr(decoder, "norm") else decoder.final_layer_norm
+
+
+def branch_norm(model: LanguageModel, layer: int) -> nn.Module | None:
+    """The norm that an attention's output passes before it joins the stream, where there is one."""
+    decoder: Any = model.hf.get_decoder()
+    block = decoder.layers[layer]
+    if getattr(block, "post_feedforward_layernorm", None) is None:
+        return None  # otherwise the norm of this name stands before the MLP
+    return block.post_attention_layernorm
+
+
+def _layer(model: LanguageModel, layer: int) -> LayerWeights:
+    decoder: Any = model.hf.get_decoder()
+    block, attention = decoder.layers[layer], _attention(model, layer)
+    query, key, value = _inward(model, attention)
+    linear = output_projections(model, (layer,))[layer]
+    wide = linear.weight.detach().reshape(-1, model.n_heads, model.head_dim).transpose(0, 1)
+    after, before = branch_norm(model, layer), getattr(block, "input_layernorm", None)
+    return LayerWeights(
+        query=query[0],
+        key=key[0],
+        value=value[0],
+        out=_array(wide),
+        query_bias=query[1],
+        key_bias=key[1],
+        value_bias=value[1],
+        out_bias=_bias(linear),
+        input_norm=None if before is None else measured_norm(before, model),
+        branch_norm=None if after is None else measured_norm(after, model),
+        clip=getattr(model.config, "clip_qkv", None),
+        normalises=hasattr(attention, "q_norm"),
+    )
+
+
+def _attention(model: LanguageModel, layer: int) -> nn.Module:
+    """The module whose output projection `output_projections` found to be the only one."""
+    decoder: Any = model.hf.get_decoder()
+    return next(
+        module
+        for module in decoder.modules()
+        if getattr(module, "layer_idx", None) == layer
+        and any(name in dict(module.named_children()) for name in OUTPUTS)
+    )
+
+
+_Part = tuple[
+    Float32[np.ndarray, "head channel hidden"], Float32[np.ndarray, "head channel"] | None
+]
+
+
+def _inward(model: LanguageModel, attention: Any) -> list[_Part]:
+    """Query, key and value maps by head, with their biases."""
+    n, n_kv, width = model.n_heads, model.n_kv_heads, model.head_dim
+    if hasattr(attention, "q_proj"):
+        linears = (attention.q_proj, attention.k_proj, attention.v_proj)
+        parts = [(linear.weight, linear.bias) for linear in linears]
+    elif hasattr(attention, "qkv_proj"):  # queries of all heads, then keys, then values
+        linears = (attention.qkv_proj,)
+        parts = _split(
+            attention.qkv_proj, lambda rows: rows.split([n * width] + [n_kv * width] * 2)
+        )
+    elif hasattr(attention, "query_key_value") and n == n_kv:  # head by head: query, key, value
+        linears = (attention.query_key_value,)
+        parts = _split(
+            attention.query_key_value,
+            lambda rows: rows.unflatten(0, (n, 3, width)).transpose(0, 1).flatten(1, 2).unbind(0),
+        )
+    else:
+        raise _unknown(model, attention)
+    sizes = [len(weight) for weight, _ in parts]
+    if sizes != [n * width, n_kv * width, n_kv * width] or any(
+        type(linear) is not nn.Linear for linear in linears
+    ):
+        raise _unknown(model, attention)
+    return [
+        (
+            _array(weight.detach().unflatten(0, (-1, width))),
+            None if bias is None else _array(bias.detach().unflatten(0, (-1, width))),
+        )
+        for weight, bias in parts
+    ]
+
+
+def _split(linear: nn.Linear, into: Any) -> list[tuple[Tensor, Tensor | None]]:
+    """Rows of a fused projection, and of its bias."""
+    weights = into(linear.weight)
+    biases: Any = [None] * 3 if getattr(linear, "bias", None) is None else into(linear.bias)
+    return list(zip(weights, biases, strict=True))
+
+
+def _bias(linear: Any) -> Float32[np.ndarray, " hidden"] | None:
+    return None if linear.bias is None else _array(linear.bias)
+
+
+def _unknown(model: LanguageModel, attention: nn.Module) -> ModelError:
+    return ModelError(
+        "expected plain linear query, key and value projections, got those of "
+        f"{type(attention).__name__} in {model.config.model_type}; leave out the roles that read "
+        "weights"
+    )
+
+
+def _embedding_scale(model: LanguageModel) -> float:
+    """What a family multiplies its embeddings by, from a few tokens on their way in."""
+    ids = np.linspace(1, model.vocab_size - 1, _SAMPLE).astype(np.int64)
+    table: Any = model.hf.get_input_embeddings()
+    stored = table.weight[torch.from_numpy(ids).to(model.device)].detach().float().cpu().numpy()
+    entered = processed_embedding(model, ids).embedding
+    scale = float((entered * stored).sum() / (stored**2).sum())
+    if np.array_equal(entered, stored):
+        return 1.0
+    if not np.allclose(entered, scale * stored, rtol=1e-2, atol=1e-6):
+        raise ModelError(
+            "expected embeddings that enter the first layer as they are or scaled, got others in "
+            f"{model.config.model_type}; leave out the roles that read weights"
+        )
+    return scale
+
+
+def _first_layer(model: LanguageModel, tokens: list[int]) -> None:
+    decoder: Any = model.hf.get_decoder()
+    ids = torch.tensor(tokens, device=model.device)[:, None]
+    try:
+        decoder(input_ids=ids, use_cache=False)
+    except _Enough:
+        return
+
+
+def _array(tensor: Float[Tensor, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    return _frozen(tensor.detach().float().cpu().numpy())
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    """Read-only: it may be the model's own memory."""
+    array.flags.writeable = False
+    return array

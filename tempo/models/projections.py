@@ -1,0 +1,66 @@
+"""The output projections of a model's attention, layer by layer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from tempo.errors import ModelError
+from tempo.models.language_model import LanguageModel
+
+OUTPUTS = ("o_proj", "out_proj", "dense", "wo", "Wo")
+"""What models call the output projection of their attention."""
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def head_slices(
+    weight: Float[Tensor, "hidden input"], n_heads: int
+) -> Float32[Tensor, "head channel hidden"]:
+    """The part of an output projection that each query head writes through."""
+    return weight.float().T.reshape(n_heads, -1, weight.shape[0])
+
+
+def output_projections(model: LanguageModel, layers: Sequence[int]) -> dict[int, nn.Linear]:
+    """The linear map that each of these layers sends its heads' outputs through.
+
+    Raises:
+        ModelError: Names the class that has none, more than one, or weights that are not plain.
+    """
+    decoder: Any = model.hf.get_decoder()
+    found: dict[int, list[tuple[nn.Module, nn.Module]]] = {layer: [] for layer in layers}
+    for module in decoder.modules():
+        layer = getattr(module, "layer_idx", None)
+        children = dict(module.named_children())
+        if layer in found:
+            found[layer] += [(module, children[name]) for name in OUTPUTS if name in children]
+    return {layer: _only(model, layer, parts) for layer, parts in found.items()}
+
+
+def _only(
+    model: LanguageModel, layer: int, parts: Sequence[tuple[nn.Module, nn.Module]]
+) -> nn.Linear:
+    width = model.n_heads * model.head_dim
+    expected = (
+        f"expected one plain linear output projection ({', '.join(OUTPUTS)}) of {width} inputs in "
+        f"the attention of layer {layer}"
+    )
+    if len(parts) != 1:
+        raise ModelError(
+            f"{expected}, got {len(parts)} in {type(model.hf).__name__}; leave out values"
+        )
+    ((attention, linear),) = parts
+    kind = f"{type(linear).__name__} in {type(attention).__name__}"
+    # a subclass may be quantised, adapted or reparametrised: its weight is not what it computes
+    if type(linear) is not nn.Linear or linear.weight.dtype not in _DTYPES:
+        weight = getattr(linear, "weight", None)
+        raise ModelError(
+            f"{expected}, got a {kind} ({getattr(weight, 'dtype', 'no weight')}); leave out values"
+        )
+    if linear.in_features != width or linear.weight.is_meta:
+        held = ", its weight not in memory" if linear.weight.is_meta else ""
+        raise ModelError(
+            f"{expected}, got a {kind} of {linear.in_features}{held}; leave out values"
+        )
+    return linear

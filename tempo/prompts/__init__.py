@@ -1,0 +1,1 @@
+"""Texts that models are asked about: suites, corpora, names, needles and pairs."""

@@ -1,0 +1,134 @@
+"""Prompts that name two people and one of them again, for heads that inhibit the repeated one.
+
+The indirect object (IO) is named once, the subject (S) twice. ABBA names IO first and then S, BABA
+the other way round; both end where IO comes next. In the control ABC the second S is a third name,
+so nothing says which of the first two comes next (Wang et al. 2022, arXiv 2211.00593).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from tempo.errors import InputError
+from tempo.prompts.tokens import TokenFacts
+
+_NAMES = (
+    "Mary John Anna Peter Laura David Emma James Sarah Mark Kate Paul Lucy Tom Alice Jack Jane "
+    "Robert Helen George Rose Simon Grace Henry Julia Frank Susan Adam Maria Daniel"
+)
+NAMES = tuple(_NAMES.split())
+TEMPLATES = (
+    "When{first} and{second} walked to the garden,{again} handed a flower to",
+    "After{first} and{second} left the library,{again} lent a book to",
+    "While{first} and{second} waited at the station,{again} gave the ticket to",
+)
+ORDERS = ("ABBA", "BABA")
+FEWEST = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NamePrompt:
+    """One prompt; places are those of tokens in `ids`.
+
+    Attributes:
+        order: "ABBA" or "BABA".
+        io: Place of the indirect object.
+        s: Place of the first subject.
+        s2: Place of the second subject; of the third name in the control.
+        end: Last place, whose logits choose the next name.
+        io_token: Token of the indirect object.
+        s_token: Token of the first subject.
+        is_control: Whether the second subject is a third name (ABC).
+        number: Same in a prompt and its control.
+    """
+
+    ids: Int64[np.ndarray, " token"]
+    order: str
+    io: int
+    s: int
+    s2: int
+    end: int
+    io_token: int
+    s_token: int
+    is_control: bool
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class NamePrompts:
+    """Prompts, the control of each, and the names a tokenizer keeps.
+
+    Attributes:
+        names: Candidates that are one token, with it.
+        vanished: Candidates that are not.
+    """
+
+    prompts: tuple[NamePrompt, ...]
+    controls: tuple[NamePrompt, ...]
+    names: dict[str, int]
+    vanished: tuple[str, ...]
+
+
+def name_prompts(facts: TokenFacts, *, n: int = 64, seed: int = 0) -> NamePrompts:
+    """Draw names for n prompts; templates and orders take turns.
+
+    Raises:
+        InputError: Fewer than three names are one token, or a name does not stay whole in a text.
+    """
+    names, vanished = facts.kept(NAMES)
+    if len(names) < FEWEST:
+        raise InputError(
+            f"expected at least {FEWEST} names of one token, got {len(names)} of {len(NAMES)}; "
+            "leave out the S-inhibition role"
+        )
+    rng = np.random.default_rng([seed, *b"names"])
+    prompts: list[NamePrompt] = []
+    controls: list[NamePrompt] = []
+    for number in range(n):
+        io, s, third = (str(name) for name in rng.choice(list(names), 3, replace=False))
+        template = TEMPLATES[number // len(ORDERS) % len(TEMPLATES)]
+        order = ORDERS[number % len(ORDERS)]
+        first, second = (io, s) if order == "ABBA" else (s, io)
+        for again, into in ((s, prompts), (third, controls)):
+            text = template.format(first=f" {first}", second=f" {second}", again=f" {again}")
+            ids = np.array([*facts.front, *facts.encode(text)], np.int64)
+            places = _places(ids, [names[io], names[s], names[again]], text)
+            into.append(_prompt(ids, places, order=order, is_control=again != s, number=number))
+    return NamePrompts(tuple(prompts), tuple(controls), names, vanished)
+
+
+def _places(ids: Int64[np.ndarray, " token"], tokens: list[int], text: str) -> list[int]:
+    """Where the indirect object, the first and the second subject stand."""
+    io, s, again = tokens
+    at_io, at_s, at_again = (np.flatnonzero(ids == token) for token in (io, s, again))
+    wanted = 2 if s == again else 1
+    if len(at_io) != 1 or len(at_s) != wanted or len(at_again) != wanted:
+        raise InputError(
+            f"expected each name of {text!r} as one token, got IO {len(at_io)} times, S "
+            f"{len(at_s)} times; leave out the S-inhibition role"
+        )
+    return [int(at_io[0]), int(at_s[0]), int(at_again[-1])]
+
+
+def _prompt(
+    ids: Int64[np.ndarray, " token"],
+    places: list[int],
+    *,
+    order: str,
+    is_control: bool,
+    number: int,
+) -> NamePrompt:
+    io, s, s2 = places
+    return NamePrompt(
+        ids=ids,
+        order=order,
+        io=io,
+        s=s,
+        s2=s2,
+        end=len(ids) - 1,
+        io_token=int(ids[io]),
+        s_token=int(ids[s]),
+        is_control=is_control,
+        number=number,
+    )

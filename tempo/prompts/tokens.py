@@ -1,0 +1,96 @@
+"""What the sequences of the battery need to know of a tokenizer."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64
+
+from tempo.errors import InputError
+
+_ANCHOR = "a"
+
+
+@runtime_checkable
+class Spells(Protocol):
+    """A model with a tokenizer, as `tempo.models.language_model.LanguageModel` is."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of transformers, or None."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenFacts:
+    """A tokenizer, reduced to what sequences are made of.
+
+    Attributes:
+        encode: Token ids of a text without any special token.
+        bos: The id that the tokenizer puts in front of a text; None where it puts none.
+        ordinary: Ids that the model has logits for and that are neither special nor added.
+    """
+
+    encode: Callable[[str], list[int]]
+    bos: int | None
+    ordinary: Int64[np.ndarray, " id"]
+
+    @property
+    def front(self) -> tuple[int, ...]:
+        """What stands before every sequence: the bos token, or nothing."""
+        return () if self.bos is None else (self.bos,)
+
+    def after_text(self, text: str) -> list[int]:
+        """Token ids of a text that continues another.
+
+        Some tokenizers put a space before whatever comes first, so a word alone is not the word
+        inside a text.
+        """
+        before, whole = self.encode(_ANCHOR), self.encode(_ANCHOR + text)
+        continues = whole[: len(before)] == before
+        return whole[len(before) :] if continues else self.encode(text)
+
+    def single(self, text: str) -> int | None:
+        """The one token that a text is inside another; None if it takes more."""
+        ids = self.after_text(text)
+        return ids[0] if len(ids) == 1 and ids[0] in self.ordinary else None
+
+    def kept(self, words: Iterable[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+        """The words that are one token after a space, with it, and those that are not."""
+        found = {word: self.single(f" {word}") for word in words}
+        single = {word: token for word, token in found.items() if token is not None}
+        return single, tuple(word for word in found if word not in single)
+
+
+def token_facts(model: Spells) -> TokenFacts:
+    """The facts of a model's tokenizer.
+
+    Raises:
+        InputError: The model has no tokenizer.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise InputError(
+            f"expected a tokenizer, got none for {model.name}; load the model with its tokenizer"
+        )
+
+    def encode(text: str) -> list[int]:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return [int(token) for token in ids]
+
+    with_specials = tokenizer(_ANCHOR)["input_ids"]
+    adds_bos = tokenizer.bos_token_id is not None and with_specials[:1] == [tokenizer.bos_token_id]
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    known = min(len(tokenizer), model.vocab_size)
+    ordinary = np.setdiff1d(np.arange(known, dtype=np.int64), np.array(sorted(special), np.int64))
+    return TokenFacts(encode, tokenizer.bos_token_id if adds_bos else None, ordinary)

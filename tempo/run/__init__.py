@@ -1,0 +1,1 @@
+"""From options to traces: request, batches, execution, recording, replay."""

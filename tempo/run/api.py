@@ -1,0 +1,265 @@
+"""Decodes prompts under policies and keeps the traces: `generate`, `compare`, `plan`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tempo.errors import InputError
+from tempo.models.language_model import LanguageModel
+from tempo.models.load import Source, load_model
+from tempo.policy.edits import Edit
+from tempo.policy.override import Change, as_policy, parse_change
+from tempo.policy.presets import Policy
+from tempo.policy.selection import Greedy
+from tempo.run.batching import layout
+from tempo.run.execute import Watch, execute
+from tempo.run.options import COMPARE_DEFAULTS, Options, make_options
+from tempo.run.request import (
+    Pair,
+    PromptInput,
+    Request,
+    arm_name,
+    is_single,
+    make_request,
+    prompts_from,
+)
+from tempo.trace.run import Run
+
+DEFAULT_ARMS: tuple[str, ...] = COMPARE_DEFAULTS["arms"]
+DEFAULT_POLICY = "isolated"
+REPLAYS = {"visible@isolated": ("isolated", "visible")}
+"""Arms that an unpaired `compare` adds: the second on the sets of the first, where both are."""
+NULL = "greedy"
+_POLICY_OPTIONS = (
+    *("select", "threshold", "max_width", "readout"),
+    *("positions", "bias", "prune", "keep"),
+)
+
+
+def generate(
+    model: Source,
+    prompts: PromptInput | Sequence[PromptInput] | Sequence[tuple[PromptInput, Policy | str]],
+    *,
+    policy: Policy | str | None = None,
+    edits: Sequence[Edit] = (),
+    out: str | Path | None = None,
+    force: bool = False,
+    watch: Watch | None = None,
+    **options: Any,
+) -> Run:
+    """Decode prompts in parallel sets and keep a trace of each.
+
+    Args:
+        model: A loaded model, or whatever `load_model` takes.
+        prompts: A text, token ids, or a list of these; or (prompt, policy) pairs, decoded together.
+        policy: A preset by name or a `Policy`; isolated if not given.
+        edits: From `tempo.edits`: what is changed in every forward, the prompt's included unless
+            an edit says otherwise. They are recorded in the trace.
+        out: Folder for the run; in memory if not given.
+        force: Replace a run that lies there.
+        watch: Called after every step of every sequence.
+        **options: Fields of `tempo.run.options.Options`: steps, threshold, max_width, readout,
+            positions, eos, chat, capture, layers, heads, readouts, budget, dtype, device, ...
+
+    Raises:
+        TempoError: Something the caller can fix; nothing was decoded.
+    """
+    request = generate_request(model, prompts, policy=policy, edits=edits, **options)
+    return execute(request, layout(request), out=out, force=force, watch=watch)
+
+
+def compare(
+    model: Source,
+    prompts: PromptInput | Sequence[PromptInput],
+    *,
+    arms: Sequence[str] | Mapping[str, Policy | Change] = DEFAULT_ARMS,
+    paired: bool = False,
+    out: str | Path | None = None,
+    force: bool = False,
+    watch: Watch | None = None,
+    **options: Any,
+) -> Run:
+    """Decode every prompt under every arm, batched together.
+
+    Where isolated and visible are both compared, a further arm `visible@isolated` replays the sets
+    of the isolated arm, so that readouts can be compared on identical tokens.
+
+    With `paired`, the first arm decodes freely and all others are its twins: they are fed its sets
+    and change one thing, `visible@isolated`; greedy decodes freely too, as the null. Every member
+    of every set of the first arm is decoded alone as well (`Run.alone`), for the exact split of
+    what a set does to the attention its members get, unless `alone=False`.
+
+    Args:
+        arms: Presets by name, or policies by a name of your own. With `paired`, from the second on
+            also any twin that `tempo.policy.override.parse_change` reads, such as `offset:0.01`,
+            `duplicates:3`, `sequential` or `boost:0.5`, or a `Change` by a name of your own.
+        paired: Feed every arm the sets of the first.
+
+    Others as in `generate`; `capture` is "auto" unless given.
+
+    Raises:
+        TempoError: Something the caller can fix; nothing was decoded.
+    """
+    request = compare_request(model, prompts, arms=arms, paired=paired, **options)
+    return execute(request, layout(request), out=out, force=force, watch=watch)
+
+
+def generate_request(
+    model: Source,
+    prompts: PromptInput | Sequence[PromptInput] | Sequence[tuple[PromptInput, Policy | str]],
+    *,
+    policy: Policy | str | None = None,
+    edits: Sequence[Edit] = (),
+    **options: Any,
+) -> Request:
+    """What `generate` would decode, checked."""
+    name = "custom" if isinstance(policy, Policy) else policy or DEFAULT_POLICY
+    loaded, chosen = _model_and_options(model, {"policy": name} | options)
+    items = _pairs(prompts, policy)
+    texts, ids = prompts_from([item for item, _ in items])
+    arms: dict[str, Policy] = {}
+    pairs: list[Pair] = []
+    for prompt, (_, wanted) in zip(texts, items, strict=True):
+        name, rules = _named(wanted, chosen, arms, options)
+        arms[name] = rules
+        pairs.append((prompt.id, name))
+    return make_request(loaded, chosen, texts, token_ids=ids, arms=arms, pairs=pairs, edits=edits)
+
+
+def compare_request(
+    model: Source,
+    prompts: PromptInput | Sequence[PromptInput],
+    *,
+    arms: Sequence[str] | Mapping[str, Policy | Change] = DEFAULT_ARMS,
+    paired: bool = False,
+    **options: Any,
+) -> Request:
+    """What `compare` would decode, checked."""
+    if isinstance(arms, str):
+        raise InputError(f"expected a list of arms, got the text {arms!r}; give ['isolated', ...]")
+    named = arms if isinstance(arms, Mapping) else dict.fromkeys(arms)
+    if len(arms) < 2 or len(named) != len(arms):
+        raise InputError(f"expected at least two different arms, got {', '.join(arms) or 'none'}")
+    presets = tuple(name for name, policy in named.items() if policy is None)
+    given = {**COMPARE_DEFAULTS, "arms": presets, "paired": paired, **options}
+    loaded, chosen = _model_and_options(model, given)
+    texts, ids = prompts_from(prompts)
+    if chosen.paired:
+        free, replays = _paired(named, chosen)
+        reference = next(iter(free)) if chosen.alone else None
+        return make_request(
+            loaded, chosen, texts, token_ids=ids, arms=free, replays=replays, alone=reference
+        )
+    policies = {name: _free_policy(name, policy, chosen) for name, policy in named.items()}
+    replays = {
+        name: (reference, as_policy(policies[arm]).against(policies[reference]))
+        for name, (reference, arm) in REPLAYS.items()
+        if reference in policies and arm in policies
+    }
+    return make_request(loaded, chosen, texts, token_ids=ids, arms=policies, replays=replays)
+
+
+def _free_policy(name: str, given: Policy | Change | None, options: Options) -> Policy:
+    if isinstance(given, Change):
+        raise InputError(f"expected a policy for {name!r}, got a change; give it with paired=True")
+    return options.policy_of(name) if given is None else given
+
+
+def _paired(
+    named: Mapping[str, Policy | Change | None], options: Options
+) -> tuple[dict[str, Policy], dict[str, tuple[str, Change]]]:
+    """Arms that decode freely, the reference first, and its twins."""
+    reference, *others = named
+    policy = _free_policy(reference, named[reference], options)
+    if isinstance(policy.select, Greedy) or policy.branches:
+        raise InputError(
+            f"expected a first arm whose sets the others can be fed, got {reference!r}; "
+            "put isolated first"
+        )
+    free = {reference: policy} | {
+        name: _free_policy(name, named[name], options) for name in others if name == NULL
+    }
+    twins = {
+        f"{name}@{reference}": (reference, _change(name, named[name], policy))
+        for name in others
+        if name != NULL
+    }
+    if not twins:
+        raise InputError(f"expected a twin beside {reference}, got none; add visible or unique")
+    return free, twins
+
+
+def _change(name: str, given: Policy | Change | None, reference: Policy) -> Change:
+    """What a twin changes; a change of nothing is refused."""
+    if isinstance(given, Policy):
+        change = as_policy(given).against(reference)
+    else:
+        change = (parse_change(name) if given is None else given).against(reference)
+    if not change.axes:
+        raise InputError(
+            f"expected a twin that differs from the first arm, got {name!r}, which does the same; "
+            "leave it out"
+        )
+    return change
+
+
+def _model_and_options(model: Source, values: Mapping[str, Any]) -> tuple[LanguageModel, Options]:
+    if isinstance(model, str | Path):
+        options = make_options({"model": str(model)} | dict(values))
+        device = None if options.device_map else options.device
+        loaded = load_model(
+            model,
+            dtype=options.dtype,
+            device=device,
+            device_map=options.device_map,
+            revision=options.revision,
+        )
+        return loaded, options
+    loaded = load_model(model)
+    facts = {
+        "model": loaded.name,
+        "revision": loaded.revision,
+        "dtype": loaded.dtype,
+        "device": str(loaded.device),
+    }
+    asked = {
+        name: value for name, value in values.items() if name in facts and value != facts[name]
+    }
+    if asked:
+        raise InputError(
+            f"expected {', '.join(asked)} as the loaded model has it, got {asked}; load it so "
+            "instead"
+        )
+    return loaded, make_options(facts | dict(values))
+
+
+def _pairs(prompts: Any, policy: Policy | str | None) -> list[tuple[PromptInput, Policy | str]]:
+    if is_single(prompts):
+        return [(prompts, policy or DEFAULT_POLICY)]
+    paired = [
+        isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Policy | str)
+        for item in prompts
+    ]
+    if not any(paired):
+        return [(item, policy or DEFAULT_POLICY) for item in prompts]
+    if not all(paired) or policy is not None:
+        raise InputError(
+            "expected prompts, or (prompt, policy) pairs without a policy beside them, got both; "
+            "give a policy to each"
+        )
+    return list(prompts)
+
+
+def _named(
+    wanted: Policy | str, options: Options, arms: Mapping[str, Policy], given: Mapping[str, Any]
+) -> tuple[str, Policy]:
+    if isinstance(wanted, str):
+        return wanted, options.policy_of(wanted)
+    clash = [name for name in _POLICY_OPTIONS if name in given]
+    if clash:
+        raise InputError(
+            f"expected {', '.join(clash)} inside the Policy object, got it as an option too; "
+            "leave one out"
+        )
+    known = [name for name, policy in arms.items() if policy == wanted]
+    return (known[0] if known else arm_name(wanted, list(arms))), wanted

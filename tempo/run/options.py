@@ -1,0 +1,299 @@
+"""Options of a run: one model for Python, the command line, a config file and the manifest."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from tempo.errors import InputError
+from tempo.policy.biases import BIASES, parse_bias
+from tempo.policy.override import parse_change
+from tempo.policy.positions import parse_place
+from tempo.policy.presets import PRESETS, Policy, preset
+from tempo.policy.pruning import parse_prune
+from tempo.policy.readout import READOUTS, Read, parse_readout
+from tempo.policy.schedules import parse_schedule
+from tempo.policy.selection import SELECTS, Select, parse_select
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as ``2GB`` or ``500 MB``; decimal units.
+
+    Raises:
+        InputError: Not a size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)?\s*", text, re.IGNORECASE)
+    if match is None or float(match[1]) <= 0:
+        raise InputError(f"expected a size such as 2GB or 500MB, got {text!r}")
+    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+
+
+def parse_numbers(text: str | None, count: int, *, what: str) -> tuple[int, ...]:
+    """Read ``0,3,10-14``; all `count` numbers where None..
+
+    Raises:
+        InputError: Not such a list, or a number out of range.
+    """
+    if text is None:
+        return tuple(range(count))
+    numbers: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise InputError(f"expected {what} such as 0,3,10-14, got {text!r}")
+        numbers |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    if not numbers or max(numbers) >= count:
+        raise InputError(f"expected {what} from 0 to {count - 1}, got {text!r}")
+    return tuple(sorted(numbers))
+
+
+def _kind_of_threshold(value: Any) -> str:
+    """A text that is no number is taken for a schedule."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return "schedule" if isinstance(value, str) else "number"
+    return "number"
+
+
+_Threshold = Annotated[
+    Annotated[float, Field(gt=0, le=1), Tag("number")] | Annotated[str, Tag("schedule")],
+    Discriminator(_kind_of_threshold),
+]
+
+
+class Options(BaseModel):
+    """Everything that decides what a run contains, but its prompts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field("smollm2-135m", description="Preset, hub id, folder or .gguf file.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Weights and arithmetic."
+    )
+    device: str = Field("cpu", description="Torch device.")
+    device_map: str | None = Field(None, description="How accelerate spreads the model, e.g. auto.")
+    policy: str = Field("isolated", description=f"One of {', '.join(PRESETS)}.")
+    arms: tuple[str, ...] = Field((), description="Policies to compare.")
+    paired: bool = Field(
+        False, description="Feed every arm the sets of the first; arms may then be any twin."
+    )
+    select: str = Field(
+        "threshold", description=f"Which tokens enter the set: {', '.join(SELECTS)}."
+    )
+    alone: bool = Field(
+        True, description="With --paired: decode every member without its siblings as well."
+    )
+    threshold: _Threshold | None = Field(
+        0.1,
+        description="Tokens with at least this probability enter the set: a number for all steps, "
+        "linear:START:END:STEPS, bezier:START:CONTROL[:CONTROL]:END:STEPS or "
+        "relu:START:KNEE:SLOPE:END.",
+    )
+    max_width: int = Field(8, ge=1, description="Largest set.")
+    steps: int = Field(10, ge=1, description="Sets to choose and feed.")
+    readout: str = Field("mixture", description=f"One of {', '.join(READOUTS)}.")
+    positions: str | None = Field(
+        None, description="shared, unique or offset:NUMBER; the policy's own if not given."
+    )
+    bias: str | None = Field(
+        None, description=f"boost:NUMBER, {', '.join(BIASES)}, or several with a plus."
+    )
+    prune: str = Field("never", description="never, attention:NUMBER or attention-share:NUMBER.")
+    keep: Literal["mask", "evict", "recompute"] = Field(
+        "mask", description="What becomes of a pruned member and of what came after it."
+    )
+    eos: Literal["stop", "ignore"] = Field("stop", description="What an end of sequence does.")
+    chat: bool = Field(False, description="Apply the tokenizer's chat template.")
+    capture: Literal["auto", "weights", "qk", "reduced"] = Field(
+        "weights", description="What to keep of every row."
+    )
+    layers: str | None = Field(
+        None, description="Layers to capture, e.g. 0,3,10-14; all if not given."
+    )
+    heads: str | None = Field(
+        None, description="Query heads to capture, e.g. 0-3; all if not given."
+    )
+    values: bool = Field(
+        False, description="Keep the norm of each slot's value through the output projection."
+    )
+    readouts: Literal["top", "full"] = Field(
+        "top", description="Keep the 256 best tokens of each readout, or all."
+    )
+    budget: str = Field(
+        "2GB", description="Memory of a batch, and storage below which auto keeps weights."
+    )
+    seed: int = Field(
+        0, ge=0, description="Seed of what sample draws, and of the bootstrap behind the intervals."
+    )
+
+    @field_validator("policy")
+    @classmethod
+    def _known_policy(cls, name: str) -> str:
+        if name not in (*PRESETS, "custom"):
+            raise ValueError(f"expected a policy of {', '.join(PRESETS)}")
+        return name
+
+    @field_validator("arms")
+    @classmethod
+    def _known_arms(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise ValueError("expected every arm once")
+        return names
+
+    @model_validator(mode="after")
+    def _known_twins(self) -> "Options":
+        for number, name in enumerate(self.arms):
+            if self.paired and number and name != "greedy":
+                parse_change(name)
+            elif name not in (*PRESETS, "custom"):
+                raise InputError(
+                    f"arms: expected a policy of {', '.join(PRESETS)}, got {name!r}; see --help"
+                )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _threshold_where_used(cls, values: Any) -> Any:
+        """A selection that uses no threshold has none, rather than a default that says nothing."""
+        if values.get("select", "threshold") == "threshold" or "threshold" in values:
+            return values
+        return {**values, "threshold": None}
+
+    @model_validator(mode="after")
+    def _select_once(self) -> "Options":
+        if self.select == "threshold" and self.threshold is None:
+            raise InputError("expected a threshold, got none; for example 0.1")
+        if self.select != "threshold" and self.threshold is not None:
+            raise InputError(
+                "expected a threshold with --select threshold only, got threshold "
+                f"{self.threshold} with select {self.select!r}; leave one of them out"
+            )
+        self._select()
+        own = {"greedy": "a choice of tokens itself", "custom": "which has its own"}
+        if self.select != "threshold" and self.policy in own:
+            raise InputError(
+                f"expected no --select with policy {self.policy}, {own[self.policy]}, got "
+                f"{self.select!r}; leave one of them out"
+            )
+        return self
+
+    def _select(self) -> Select:
+        """Which tokens enter."""
+        used = {} if self.threshold is None else {"threshold": self.threshold}
+        return parse_select(self.select, max_width=self.max_width, seed=self.seed, **used)
+
+    @field_validator("threshold", "readout", "positions", "budget", "bias", "prune")
+    @classmethod
+    def _readable(cls, text: float | str | None, info: Any) -> float | str | None:
+        parse = {
+            "threshold": parse_schedule,
+            "readout": parse_readout,
+            "positions": parse_place,
+            "budget": parse_bytes,
+            "bias": parse_bias,
+            "prune": parse_prune,
+        }[info.field_name]
+        try:
+            return (parse(text), text)[1] if isinstance(text, str) else text
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _positions_once(self) -> "Options":
+        names = self.arms or (self.policy,)
+        if self.positions is not None and "unique" in names:
+            raise ValueError(
+                "expected positions with policies other than unique, which is a choice of "
+                "positions itself, "
+                f"got positions {self.positions!r} with unique; leave one of them out"
+            )
+        return self
+
+    def policy_of(self, name: str) -> Policy:
+        """The policy of an arm under these options."""
+        chosen = preset(name, max_width=self.max_width, select=self._select())
+        rules: dict[str, Any] = {}
+        if self.positions is not None:
+            rules["place"] = parse_place(self.positions)
+        if "readout" in self.model_fields_set:
+            rules["read"] = self._read(chosen.read)
+        if self.bias is not None:
+            rules["bias"] = (*chosen.bias, *parse_bias(self.bias))
+        if name != "greedy":
+            rules |= {"prune": parse_prune(self.prune), "keep": self.keep}
+        return replace(chosen, **rules)
+
+    def _read(self, own: Read) -> Read:
+        """The readout asked for, with the frontier of the policy."""
+        read: Any = parse_readout(self.readout)
+        if read.children == "merged":
+            return read
+        if own.children == "merged":
+            raise InputError(
+                f"expected a readout of members that share their children, got {self.readout!r}; "
+                "it goes with --policy tree"
+            )
+        return replace(read, frontier=self.max_width)
+
+
+COMPARE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"arms": ("isolated", "visible", "unique", "greedy"), "capture": "auto"}
+)
+"""Where `compare` differs from the defaults of `Options`."""
+
+
+def make_options(values: Mapping[str, Any]) -> Options:
+    """Options from plain values.
+
+    Raises:
+        InputError: An unknown key or a value out of range; the message names each.
+    """
+    try:
+        return Options(**values)
+    except ValidationError as error:
+        raise InputError("; ".join(_problem(item, values) for item in error.errors())) from None
+
+
+def _problem(item: Any, values: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in item["loc"][:1]) or "options"
+    if item["type"] == "extra_forbidden":
+        return f"expected an option of {', '.join(Options.model_fields)}, got {key!r}"
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    text = message if message.startswith("expected") else f"expected {message}"
+    return f"{key}: {text}, got {values.get(key)!r}" if ", got " not in text else f"{key}: {text}"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Values in a TOML config file, with the keys of `Options`.
+
+    Raises:
+        InputError: The file is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"expected a config file at {path}, got nothing there; check --config"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError(
+            f"expected TOML in {path}, got {error}; write lines such as steps = 10"
+        ) from None
