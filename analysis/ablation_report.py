@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from analysis.ablation.figures import ablation_drawings
-from analysis.ablation.prediction_sheets import prediction_sheet, shift_sheet
-from analysis.ablation.predictions import PredictionTable
 from analysis.ablation.result import AblationFindings
 from analysis.ablation.tables import ablation_tables
-from analysis.results import plain
-from analysis.studies import Study, write_study
-from analysis.told import Told
+from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.findings import Findings
+from tempo_analysis.report.predictions import PredictionTable, prediction_sheet, shift_sheet
+from tempo_analysis.report.study import Study, write_study
 
 ABLATION_FILE = "ablation.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Ablation(Told):
+class Ablation(Findings):
     """What an ablation found.
 
     Attributes:

@@ -5,9 +5,9 @@ from pathlib import Path
 from analysis.census.figures import write_census_figures
 from analysis.census.heads import Document
 from analysis.census.tables import census_tables
-from analysis.delimited import write_tables
 from analysis.page.census import write_census_page
 from tempo.trace.run_folder import RUN_FILE
+from tempo_analysis.report.csv import write_tables
 
 HEADS_FOLDER = "heads"
 AGAINST_FOLDER = "against"

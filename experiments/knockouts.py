@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from analysis.exact import kl_nats, log_probabilities
 from tempo.engine.branch import Fork, decode_forks
 from tempo.engine.decode import decode
 from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
@@ -15,6 +14,7 @@ from tempo.policy.override import forced
 from tempo.policy.presets import Policy
 from tempo.policy.pruning import Keep, Kill
 from tempo.policy.slots import SlotTable
+from tempo_analysis.stats.distributions import kl_nats, log_probabilities
 
 LARGEST_GROUP = 128
 """Runs that decode together."""

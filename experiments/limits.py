@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis.arms import arms_of
-from analysis.metrics import NONE, Metric
-from analysis.statistics import Curve, Interval
-from analysis.verdict import PROMPTS_FOR_A_CLAIM, SETS_FOR_A_CLAIM, comparison
 from tempo.trace.run import Run
+from tempo_analysis.parallel.arms import arms_of
+from tempo_analysis.parallel.metrics import NONE, Metric
+from tempo_analysis.stats.intervals import Curve, Interval
+from tempo_analysis.stats.verdict import PROMPTS_FOR_A_CLAIM, SETS_FOR_A_CLAIM, comparison
 
 Row = Mapping[str, Any]
 
@@ -73,7 +73,7 @@ def factor_metric(name: str, arm: str, log_ratio: Interval, against: str) -> Met
 
 
 def said(found: Interval, against: str, scale: Any) -> str:
-    """A comparison with something else than the references of `analysis.verdict`."""
+    """A comparison with something else than the references of `tempo_analysis.stats.verdict`."""
     return comparison(found, "the reference", scale=scale).replace("the reference", against)
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64
 
-from analysis.bands import band
-from analysis.metrics import NONE, Metric
-from analysis.statistics import estimate_with_interval
-from analysis.verdict import ROUNDING_NATS, comparison, divergence_verdict, verdict
+from tempo_analysis.parallel.metrics import NONE, Metric
+from tempo_analysis.stats.bands import band
+from tempo_analysis.stats.intervals import estimate_with_interval
+from tempo_analysis.stats.verdict import ROUNDING_NATS, comparison, divergence_verdict, verdict
 
 NOT_COMPARED = "nothing to compare with"
 Values = Float[np.ndarray, " prompt"]

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.arms import arms_of
-from analysis.divergence import MEASURES
-from analysis.metrics import NONE, Metric, metric_row
-from analysis.observation import observe
-from analysis.paired_metrics import twin_metrics
-from analysis.pairing import (
+from experiments.finding import shown
+from experiments.result import hash_of, made_by, write_document
+from tempo.trace.run import Run
+from tempo_analysis.parallel.arms import arms_of
+from tempo_analysis.parallel.divergence import MEASURES
+from tempo_analysis.parallel.metrics import NONE, Metric, metric_row, twin_metrics
+from tempo_analysis.parallel.observation import observe
+from tempo_analysis.parallel.twins import (
     ROW_NUMBERS,
     PromptTwin,
     RowNumbers,
@@ -21,11 +23,8 @@ from analysis.pairing import (
     row_numbers,
     twin_over_prompts,
 )
-from analysis.statistics import estimate_with_interval
-from analysis.verdict import Scale, change_verdict
-from experiments.finding import shown
-from experiments.result import hash_of, made_by, write_document
-from tempo.trace.run import Run
+from tempo_analysis.stats.intervals import estimate_with_interval
+from tempo_analysis.stats.verdict import Scale, change_verdict
 
 Row = Mapping[str, Any]
 Values = Float64[np.ndarray, " prompt"]

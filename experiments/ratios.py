@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.metrics import NONE, Metric
-from analysis.statistics import estimate_with_interval
-from analysis.verdict import comparison
+from tempo_analysis.parallel.metrics import NONE, Metric
+from tempo_analysis.stats.intervals import estimate_with_interval
+from tempo_analysis.stats.verdict import comparison
 
 
 def ratio_metric(

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.results import ArmResults, Results, plain
 from tempo.policy.slots import SlotTable
 from tempo.trace.run import Run
 from tempo.trace.store import write_json
+from tempo_analysis.parallel.results import ArmResults, Results, plain
 
 FORMAT = 1
 _DIGITS = 6

@@ -5,13 +5,13 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.averages import mean_over_prompts
-from analysis.bands import band
-from analysis.entropy import CHANCE
-from analysis.metrics import NONE, Metric
-from analysis.statistics import estimate_with_interval
-from analysis.verdict import comparison
 from experiments.limits import Row, above, below, difference_metric, factor_metric, point
+from tempo_analysis.parallel.entropy import CHANCE
+from tempo_analysis.parallel.metrics import NONE, Metric
+from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.stats.bands import band
+from tempo_analysis.stats.intervals import estimate_with_interval
+from tempo_analysis.stats.verdict import comparison
 
 THIRDS = ("early", "middle", "late")
 PAIRS = (("middle", "early"), ("late", "early"), ("late", "middle"))

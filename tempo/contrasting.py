@@ -17,7 +17,6 @@ from analysis.concept.effect import (
 from analysis.concept.findings import ConceptCheck, ConceptFindings
 from analysis.concept.heads import PERMUTATIONS, TOP, concept_heads
 from analysis.concept.verdict import Endings
-from analysis.statistics import SMALLEST_SAMPLE
 from tempo.causal.silence import Means
 from tempo.errors import InputError
 from tempo.models.language_model import LanguageModel
@@ -32,6 +31,7 @@ from tempo.plain.concept_capture import (
 from tempo.prompts.pairs import BUNDLED, Pairs, load_pairs
 from tempo.run.recorder import model_facts
 from tempo.vocabulary import Head
+from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
 
 FEWEST_PERMUTATIONS = 200
 SWAPS_PER_HEAD = 20

@@ -9,7 +9,7 @@ from analysis.census.result import Census, Document
 from analysis.roles.assignment import RoleScores, judged, role_scores
 from analysis.roles.depth import depth_of
 from analysis.roles.rows import HeadScore
-from analysis.statistics import estimate_with_interval
+from tempo_analysis.stats.intervals import estimate_with_interval
 
 LAYERS, HEADS, OFFSETS, SEQUENCES = 6, 4, 16, 12
 CHANCE = 0.1

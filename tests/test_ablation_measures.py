@@ -8,8 +8,8 @@ from analysis.ablation.effects import NUMBERS, effects, prompt_effect
 from analysis.ablation.measured import prompt_numbers
 from analysis.ablation.measures import cosine, kl_nats, nip, top_1_changed
 from analysis.ablation.passes import Comparison, Pass
-from analysis.statistics import EXACT
 from tempo.errors import InputError
+from tempo_analysis.stats.intervals import EXACT
 
 RNG = np.random.default_rng(0)
 LAYERS, HIDDEN, HEADS, VOCAB = 3, 5, 2, 7

@@ -19,12 +19,12 @@ from analysis.ablation.offsets import (
 from analysis.ablation.passes import Comparison, Pass
 from analysis.ablation.redundancy import PASSES, PromptRedundancy, prompt_redundancy
 from analysis.ablation.result import AblationFacts, AblationFindings, ablation_findings
-from analysis.ablation.spread import sparse_spread
 from analysis.ablation.sweep import PromptSweep, prompt_sweep
 from analysis.ablation.tables import ablation_tables
-from analysis.delimited import csv_text
 from tempo.errors import InputError
 from tempo.vocabulary import Head
+from tempo_analysis.report.csv import csv_text
+from tempo_analysis.stats.bands import sparse_spread
 
 LAYERS, HEADS, HIDDEN, VOCAB = 3, 4, 5, 6
 BASE_A = Comparison("base", "A")

@@ -25,8 +25,8 @@ from analysis.ablation.redundancy import (
 )
 from analysis.ablation.sweep import PromptSweep, prompt_sweep, sweep
 from analysis.ablation.verdict import index_reading, redundancy_sentences, spelled, sweep_sentences
-from analysis.statistics import Interval
 from tempo.errors import InputError
+from tempo_analysis.stats.intervals import Interval
 
 E1, E2, E3 = np.eye(3, dtype=np.float32)[:, None]
 NOTHING = np.zeros((1, 3), np.float32)

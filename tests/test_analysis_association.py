@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.association import (
+from tempo_analysis.stats.association import (
     EVEN_AREA,
     NO_CORRELATION,
     areas,
@@ -12,7 +12,7 @@ from analysis.association import (
     rank_correlations,
     slopes,
 )
-from analysis.statistics import STUDENT, estimate_with_interval, too_few
+from tempo_analysis.stats.intervals import STUDENT, estimate_with_interval, too_few
 
 RNG = np.random.default_rng(21)
 FIRST = RNG.normal(size=(12, 9))

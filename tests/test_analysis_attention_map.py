@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from analysis.attention_map import attention_figure, head_rows, siblings
-from analysis.canvas import COLOURS, save_figure
 from tempo.errors import InputError, LevelError
 from tempo.testing.planted import noisy, planted_trace, uniform, with_sink
 from tempo.trace.trace import Trace
 from tempo.vocabulary import Head
+from tempo_analysis.parallel.trace_figures import attention_figure, head_rows, siblings
+from tempo_analysis.report.figure_style import COLOURS, save_figure
 
 HEAD = Head(1, 0)
 

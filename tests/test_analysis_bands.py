@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.bands import BONFERRONI, MAX_T, band
-from analysis.statistics import INFINITE, RESAMPLES, SAME, curve, too_few
+from tempo_analysis.stats.bands import BONFERRONI, MAX_T, band
+from tempo_analysis.stats.intervals import INFINITE, RESAMPLES, SAME, curve, too_few
 
 RNG = np.random.default_rng(7)
 POINTS = 6

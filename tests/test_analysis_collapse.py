@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from analysis.collapse import NEVER, Collapse, collapse, path_collapse, prompt_collapse
-from analysis.collapse import without_collapsed as without
-from analysis.statistics import estimate_with_interval
 from tempo.errors import InputError
 from tempo.testing.planted import planted_trace
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.widths import NEVER, Collapse, collapse, path_collapse, prompt_collapse
+from tempo_analysis.parallel.widths import without_collapsed as without
+from tempo_analysis.stats.intervals import estimate_with_interval
 
 
 def ids(*tokens: int) -> np.ndarray:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.bands import band
-from analysis.statistics import Curve, curve, paired_difference
+from tempo_analysis.stats.bands import band
+from tempo_analysis.stats.intervals import Curve, curve, paired_difference
 
 SIMULATIONS = 1000
 PROMPTS = 100

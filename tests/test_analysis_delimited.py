@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.delimited import csv_text, write_tables
-from analysis.grid import Column, Table
-from analysis.statistics import Interval
 from tempo.errors import InputError, OutputError
+from tempo_analysis.report.csv import csv_text, write_tables
+from tempo_analysis.report.table import Column, Table
+from tempo_analysis.stats.intervals import Interval
 
 NAN = float("nan")
 

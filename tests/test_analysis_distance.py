@@ -3,12 +3,17 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from analysis.distance import SMALLEST_KERNEL, MatchedRatio, matched_ratio, paired_distances
-from analysis.labels import inherited_labels
-from analysis.observation import observe
 from tempo.errors import InputError, LevelError, NoParallelSetsError
 from tempo.testing.planted import Pattern, Place, noisy, planted_trace, uniform, with_sink
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.arms import inherited_labels
+from tempo_analysis.parallel.distance import (
+    SMALLEST_KERNEL,
+    MatchedRatio,
+    matched_ratio,
+    paired_distances,
+)
+from tempo_analysis.parallel.observation import observe
 
 EXACT = 1e-6  # rows are stored in float32
 WIDTHS = (2, 1, 3, 1, 1, 2, 1, 1, 1, 2, 1, 1)

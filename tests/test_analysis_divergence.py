@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import rel_entr
 
-from analysis.divergence import (
+from tempo.errors import InputError
+from tempo.testing.planted import VOCABULARY, planted_trace, random_readout, stored_readout
+from tempo_analysis.parallel.divergence import (
     IDENTICAL,
     MEASURES,
     divergence,
@@ -12,8 +14,6 @@ from analysis.divergence import (
     prompt_divergence,
     readout_distance,
 )
-from tempo.errors import InputError
-from tempo.testing.planted import VOCABULARY, planted_trace, random_readout, stored_readout
 
 
 def whole(p: np.ndarray, q: np.ndarray) -> dict[str, float]:

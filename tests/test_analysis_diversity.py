@@ -3,7 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.diversity import (
+from tempo.errors import InputError
+from tempo.testing.planted import planted_trace
+from tempo_analysis.parallel.diversity import (
     bleu,
     common_length,
     distinct,
@@ -12,8 +14,6 @@ from analysis.diversity import (
     prompt_diversity,
     self_bleu,
 )
-from tempo.errors import InputError
-from tempo.testing.planted import planted_trace
 
 PATHS = st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=12), min_size=2, max_size=5)
 

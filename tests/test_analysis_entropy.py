@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 
-from analysis.entropy import (
+from tempo.testing.planted import Place, noisy, planted_trace, uniform, with_sink
+from tempo.trace.trace import Trace
+from tempo_analysis.parallel.entropy import (
     PromptEntropy,
     binary_entropy_nats,
     entropy_funnel,
@@ -12,9 +14,7 @@ from analysis.entropy import (
     entropy_without_sink,
     prompt_entropy,
 )
-from analysis.observation import observe
-from tempo.testing.planted import Place, noisy, planted_trace, uniform, with_sink
-from tempo.trace.trace import Trace
+from tempo_analysis.parallel.observation import observe
 
 
 def measured(trace: Trace) -> PromptEntropy:

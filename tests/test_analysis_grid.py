@@ -1,8 +1,8 @@
 import pytest
 
-from analysis.grid import Column, Table
-from analysis.statistics import Interval
 from tempo.errors import InputError
+from tempo_analysis.report.table import Column, Table
+from tempo_analysis.stats.intervals import Interval
 
 NAN = float("nan")
 COLUMNS = (

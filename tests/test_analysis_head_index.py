@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 
-from analysis.head_index import (
+from tempo.errors import InputError
+from tempo_analysis.parallel.head_kinds import (
+    KINDS,
+    UNTYPED,
     index_effect,
     index_shares,
     kind_columns,
     kinds_by_index,
 )
-from analysis.heads import KINDS, UNTYPED
-from tempo.errors import InputError
 
 RNG = np.random.default_rng(5)
 LAYERS, HEADS = 20, 6

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 
-from analysis.entropy import prompt_entropy
-from analysis.heads import (
+from tempo.errors import LevelError
+from tempo.testing.planted import Place, noisy, planted_trace, uniform, with_sink
+from tempo.trace.trace import Trace
+from tempo_analysis.parallel.entropy import prompt_entropy
+from tempo_analysis.parallel.head_kinds import (
     KINDS,
     MEASURES,
     PLACES,
@@ -12,10 +15,7 @@ from analysis.heads import (
     head_table,
     prompt_heads,
 )
-from analysis.observation import observe
-from tempo.errors import LevelError
-from tempo.testing.planted import Place, noisy, planted_trace, uniform, with_sink
-from tempo.trace.trace import Trace
+from tempo_analysis.parallel.observation import observe
 
 LONG = {"widths": (2, 1, 3, 1, 2, 1), "prompt_length": 30}
 

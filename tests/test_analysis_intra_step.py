@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from analysis.intra_step import IntraStep, intra_step, prompt_intra_step
-from analysis.observation import observe
 from tempo.errors import LevelError, NoParallelSetsError
 from tempo.testing.planted import Pattern, Place, noisy, planted_trace, uniform, with_sink
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.observation import observe
+from tempo_analysis.parallel.within_set import IntraStep, intra_step, prompt_intra_step
 
 EXACT = 1e-6  # rows are stored in float32
 WIDTHS = (3, 1, 2, 4)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from analysis.isolation import SiblingMass, prompt_siblings, sibling_mass
-from analysis.observation import observe
 from tempo.testing.planted import Place, noisy, planted_trace, uniform
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.observation import observe
+from tempo_analysis.parallel.sibling_mass import SiblingMass, prompt_siblings, sibling_mass
 
 
 def measured(*traces: Trace) -> SiblingMass:

@@ -3,8 +3,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from analysis.companions import reference_slots, rows_after
-from analysis.lambdas import (
+from tempo.errors import NoParallelSetsError
+from tempo.testing.planted import Twins, by_token, planted_twins, uniform
+from tempo_analysis.parallel.alone_pairs import reference_slots, rows_after
+from tempo_analysis.parallel.score_drift_controls import (
     JACKKNIFE,
     NO_SLOPE,
     PromptLambdas,
@@ -12,10 +14,8 @@ from analysis.lambdas import (
     pooled_slopes,
     prompt_lambdas,
 )
-from analysis.split import split_member
-from analysis.statistics import BOOTSTRAP, too_few
-from tempo.errors import NoParallelSetsError
-from tempo.testing.planted import Twins, by_token, planted_twins, uniform
+from tempo_analysis.parallel.set_effect import split_member
+from tempo_analysis.stats.intervals import BOOTSTRAP, too_few
 
 RNG = np.random.default_rng(8)
 

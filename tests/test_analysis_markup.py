@@ -2,11 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.markup import MOST_ROWS, results_markup
-from analysis.refusal import Refusal
-from analysis.results import Results, analyze
-from analysis.statistics import Interval
 from tempo.testing.planted import planted_run
+from tempo_analysis.parallel.results import Results, analyze
+from tempo_analysis.report.notebook import MOST_ROWS, results_markup
+from tempo_analysis.stats.intervals import Interval, Unanswered
 from tests.planted_runs import marked
 from tests.test_markup import HOSTILE, Page
 
@@ -47,7 +46,7 @@ def test_what_was_refused_is_said(results: Results):
 
 def test_hostile_names_and_reasons_are_shown_as_text(results: Results):
     metrics = [replace(results.metrics[0], arm=text, verdict=text) for text in HOSTILE]
-    refusals = [Refusal("split", text, text) for text in HOSTILE]
+    refusals = [Unanswered("split", text, text) for text in HOSTILE]
     markup = results_markup(metrics, refusals, n_prompts=1)
     page = Page(markup)
     allowed = {"div", "p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li"}
@@ -60,7 +59,7 @@ def test_hostile_names_and_reasons_are_shown_as_text(results: Results):
 
 def test_a_long_table_is_cut_and_counted(results: Results):
     metrics = results.metrics[:1] * (MOST_ROWS + 5)
-    refusals = [Refusal("split", "isolated", "no data")] * (MOST_ROWS + 7)
+    refusals = [Unanswered("split", "isolated", "no data")] * (MOST_ROWS + 7)
     page = Page(results_markup(metrics, refusals, n_prompts=9))
     assert page.text.count(metrics[0].name) == MOST_ROWS
     assert "5 more numbers are in metrics." in page.text

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 import tempo
-from analysis.arms import arms_of
-from analysis.divergence import MEASURES, prompt_divergence
-from analysis.observation import observe
-from analysis.pairing import OTHER_TOKENS, Twin, prompt_twin, row_numbers, twins_of
-from analysis.results import Results, analyze
 from tempo.errors import TwinError
 from tempo.testing.planted import favour_sets, noisy, random_readout, uniform, with_sink
 from tempo.trace.run import Run
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.arms import arms_of
+from tempo_analysis.parallel.divergence import MEASURES, prompt_divergence
+from tempo_analysis.parallel.observation import observe
+from tempo_analysis.parallel.results import Results, analyze
+from tempo_analysis.parallel.twins import OTHER_TOKENS, Twin, prompt_twin, row_numbers, twins_of
 from tests.decoding import model_of
 from tests.planted_runs import paired_run, with_fingerprint
 

@@ -5,9 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.labels import inherited_labels
-from analysis.observation import observe
-from analysis.ratio import (
+from tempo.errors import InputError, LevelError, NoParallelSetsError
+from tempo.testing.planted import Place, favour_sets, noisy, planted_trace, uniform, with_sink
+from tempo.trace.trace import Trace
+from tempo_analysis.parallel.arms import inherited_labels
+from tempo_analysis.parallel.observation import observe
+from tempo_analysis.parallel.ratio import (
     CHANCE,
     AttentionRatio,
     attention_ratio,
@@ -15,9 +18,6 @@ from analysis.ratio import (
     paired_ratio,
     prompt_ratio,
 )
-from tempo.errors import InputError, LevelError, NoParallelSetsError
-from tempo.testing.planted import Place, favour_sets, noisy, planted_trace, uniform, with_sink
-from tempo.trace.trace import Trace
 
 EXACT = 1e-6  # rows are stored in float32
 WIDTHS = st.lists(st.integers(1, 4), min_size=2, max_size=6).filter(lambda w: max(w[:-1]) >= 2)

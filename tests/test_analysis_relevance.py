@@ -3,9 +3,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from analysis.observation import observe
-from analysis.ratio import prompt_ratio
-from analysis.relevance import (
+from tempo.errors import InputError, LevelError, NoParallelSetsError
+from tempo.testing.planted import favour_sets, noisy, planted_trace, with_sink
+from tempo.trace.schema import tensor_name
+from tempo.trace.trace import Trace
+from tempo_analysis.parallel.observation import observe
+from tempo_analysis.parallel.ratio import prompt_ratio
+from tempo_analysis.parallel.relevance import (
     Relevance,
     observe_values,
     prompt_relevance,
@@ -13,10 +17,6 @@ from analysis.relevance import (
     value_norms,
     value_weighted,
 )
-from tempo.errors import InputError, LevelError, NoParallelSetsError
-from tempo.testing.planted import favour_sets, noisy, planted_trace, with_sink
-from tempo.trace.schema import tensor_name
-from tempo.trace.trace import Trace
 
 EXACT = 1e-6  # rows are stored in float32
 WIDTHS = (2, 1, 3, 1)

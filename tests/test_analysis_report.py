@@ -6,15 +6,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from analysis.canvas import save_figure
-from analysis.lattice import lattice_figure, token_glyphs
-from analysis.plots import divergence_figure, entropy_figure, head_figure, ratio_figure
-from analysis.report import report_text, write_report
-from analysis.results import analyze
-from analysis.tables import fact_rows, head_rows
 from tempo.errors import OutputError
 from tempo.testing.planted import favour_sets, noisy, planted_run, planted_trace, uniform, with_sink
 from tempo.trace.run import Run
+from tempo_analysis.parallel.figures import (
+    divergence_figure,
+    entropy_figure,
+    head_figure,
+    ratio_figure,
+)
+from tempo_analysis.parallel.report import report_text, write_report
+from tempo_analysis.parallel.results import analyze
+from tempo_analysis.parallel.tables import fact_rows, head_rows
+from tempo_analysis.parallel.trace_figures import drawable_glyphs, lattice_figure
+from tempo_analysis.report.figure_style import save_figure
 from tests.planted_runs import marked
 
 WORDS = {0: " $x$", 1: "\n", 2: "|", 3: " \u4e2d", 4: "```", 5: "\u200b", 6: "", 7: " a_b^{2}"}
@@ -152,7 +157,7 @@ def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path: Path):
     ],
 )
 def test_tokens_are_shown_on_one_line_in_glyphs_that_the_font_has(text, shown):
-    assert token_glyphs(text) == shown
+    assert drawable_glyphs(text) == shown
 
 
 def test_a_lattice_shows_every_member_and_counts_what_it_leaves_out(tmp_path: Path):
@@ -188,5 +193,7 @@ def test_pyplot_stays_out():
     import subprocess
     import sys
 
-    program = "import sys, analysis.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+    program = (
+        "import sys, tempo_analysis.parallel.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -3,8 +3,6 @@ import json
 import numpy as np
 import pytest
 
-from analysis.arms import arms_of, pair_name
-from analysis.results import FORMAT, Results, analyze, plain
 from tempo.errors import InputError
 from tempo.testing.planted import (
     favour_sets,
@@ -16,6 +14,8 @@ from tempo.testing.planted import (
 )
 from tempo.trace.run import Run
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.arms import arms_of, pair_name
+from tempo_analysis.parallel.results import FORMAT, Results, analyze, plain
 from tests.planted_runs import marked
 
 KEYS = ["name", "arm", "estimate", "low", "high", "n", "chance", "null", "verdict"]

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 
 import tempo
-from analysis.arms import arms_of
-from analysis.decomposition import decomposition, prompt_split
-from analysis.plots import split_figure
-from analysis.report import report_text, write_report
-from analysis.results import Results, analyze
-from analysis.set_effect import UNPAIRED, set_effects
-from analysis.tables import split_rows
 from tempo.cli.findings import headlines, refusals_of_pairs
 from tempo.testing.planted import both, by_token, favour_sets, uniform
 from tempo.trace.run import Run
+from tempo_analysis.parallel.arms import arms_of
+from tempo_analysis.parallel.figures import split_figure
+from tempo_analysis.parallel.report import report_text, write_report
+from tempo_analysis.parallel.results import Results, analyze
+from tempo_analysis.parallel.set_effect import UNPAIRED, decomposition, prompt_split, set_effects
+from tempo_analysis.parallel.tables import split_rows
 from tests.decoding import model_of
 from tests.planted_runs import paired_run
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from analysis.delimited import csv_text
-from analysis.grid import Table
-from analysis.heads import KINDS, RULE
-from analysis.report import report_text, write_report
-from analysis.results import Results, analyze
-from analysis.sheets import tables_of
 from tempo.testing.planted import planted_run
 from tempo.trace.run import Run
+from tempo_analysis.parallel.head_kinds import KINDS, RULE
+from tempo_analysis.parallel.report import report_text, write_report
+from tempo_analysis.parallel.results import Results, analyze
+from tempo_analysis.parallel.tables import tables_of
+from tempo_analysis.report.csv import csv_text
+from tempo_analysis.report.table import Table
 from tests.planted_runs import marked, paired_run
 
 EVERY = {"facts", "arms", "metrics", "ratio_by_step", "head_kinds", "heads", "sets"}

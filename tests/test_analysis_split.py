@@ -6,12 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.averages import RowAverage
-from analysis.decomposition import TERMS, PromptSplit, decomposition, prompt_split
-from analysis.labels import inherited_labels
-from analysis.observation import observe
-from analysis.ratio import labelled_ratio, prompt_ratio
-from analysis.split import SetSplit, drift_from_scores, split_member, split_set
 from tempo.engine.capture import Capture
 from tempo.engine.state import SequencePlan
 from tempo.errors import InputError, LevelError, NoParallelSetsError, TwinError
@@ -35,6 +29,20 @@ from tempo.testing.planted import (
 from tempo.trace.schema import tensor_name
 from tempo.trace.store import TraceKeeper
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.arms import inherited_labels
+from tempo_analysis.parallel.observation import observe
+from tempo_analysis.parallel.ratio import labelled_ratio, prompt_ratio
+from tempo_analysis.parallel.set_effect import (
+    TERMS,
+    PromptSplit,
+    SetSplit,
+    decomposition,
+    drift_from_scores,
+    prompt_split,
+    split_member,
+    split_set,
+)
+from tempo_analysis.stats.averages import RowAverage
 from tests.decoding import model_of, random_prompt, run_plans, whole
 
 EXACT = 1e-5  # rows are stored in float32

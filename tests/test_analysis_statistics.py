@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.statistics import (
+from tempo.errors import TooFewPromptsError
+from tempo_analysis.stats.intervals import (
     BOOTSTRAP,
     INFINITE,
     MARGIN,
@@ -20,7 +21,6 @@ from analysis.statistics import (
     p_values,
     paired_difference,
 )
-from tempo.errors import TooFewPromptsError
 
 RNG = np.random.default_rng(3)
 FORTY = RNG.normal(0.4, 1.0, 40)

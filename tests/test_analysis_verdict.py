@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from analysis.statistics import INFINITE, MARGIN, Interval, too_few
-from analysis.verdict import (
+from tempo_analysis.stats.intervals import INFINITE, MARGIN, Interval, too_few
+from tempo_analysis.stats.verdict import (
     axes_verdict,
     change_verdict,
     comparison,

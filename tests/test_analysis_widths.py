@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from analysis.widths import prompt_widths, repetition, top_path, widths
 from tempo.testing.planted import planted_trace
+from tempo_analysis.parallel.widths import prompt_widths, repetition, top_path, widths
 
 
 @pytest.mark.parametrize(

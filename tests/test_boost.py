@@ -14,8 +14,6 @@ from scipy.special import log_softmax, logsumexp
 import tempo
 from analysis.boost.doses import FORCED, FREE
 from analysis.boost.findings import BoostFindings
-from analysis.boost.readouts import Readout
-from analysis.exact import kl_nats
 from tempo.boosting.asking import boost
 from tempo.boosting.reference import Reference, add_alone, add_mixtures, decoded, law_by_head
 from tempo.boosting.replays import Batch, check_unchanged, read_references, replayed
@@ -39,6 +37,7 @@ from tempo.policy.presets import Policy, isolated
 from tempo.policy.selection import Forced
 from tempo.testing.tiny import tiny_model
 from tempo.vocabulary import Head
+from tempo_analysis.stats.distributions import Readout, kl_nats
 from tests.decoding import model_of, random_prompt, run_plans
 from tests.decoding import whole as captured
 

@@ -12,15 +12,14 @@ from analysis.boost.doses import Dose, at_doses, less, slope_of
 from analysis.boost.findings import BoostFindings
 from analysis.boost.numbers import Repair
 from analysis.boost.plots import free_figure, response_figure, restoring_figure
-from analysis.boost.readouts import Readout, mixed
 from analysis.boost.report import BOOST_FILE, write_boost
 from analysis.boost.restoring import crossing, law_log_ratio, restoring
 from analysis.boost.sheets import boost_tables, response_table
 from analysis.boost.verdict import side
-from analysis.exact import kl_nats
-from analysis.statistics import Interval
-from analysis.studies import check_folder
 from tempo.errors import InputError, OutputError
+from tempo_analysis.report.study import check_folder
+from tempo_analysis.stats.distributions import Readout, kl_nats, mixed
+from tempo_analysis.stats.intervals import Interval
 
 BETAS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 N = 12

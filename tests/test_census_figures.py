@@ -36,10 +36,10 @@ from analysis.census.markup import census_markup
 from analysis.census.result import Census, Document, read_census, write_census
 from analysis.census.tables import census_facts, census_tables
 from analysis.census_report import write_census_report
-from analysis.delimited import write_tables
-from analysis.grid import Table
 from tempo.cli.census import document_of
 from tempo.errors import CorruptTraceError, OutputError
+from tempo_analysis.report.csv import write_tables
+from tempo_analysis.report.table import Table
 from tests.planted_census import (
     COPIES,
     EMPTY,

@@ -21,12 +21,12 @@ from analysis.census.tables import census_tables
 from analysis.census_report import write_census_report
 from analysis.page.census import census_page_text, write_census_page
 from analysis.page.census_maps import run_role_maps
-from analysis.report import write_report
-from analysis.results import analyze
 from tempo import compare, open_run
 from tempo.errors import OutputError
 from tempo.testing.tiny import tiny_model
 from tempo.trace.run import Run
+from tempo_analysis.parallel.report import write_report
+from tempo_analysis.parallel.results import analyze
 from tests.browser import TIMEOUT_MS, Visit, started_browser, visit_in
 from tests.planted_census import (
     COPIES,

@@ -18,12 +18,12 @@ from analysis.concept.plots import concentration_figure, head_maps
 from analysis.concept.report import write_concept
 from analysis.concept.sheets import best_table, concentration_table, concept_tables
 from analysis.concept.verdict import Endings, carried, ending_sentence, reach_sentence
-from analysis.numerals import number
-from analysis.statistics import Interval
 from tempo import contrasting
 from tempo.errors import InputError, OutputError
 from tempo.prompts.pairs import Pair, Pairs
 from tempo.testing.tiny import tiny_model
+from tempo_analysis.report.numbers import number
+from tempo_analysis.stats.intervals import Interval
 from tests.command_line import call, document, model_folder, plain, refusal, with_tiny
 from tests.decoding import model_of
 from tests.test_concepts import GatedDelta

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.results import Results
 from tempo import open_run, open_trace
 from tempo.cli import findings, interrupts
 from tempo.errors import Interrupted
 from tempo.trace.run import Run
+from tempo_analysis.parallel.results import Results
 from tests.command_line import (
     CAT,
     call,

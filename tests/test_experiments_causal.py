@@ -9,8 +9,6 @@ import pytest
 from scipy.special import log_softmax, logsumexp
 
 import tempo
-from analysis.metrics import metric_row
-from analysis.results import plain
 from experiments.e07_knockout import entries as e07
 from experiments.e07_knockout import rows as e07_rows
 from experiments.e07_knockout.measures import PREDICTORS, KnockedSet, knocked_sets
@@ -34,6 +32,8 @@ from tempo.policy.pruning import AttentionBelow
 from tempo.policy.selection import TopK
 from tempo.policy.slots import SlotTable
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.metrics import metric_row
+from tempo_analysis.parallel.results import plain
 from tests.decoding import model_of, plain_forward, random_prompt, run_one
 
 FEW = ("llama", "gemma3", "mistral")

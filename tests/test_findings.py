@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import tempo
-from analysis.results import analyze
 from experiments.finding import Finding, side, status_of
 from experiments.findings import ENOUGH_SETS, PAGE, entries_of, page, read_results
 from tempo.prompts.suites import load_suite
+from tempo_analysis.parallel.results import analyze
 from tests.decoding import real_model
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.exact import kl_nats
 from experiments.command import asked
 from experiments.e12_merge_quality.quality import detail, metrics, quality_of
 from experiments.e14_forks.probes import (
@@ -39,6 +38,7 @@ from tempo.models.language_model import LanguageModel
 from tempo.policy.presets import Policy
 from tempo.policy.selection import Forced
 from tempo.soft import soft_log_probabilities
+from tempo_analysis.stats.distributions import kl_nats
 from tests.decoding import assert_same_logits, model_of, plain_forward, random_prompt, run_one
 
 ROOT = Path(__file__).parent.parent

@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.page import document
 from analysis.page.census import CENSUS_SCRIPTS
-from analysis.page.document import SCRIPTS, write_page
-from analysis.page.packing import CODES, pack_weights, unpack_weights
-from analysis.page.prompt import MOST_BYTES, prompt_document
-from analysis.page.study import STUDY_SCRIPTS
-from analysis.results import analyze
-from analysis.sheets import tables_of
 from tempo.errors import OutputError
 from tempo.testing.planted import noisy, planted_run, planted_trace, with_sink
+from tempo_analysis.parallel import page as document
+from tempo_analysis.parallel.page import MOST_BYTES, SCRIPTS, prompt_document, write_page
+from tempo_analysis.parallel.results import analyze
+from tempo_analysis.parallel.tables import tables_of
+from tempo_analysis.report.packing import CODES, pack_weights, unpack_weights
+from tempo_analysis.report.study_page import STUDY_SCRIPTS
 from tests.planted_runs import marked
 
 SKEWED = noisy(with_sink(0.6), 1.5)

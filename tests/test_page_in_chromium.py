@@ -12,13 +12,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from analysis.report import write_report
-from analysis.results import analyze
 from tempo import compare, generate, open_run
 from tempo.testing.planted import noisy, planted_run, uniform
 from tempo.testing.tiny import tiny_model
 from tempo.trace.run import Run
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.report import write_report
+from tempo_analysis.parallel.results import analyze
 from tests.browser import Visit, started_browser, visit_in
 from tests.planted_runs import marked
 

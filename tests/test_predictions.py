@@ -7,18 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from analysis.ablation.prediction_sheets import prediction_sheet, shift_sheet
-from analysis.ablation.predictions import (
+from tempo.errors import InputError
+from tempo.prompts.suites import load_suite
+from tempo_analysis.report.csv import csv_text
+from tempo_analysis.report.predictions import (
     TARGET,
     TOP,
     Prediction,
     PredictionTable,
     PromptTokens,
+    prediction_sheet,
     prediction_table,
+    shift_sheet,
 )
-from analysis.delimited import csv_text
-from tempo.errors import InputError
-from tempo.prompts.suites import load_suite
 from tests.decoding import real_model
 
 VOCAB = 300

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.entropy import binary_entropy_nats, entropy_with_sink
 from analysis.roles.receivers import (
     THRESHOLD,
     kurtosis_bound,
@@ -23,6 +22,7 @@ from analysis.roles.spectrum import COLUMNS, row_entropies, spectrum
 from analysis.roles.verticality import verticality
 from tempo.errors import InputError
 from tempo.vocabulary import Head
+from tempo_analysis.parallel.entropy import binary_entropy_nats, entropy_with_sink
 from tests.head_patterns import (
     T,
     at_offset,

@@ -5,9 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from analysis.labels import inherited_labels
-from analysis.observation import ObservedTrace, observe
-from analysis.ratio import paired_ratio
 from analysis.roles import set_ignoring as ignoring
 from analysis.roles.assignment import RoleScores, from_chance_up, role_scores
 from analysis.roles.duplicate_token import duplicate_token
@@ -25,6 +22,9 @@ from analysis.roles.winner_following import winner_following, winner_null
 from tempo.errors import InputError, LevelError, NoParallelSetsError
 from tempo.testing.planted import Pattern, Place, noisy, planted_trace, uniform, with_sink
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.arms import inherited_labels
+from tempo_analysis.parallel.observation import ObservedTrace, observe
+from tempo_analysis.parallel.ratio import paired_ratio
 
 WIDTHS = (3, 1, 2, 4, 2)
 LAYERS, HEADS = 2, 4

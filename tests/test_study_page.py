@@ -11,13 +11,18 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from analysis.ablation.prediction_sheets import prediction_sheet, shift_sheet
-from analysis.ablation.predictions import PredictionTable, PromptTokens, prediction_table
-from analysis.canvas import house_style, new_figure, save_figure
-from analysis.delimited import csv_text
-from analysis.grid import Column, Table
-from analysis.page.inline_svg import inline_svg
-from analysis.page.study import (
+from tempo.errors import InputError, OutputError
+from tempo_analysis.report.csv import csv_text
+from tempo_analysis.report.figure_style import house_style, new_figure, save_figure
+from tempo_analysis.report.inline_svg import inline_svg
+from tempo_analysis.report.predictions import (
+    PredictionTable,
+    PromptTokens,
+    prediction_sheet,
+    prediction_table,
+    shift_sheet,
+)
+from tempo_analysis.report.study_page import (
     FIRST_SHIFTS,
     MOST_ROWS,
     SHORT_TABLE,
@@ -26,7 +31,7 @@ from analysis.page.study import (
     study_page_text,
     write_study_page,
 )
-from tempo.errors import InputError, OutputError
+from tempo_analysis.report.table import Column, Table
 from tests.browser import Visit, started_browser, visit_in
 
 VOCAB = 60

@@ -13,9 +13,15 @@ from jaxtyping import Float64
 
 from analysis.ablation.measures import cosine, kl_nats, nip, top_1_changed
 from analysis.ablation.passes import Comparison, Pass
-from analysis.ablation.spread import Spread, spread
-from analysis.statistics import SAME, SEED, Interval, estimate_with_interval, share_with_interval
 from tempo.errors import InputError
+from tempo_analysis.stats.bands import Spread, spread
+from tempo_analysis.stats.intervals import (
+    SAME,
+    SEED,
+    Interval,
+    estimate_with_interval,
+    share_with_interval,
+)
 
 YES_OR_NO = "top_1_changed_at_t"
 NUMBERS = (

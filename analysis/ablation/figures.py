@@ -13,7 +13,7 @@ from analysis.ablation.effects import Effect
 from analysis.ablation.offset_figures import difference_figure, distribution_figure, panel_heads
 from analysis.ablation.result import AblationFindings
 from analysis.ablation.sweep import CURVES, LayerSweep, Sweep
-from analysis.canvas import (
+from tempo_analysis.report.figure_style import (
     COLOURS,
     FAINT,
     INK,
@@ -23,7 +23,7 @@ from analysis.canvas import (
     new_figure,
     plain_text,
 )
-from analysis.statistics import Curve, Interval
+from tempo_analysis.stats.intervals import Curve, Interval
 
 _WIDE = 30
 """Values this many times apart need another scale."""

@@ -3,8 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from analysis import exact
-from analysis.exact import log_probabilities
+from tempo_analysis.stats.distributions import kl_nats, log_probabilities
 
 SMALLEST = 1e-8
 """Below this squared length a vector counts as 0, and nothing is measured along it."""
@@ -47,7 +46,7 @@ def kl_nats(
 ) -> Float64[np.ndarray, " query"]:
     """KL(base || changed) over the whole vocabulary, in nats; never below 0."""
     rows = zip(base_logits, logits, strict=True)  # one by one: a vocabulary in float64 is large
-    found = [exact.kl_nats(log_probabilities(base), log_probabilities(one)) for base, one in rows]
+    found = [kl_nats(log_probabilities(base), log_probabilities(one)) for base, one in rows]
     return np.array(found, np.float64)
 
 

@@ -10,9 +10,16 @@ from matplotlib.figure import Figure
 from analysis.ablation.offset_tables import bin_names
 from analysis.ablation.offsets import Difference, Distribution, OffsetFindings
 from analysis.ablation.passes import Comparison
-from analysis.canvas import COLOURS, FAINT, INK, house_style, new_figure, plain_text
-from analysis.statistics import SMALLEST_SAMPLE
 from tempo.vocabulary import Head
+from tempo_analysis.report.figure_style import (
+    COLOURS,
+    FAINT,
+    INK,
+    house_style,
+    new_figure,
+    plain_text,
+)
+from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
 
 MOST_PANELS = 8
 """Heads in one figure: the named ones, then the most changed."""

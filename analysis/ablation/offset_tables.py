@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from analysis.ablation.offsets import OffsetFindings
-from analysis.grid import Cell, Column, Table
+from tempo_analysis.report.table import Cell, Column, Table
 
 REST = "rest"
 

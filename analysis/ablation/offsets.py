@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
 from analysis.ablation.passes import Comparison
-from analysis.ablation.spread import Spread, deviation, sparse_spread
-from analysis.averages import mean_over_prompts
-from analysis.statistics import SEED, Interval, estimate_with_interval
 from tempo.errors import InputError
 from tempo.vocabulary import Head
+from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.stats.bands import Spread, deviation, sparse_spread
+from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interval
 
 N_OFFSETS = 20
 """The last offset that has a bin of its own, as published."""

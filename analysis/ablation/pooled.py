@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy import stats
 
-from analysis.statistics import (
+from tempo_analysis.stats.intervals import (
     BOOTSTRAP_FROM,
     LEVEL,
     RESAMPLES,

@@ -21,9 +21,9 @@ from jaxtyping import Float64
 from analysis.ablation.measures import cosine, nip
 from analysis.ablation.passes import Comparison, Outputs
 from analysis.ablation.pooled import TOLERANCE, pooled_curve
-from analysis.ablation.spread import Spread, pointwise_spread, spread
-from analysis.statistics import SEED, Curve
 from tempo.errors import InputError
+from tempo_analysis.stats.bands import Spread, pointwise_spread, spread
+from tempo_analysis.stats.intervals import SEED, Curve
 
 SCOPES = ("all", "listed")
 """In which heads B takes the values out."""

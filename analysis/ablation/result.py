@@ -17,9 +17,9 @@ from analysis.ablation.verdict import (
     redundancy_sentences,
     sweep_sentences,
 )
-from analysis.results import plain
 from tempo.errors import InputError
 from tempo.vocabulary import Head
+from tempo_analysis.parallel.results import plain
 
 KIND = "tempo-ablation"
 FORMAT = 1

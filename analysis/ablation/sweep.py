@@ -14,9 +14,9 @@ from analysis.ablation.measures import nip
 from analysis.ablation.passes import Outputs
 from analysis.ablation.pooled import pooled_curve
 from analysis.ablation.redundancy import overlap
-from analysis.ablation.spread import Spread, pointwise_spread, sparse_spread
-from analysis.statistics import SEED, Curve
 from tempo.errors import InputError
+from tempo_analysis.stats.bands import Spread, pointwise_spread, sparse_spread
+from tempo_analysis.stats.intervals import SEED, Curve
 
 CURVES = ("base|B", "A|AB", "base|AB", "base|A")
 

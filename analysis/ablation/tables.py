@@ -6,10 +6,10 @@ from analysis.ablation.effects import NUMBERS, Effect
 from analysis.ablation.offset_tables import offset_tables
 from analysis.ablation.redundancy import Redundancy
 from analysis.ablation.result import AblationFindings
-from analysis.ablation.spread import point_of
 from analysis.ablation.sweep import CURVES, LayerSweep, Sweep
 from analysis.ablation.verdict import DILUTED, SCALE
-from analysis.grid import Cell, Column, Table
+from tempo_analysis.report.table import Cell, Column, Table
+from tempo_analysis.stats.bands import point_of
 
 Row = dict[str, Cell]
 

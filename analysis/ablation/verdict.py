@@ -7,10 +7,10 @@ import numpy as np
 from analysis.ablation.effects import Effect
 from analysis.ablation.pooled import TOLERANCE
 from analysis.ablation.redundancy import Index, Redundancy
-from analysis.ablation.spread import point_of
 from analysis.ablation.sweep import LayerSweep, Sweep
-from analysis.numerals import number, stated
-from analysis.statistics import Interval
+from tempo_analysis.report.numbers import number, stated
+from tempo_analysis.stats.bands import point_of
+from tempo_analysis.stats.intervals import Interval
 
 DILUTED = (
     "published means are over all tokens: those before t, which an edit of a head or an edge at t "

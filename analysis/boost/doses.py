@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.statistics import SEED, Interval, curve, estimate_with_interval
 from tempo.errors import InputError
+from tempo_analysis.stats.intervals import SEED, Interval, curve, estimate_with_interval
 
 Doses = Float64[np.ndarray, "prompt beta"]
 

@@ -9,9 +9,9 @@ from analysis.boost.doses import FORCED, Dose, Quantity, at_doses, less, slope_o
 from analysis.boost.numbers import BoostNumbers, Repair
 from analysis.boost.restoring import Restoring
 from analysis.boost.verdict import sentences
-from analysis.results import plain
-from analysis.statistics import Interval
-from analysis.told import Told
+from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.findings import Findings
+from tempo_analysis.stats.intervals import Interval
 
 KIND = "tempo-boost"
 FORMAT = 1
@@ -19,7 +19,7 @@ Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class BoostFindings(Told, BoostNumbers):
+class BoostFindings(Findings, BoostNumbers):
     """The numbers, with what they say."""
 
     def sentences(self) -> list[str]:

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 
 from analysis.boost.doses import Dose, find
 from analysis.boost.restoring import Restoring
-from analysis.statistics import Interval, estimate_with_interval
+from tempo_analysis.stats.intervals import Interval, estimate_with_interval
 
 PAIRS = (("all", "control"), ("set readers", "other heads"), ("first third", "last third"))
 """Targets that are compared dose by dose, where both are there."""

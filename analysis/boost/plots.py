@@ -6,11 +6,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.bands import band
 from analysis.boost.doses import CONTROL, Dose
 from analysis.boost.findings import BoostFindings
 from analysis.boost.restoring import Restoring
-from analysis.canvas import FAINT, INK, colour, house_style, new_figure, plain_text
+from tempo_analysis.report.figure_style import (
+    FAINT,
+    INK,
+    colour,
+    house_style,
+    new_figure,
+    plain_text,
+)
+from tempo_analysis.stats.bands import band
 
 _NARROW = 1e-3
 CAPTIONS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 from analysis.boost.findings import BoostFindings
 from analysis.boost.plots import CAPTIONS, free_figure, response_figure, restoring_figure
 from analysis.boost.sheets import boost_tables
-from analysis.canvas import Drawing
-from analysis.studies import Study, write_study
+from tempo_analysis.report.figure_style import Drawing
+from tempo_analysis.report.study import Study, write_study
 
 BOOST_FILE = "boost.json"
 _TITLES = {

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.interpolate import PchipInterpolator
 
-from analysis.averages import mean_over_prompts
-from analysis.statistics import SEED, Interval, estimate_with_interval
+from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interval
 
 Masses = Float64[np.ndarray, "member *cell"]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from analysis.boost.doses import FORCED, FREE, Dose, Quantity, at_doses, less, slope_of
 from analysis.boost.findings import BoostFindings, measured
 from analysis.boost.verdict import side
-from analysis.grid import Cell, Column, Table
-from analysis.statistics import Interval
+from tempo_analysis.report.table import Cell, Column, Table
+from tempo_analysis.stats.intervals import Interval
 
 _FORCED_NOTE = (
     "The same tokens at every dose; means over the steps that see a set, then over prompts. The "

@@ -7,8 +7,8 @@ import numpy as np
 from analysis.boost.doses import ALL, QUANTITIES, Dose, at_doses, find, less
 from analysis.boost.numbers import BoostNumbers, Repair
 from analysis.boost.restoring import Restoring
-from analysis.numerals import number, stated
-from analysis.statistics import SMALLEST_SAMPLE, Interval
+from tempo_analysis.report.numbers import number, stated
+from tempo_analysis.stats.intervals import SMALLEST_SAMPLE, Interval
 
 LIMITS = (
     "the control does not match distance, position or content of the slots, nor the share of a row "

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from analysis.census.result import Census
-from analysis.results import plain
 from analysis.roles.assignment import RoleScores
 from analysis.roles.depth import Depth, depth_difference
-from analysis.statistics import Interval
 from tempo.errors import TempoError
+from tempo_analysis.parallel.results import plain
+from tempo_analysis.stats.intervals import Interval
 
 QUANTILES = (0.5, 0.9, 1.0)
 

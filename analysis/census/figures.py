@@ -13,7 +13,19 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from analysis.canvas import (
+from analysis.census.heads import (
+    ByHead,
+    Document,
+    RoleHeads,
+    array_of,
+    label_of,
+    roles_of,
+    spectrum_of,
+)
+from tempo.trace.store import disk_errors
+from tempo.vocabulary import Head
+from tempo_analysis.parallel.entropy import CHANCE as EVEN_ENTROPY
+from tempo_analysis.report.figure_style import (
     COLOURS,
     FAINT,
     INK,
@@ -24,19 +36,7 @@ from analysis.canvas import (
     plain_text,
     save_figure,
 )
-from analysis.census.heads import (
-    ByHead,
-    Document,
-    RoleHeads,
-    array_of,
-    label_of,
-    roles_of,
-    spectrum_of,
-)
-from analysis.entropy import CHANCE as EVEN_ENTROPY
-from analysis.numerals import number
-from tempo.trace.store import disk_errors
-from tempo.vocabulary import Head
+from tempo_analysis.report.numbers import number
 
 FIGURES = "figures"
 N_COLUMNS = 5

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from analysis.statistics import Interval
 from tempo.errors import CorruptTraceError, InputError
 from tempo.vocabulary import Head, parse_head
+from tempo_analysis.stats.intervals import Interval
 
 ByHead = Float64[np.ndarray, "layer head"]
 Document = Mapping[str, Any]

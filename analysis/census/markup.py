@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from analysis.census.heads import RoleHeads, label_of, roles_of
-from analysis.markup import (
+from tempo_analysis.report.notebook import (
     cells_markup,
     refused_markup,
     region_markup,
     shown_markup,
     table_markup,
 )
-from analysis.numerals import DASH, number
+from tempo_analysis.report.numbers import DASH, number
 
 MOST_BEST = 5
 _HEADINGS = ("role", "heads", "best heads", "chance", "null p99", "threshold")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from analysis.results import plain
 from analysis.roles.assignment import RoleScores
 from analysis.roles.depth import Depth
-from analysis.whole import write_whole
 from tempo.trace.store import disk_errors, read_json
 from tempo.vocabulary import Head
+from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.files import write_atomic
 
 FORMAT = 1
 KIND = "tempo-heads"
@@ -102,7 +102,7 @@ def write_census(document: Document, folder: Path) -> Path:
     folder = Path(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / CENSUS_FILE, json_text(document))
+        write_atomic(folder / CENSUS_FILE, json_text(document))
     return folder / CENSUS_FILE
 
 

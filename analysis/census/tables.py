@@ -13,9 +13,9 @@ from analysis.census.heads import (
     roles_of,
     spectrum_of,
 )
-from analysis.grid import Cell, Column, Kind, Table
-from analysis.statistics import Interval
 from tempo.vocabulary import Head
+from tempo_analysis.report.table import Cell, Column, Kind, Table
+from tempo_analysis.stats.intervals import Interval
 
 N_BEST = 5
 NONE = float("nan")

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from analysis.circuits.maps import heads_of, read_map, sized, write_map
-from analysis.statistics import SEED
 from tempo.models.circuit_weights import CircuitWeights
+from tempo_analysis.stats.intervals import SEED
 
 DRAWS = 300
 """Random heads at least; more where a model has more heads, so that one alone can be assigned."""

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
 from analysis.circuits.maps import heads_of, read_map, sized, unembedded, write_map
-from analysis.statistics import SEED
 from tempo.errors import InputError
 from tempo.models.circuit_weights import CircuitWeights, Norm, ProcessedEmbedding, kv_head
+from tempo_analysis.stats.intervals import SEED
 
 LOWEST = 10
 

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from analysis.concept.heads import TOP, ConceptHeads
-from analysis.statistics import SEED, Interval, estimate_with_interval
 from tempo.errors import InputError
+from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interval
 
 FITTED = slice(0, None, 2)
 """Pairs on which heads and directions are chosen."""

@@ -18,9 +18,9 @@ from analysis.concept.verdict import (
     reach_sentence,
     skipped_sentences,
 )
-from analysis.results import plain
-from analysis.told import Told
 from tempo.vocabulary import Head
+from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.findings import Findings
 
 KIND = "tempo-concept"
 BEST = 10
@@ -45,7 +45,7 @@ class ConceptCheck:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class ConceptFindings(Told):
+class ConceptFindings(Findings):
     """One concept, every head of one model.
 
     Attributes:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
-from analysis.association import EVEN_AREA
-from analysis.statistics import SEED, benjamini_hochberg
 from tempo.errors import InputError
+from tempo_analysis.stats.association import EVEN_AREA
+from tempo_analysis.stats.intervals import SEED, benjamini_hochberg
 
 FOLDS = 4
 PERMUTATIONS = 2000

@@ -8,10 +8,18 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from analysis.association import EVEN_AREA
-from analysis.canvas import COLOURS, FAINT, INK, NO_DATA, house_style, new_figure, plain_text
 from analysis.concept.findings import ConceptFindings
 from analysis.concept.heads import LEVEL
+from tempo_analysis.report.figure_style import (
+    COLOURS,
+    FAINT,
+    INK,
+    NO_DATA,
+    house_style,
+    new_figure,
+    plain_text,
+)
+from tempo_analysis.stats.association import EVEN_AREA
 
 _NULL = "null: pairs swap sides"
 _NO_ANSWER = "no more heads than are counted:\nthe share is 1 whatever they do"

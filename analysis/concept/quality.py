@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.concept.effect import ConceptEffect
 from analysis.concept.heads import TOP, Concentration, ConceptHeads
-from analysis.statistics import Interval
+from tempo_analysis.stats.intervals import Interval
 
 FORMAT = 1
 

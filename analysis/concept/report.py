@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from analysis.canvas import save_figure
 from analysis.concept.findings import ConceptFindings
 from analysis.concept.plots import concentration_figure, head_maps
 from analysis.concept.sheets import concept_tables
-from analysis.delimited import write_tables
-from analysis.studies import FIGURES, check_folder
-from analysis.whole import write_whole
 from tempo.trace.store import disk_errors
+from tempo_analysis.report.csv import write_tables
+from tempo_analysis.report.figure_style import save_figure
+from tempo_analysis.report.files import write_atomic
+from tempo_analysis.report.study import FIGURES, check_folder
 
 QUALITY_FILE = "quality.json"
 
@@ -26,7 +26,7 @@ def write_concept(found: ConceptFindings, folder: Path, *, force: bool = False) 
     place = folder / FIGURES
     with disk_errors(folder):
         place.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / QUALITY_FILE, found.json())
+        write_atomic(folder / QUALITY_FILE, found.json())
         tables = write_tables(concept_tables(found), folder)
         for name, figure in figures.items():
             save_figure(figure, place, name)

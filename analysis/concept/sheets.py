@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from analysis.concept.effect import ConceptEffect
 from analysis.concept.findings import BEST, ConceptFindings
 from analysis.concept.verdict import carried
-from analysis.grid import Cell, Column, Table
 from tempo.vocabulary import Head
+from tempo_analysis.report.table import Cell, Column, Table
 
 _HEADS_NOTE = (
     "Length after W_O is that of the mean difference behind the head's output weights. "

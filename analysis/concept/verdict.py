@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.concept.effect import ConceptEffect
 from analysis.concept.heads import LEVEL
-from analysis.numerals import limits, number
+from tempo_analysis.report.numbers import limits, number
 
 
 @dataclass(frozen=True, slots=True)

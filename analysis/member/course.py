@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.association import rank_correlations
 from analysis.member.lens import Lens
 from tempo.trace.glyphs import token_glyphs
+from tempo_analysis.stats.association import rank_correlations
 
 _LONGEST = 24
 

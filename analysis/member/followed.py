@@ -19,9 +19,9 @@ from analysis.member.sentences import (
     lens_sentences,
     state_sentences,
 )
-from analysis.numerals import number
-from analysis.results import plain
-from analysis.told import Told
+from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.findings import Findings
+from tempo_analysis.report.numbers import number
 
 KIND = "tempo-follow"
 FORMAT = 1
@@ -38,7 +38,7 @@ AXES = {
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Followed(Told):
+class Followed(Findings):
     """A member, its siblings, the member alone, and a prompt slot beside them.
 
     Attributes:

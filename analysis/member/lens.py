@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from analysis.exact import kl_nats, log_probabilities
+from tempo_analysis.stats.distributions import kl_nats, log_probabilities
 
 TOP = 5
 """Tokens kept at each depth."""

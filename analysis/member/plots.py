@@ -9,10 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.canvas import COLOURS, FAINT, INK, NO_DATA, house_style, new_figure, plain_text
-from analysis.lattice import token_glyphs
 from analysis.member.course import KnockedOut, shown
 from analysis.member.followed import Followed
+from tempo_analysis.parallel.trace_figures import drawable_glyphs
+from tempo_analysis.report.figure_style import (
+    COLOURS,
+    FAINT,
+    INK,
+    NO_DATA,
+    house_style,
+    new_figure,
+    plain_text,
+)
 
 _LOOKS: Mapping[str, dict[str, Any]] = {
     "member": {"color": COLOURS[0], "marker": ".", "markersize": 3, "zorder": 3},
@@ -95,7 +103,7 @@ def _draw_lens(axes: Axes, found: Followed) -> None:
     axes.axvline(lens.settles_at, color=INK, linestyle=":", linewidth=0.8)
     is_late = lens.settles_at > found.n_layers / 2
     axes.annotate(
-        plain_text(f"{token_glyphs(lens.text[-1][0])} from depth {lens.settles_at}"),
+        plain_text(f"{drawable_glyphs(lens.text[-1][0])} from depth {lens.settles_at}"),
         (lens.settles_at, 0.06),
         xycoords=("data", "axes fraction"),
         xytext=(-4 if is_late else 4, 0),
@@ -149,9 +157,11 @@ def _title(found: Followed) -> str:
     member, queries = found.member, found.n_queries[0]
     everyone = sorted((member, *found.siblings), key=lambda each: each.rank)
     others = (
-        f": [{' | '.join(token_glyphs(each.text) for each in everyone)}]" if found.siblings else ""
+        f": [{' | '.join(drawable_glyphs(each.text) for each in everyone)}]"
+        if found.siblings
+        else ""
     )
-    first = f"\u201c{token_glyphs(member.text)}\u201d in {found.arm}, {found.model['name']}"
+    first = f"\u201c{drawable_glyphs(member.text)}\u201d in {found.arm}, {found.model['name']}"
     second = (
         f"slot {member.slot}, rank {member.rank} of {found.width} in set {found.step}{others}; "
         f"n = 1 member, {queries} quer{'y' if queries == 1 else 'ies'}"
@@ -161,7 +171,7 @@ def _title(found: Followed) -> str:
 
 def _control(found: Followed) -> str:
     assert found.control is not None
-    return plain_text(f"prompt slot {found.control.slot}, {token_glyphs(found.control.text)}")
+    return plain_text(f"prompt slot {found.control.slot}, {drawable_glyphs(found.control.text)}")
 
 
 def _draw_legend(figure: Figure, panels: Iterable[Axes]) -> None:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from analysis.canvas import Drawing
 from analysis.member.course import shown
 from analysis.member.followed import Followed
 from analysis.member.plots import caption, member_figure
 from analysis.member.sheets import member_tables
-from analysis.studies import Study, write_study
+from tempo_analysis.report.figure_style import Drawing
+from tempo_analysis.report.study import Study, write_study
 
 FOLLOW_FILE = "follow.json"
 

@@ -15,7 +15,7 @@ from analysis.member.course import (
     quoted,
 )
 from analysis.member.lens import Lens
-from analysis.numerals import number
+from tempo_analysis.report.numbers import number
 
 SAME_STATE = 1e-3
 """Relative difference of two states below which they are called the same."""

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from analysis.grid import Cell, Column, Table
 from analysis.member.course import Control, Course, KnockedOut, correlation, shown
 from analysis.member.followed import Followed
+from tempo_analysis.report.table import Cell, Column, Table
 
 NONE = float("nan")
 _LAYERS_NOTE = (

@@ -12,14 +12,14 @@ from markupsafe import Markup
 
 from analysis.census.heads import Document, label_of, losses_of, roles_of, shape_of
 from analysis.census.tables import census_facts
-from analysis.delimited import csv_text
-from analysis.grid import Table
 from analysis.page.census_charts import census_charts, offset_profiles, role_depths
 from analysis.page.census_maps import census_maps
-from analysis.page.document import PAGE_FILE, json_inside, own_text
-from analysis.results import plain
-from analysis.whole import write_whole
 from tempo.trace.store import disk_errors
+from tempo_analysis.parallel.page import PAGE_FILE, json_inside, own_text
+from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.csv import csv_text
+from tempo_analysis.report.files import write_atomic
+from tempo_analysis.report.table import Table
 
 CENSUS_SCRIPTS = (
     *("decode.js", "draw.js", "save.js", "headmap.js", "charts.js"),
@@ -39,7 +39,7 @@ def write_census_page(document: Document, tables: Sequence[Table], folder: Path)
     text = census_page_text(document, tables)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / PAGE_FILE, text)
+        write_atomic(folder / PAGE_FILE, text)
     return folder / PAGE_FILE
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from analysis.census.heads import ByHead, Document, array_of, label_of, roles_of, spectrum_of
-from analysis.entropy import CHANCE as EVEN_ENTROPY
-from analysis.page.charts import Chart, Series
-from analysis.page.packing import base64
-from analysis.results import plain
+from tempo_analysis.parallel.entropy import CHANCE as EVEN_ENTROPY
+from tempo_analysis.parallel.page_charts import Chart, Series
+from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.packing import base64
 
 SPREAD = "middle 80 % of the heads"
 _LIMITS = (10, 90)

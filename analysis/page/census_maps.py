@@ -17,11 +17,11 @@ from analysis.census.heads import (
     spectrum_of,
 )
 from analysis.census.result import CENSUS_FILE, read_census
-from analysis.page.maps import HeadMap, coded_map
-from analysis.refusal import Refusal
-from analysis.tables import model_facts
 from tempo.errors import TempoError
 from tempo.trace.run import Run
+from tempo_analysis.parallel.page_charts import HeadMap, coded_map
+from tempo_analysis.parallel.tables import model_facts
+from tempo_analysis.stats.intervals import Unanswered
 
 NULL_NAME = "null p99"
 _SHARES = ("normalised", "normalised_without_sink", "max_weight", "value_share_of_sink")
@@ -56,7 +56,7 @@ def census_maps(document: Document) -> list[HeadMap]:
     return [one | owner for one in (*roles, *spread, *rest)]
 
 
-def run_role_maps(run: Run, axes: Mapping[str, Any]) -> tuple[list[HeadMap], list[Refusal]]:
+def run_role_maps(run: Run, axes: Mapping[str, Any]) -> tuple[list[HeadMap], list[Unanswered]]:
     """Roles for the head map of a run, where `heads.json` lies beside its traces.
 
     A census of another model, or a damaged one, is refused and said so.
@@ -67,14 +67,14 @@ def run_role_maps(run: Run, axes: Mapping[str, Any]) -> tuple[list[HeadMap], lis
         document = read_census(run.folder)
         roles = roles_of(document)
     except TempoError as error:
-        return [], [Refusal("roles of heads", "all arms", str(error))]
+        return [], [Unanswered("roles of heads", "all arms", str(error))]
     found, own = (facts.get("fingerprint") for facts in (document["model_facts"], model_facts(run)))
     if found != own:
         reason = (
             f"expected a census of the model of this run ({own}) in {CENSUS_FILE}, got one of "
             f"{document['model']} ({found}); make it again with this model"
         )
-        return [], [Refusal("roles of heads", "all arms", reason)]
+        return [], [Unanswered("roles of heads", "all arms", reason)]
     return [_run_map(role, axes) for role in roles], []
 
 

@@ -22,16 +22,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from analysis.averages import mean_over_prompts
 from analysis.roles.rows import ByHead, HeadScore, Stacked, chances_of, scores_of
-from analysis.statistics import (
+from tempo.errors import InputError, TooFewPromptsError
+from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.stats.intervals import (
     SEED,
     SMALLEST_SAMPLE,
     benjamini_hochberg,
     curve,
     p_values,
 )
-from tempo.errors import InputError, TooFewPromptsError
 
 Q_BELOW = 0.05
 NULL_PERCENTILE = 99.0

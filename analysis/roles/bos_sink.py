@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.averages import mean_over_prompts
 from analysis.roles.rows import HeadScore, SequenceRows, Stacked, mean_mass, require_length
+from tempo_analysis.stats.averages import mean_over_prompts
 
 THRESHOLD = 0.3
 """Epsilon of the sink rate, and the cut for the role; the published A4 table cuts at 0.1."""

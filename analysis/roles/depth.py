@@ -13,8 +13,8 @@ from jaxtyping import Float64
 
 from analysis.roles.assignment import RoleScores
 from analysis.roles.rows import ByHead, Stacked
-from analysis.statistics import LEVEL, SEED, SMALLEST_SAMPLE, Interval
 from tempo.errors import TooFewPromptsError
+from tempo_analysis.stats.intervals import LEVEL, SEED, SMALLEST_SAMPLE, Interval
 
 TOP = 5
 RESAMPLES = 1000

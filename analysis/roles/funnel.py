@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.averages import mean_over_prompts
 from analysis.roles.rows import Stacked, scores_of
 from analysis.roles.spectrum import Spectrum
-from analysis.statistics import SEED, Interval, estimate_with_interval
+from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interval
 
 
 @dataclass(frozen=True, slots=True)

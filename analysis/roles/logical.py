@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from analysis.observation import Observation, ObservedTrace
 from analysis.roles.rows import HeadScore
 from analysis.roles.trace_rows import averaged, earlier_slots, is_self, mass_and_chance
 from tempo.policy.slots import SlotTable
 from tempo.vocabulary import PROMPT_STEP
+from tempo_analysis.parallel.observation import Observation, ObservedTrace
 
 Chosen = Bool[np.ndarray, "query slot"]
 

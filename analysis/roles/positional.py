@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from analysis.averages import mean_over_prompts, quotient
-from analysis.entropy import SMALLEST_REST
-from analysis.ratio import Sink
 from analysis.roles.rows import HeadScore, SequenceRows, require_length
 from tempo.errors import InputError
 from tempo.vocabulary import SINK_SLOT
+from tempo_analysis.parallel.entropy import SMALLEST_REST
+from tempo_analysis.parallel.ratio import Sink
+from tempo_analysis.stats.averages import mean_over_prompts, quotient
 
 THRESHOLD = 0.3
 N_OFFSETS = 128

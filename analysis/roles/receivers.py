@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 from scipy.stats import rankdata
 
-from analysis.averages import mean_over_prompts
 from analysis.roles.rows import ByHead, HeadScore, SequenceRows, Stacked, by_layer
 from tempo.errors import InputError
 from tempo.vocabulary import Head
+from tempo_analysis.stats.averages import mean_over_prompts
 
 THRESHOLD = 0.5
 """Smallest cut on kurtosis / bound (`receiver_cut`): one sentence stands out; two equal ones stay

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import xlogy
 
-from analysis.observation import Observation, ObservedTrace
 from analysis.roles.rows import HeadScore
 from analysis.roles.trace_rows import (
     SMALLEST_SET,
@@ -16,6 +15,7 @@ from analysis.roles.trace_rows import (
     permuted,
 )
 from tempo.trace.attention import Weights
+from tempo_analysis.parallel.observation import Observation, ObservedTrace
 
 
 def set_broadcast(observed: ObservedTrace) -> HeadScore:

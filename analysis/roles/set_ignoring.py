@@ -3,11 +3,11 @@
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from analysis.labels import Labels
-from analysis.observation import GROUP, ObservedTrace
-from analysis.ratio import paired_ratio
 from analysis.roles.rows import HeadScore
-from analysis.statistics import MARGIN
+from tempo_analysis.parallel.arms import Labels
+from tempo_analysis.parallel.observation import GROUP, ObservedTrace
+from tempo_analysis.parallel.ratio import paired_ratio
+from tempo_analysis.stats.intervals import MARGIN
 
 THRESHOLD = MARGIN
 """At least 10 % less, on the scale of logarithms."""
@@ -21,12 +21,12 @@ _OTHERS = ("recent_prompt", "other_prompt", "earlier_singletons")
 def set_ignoring(
     observed: ObservedTrace, greedy: ObservedTrace, labels: Labels
 ) -> tuple[HeadScore, HeadScore]:
-    """Minus the log-ratio of `analysis.ratio` without the sink, and its null, for one prompt.
+    """Minus the log-ratio of `tempo_analysis.parallel.ratio` without the sink, and its null, for one prompt.
 
     The ratio is the mean weight per slot of earlier sets over that per other earlier slot, both
     over the rows that see both kinds; 0 is chance. Sets are younger than the prompt, so a head
     that likes old slots ignores them too: the null is the greedy run of the same prompt, whose
-    steps inherit the labels of the sets beside them (`analysis.labels`). Steps that both runs have
+    steps inherit the labels of the sets beside them (`tempo_analysis.parallel.arms`). Steps that both runs have
     count.
 
     Returns:

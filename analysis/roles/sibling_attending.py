@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.observation import ObservedTrace
 from analysis.roles.rows import HeadScore
 from analysis.roles.trace_rows import averaged, is_self, mass_and_chance, permuted, siblings_of
+from tempo_analysis.parallel.observation import ObservedTrace
 
 
 def sibling_attending(observed: ObservedTrace) -> HeadScore:

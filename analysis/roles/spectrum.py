@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from analysis.averages import quotient
-from analysis.entropy import SMALLEST_REST
 from analysis.roles.rows import HeadScore, SequenceRows
 from tempo.vocabulary import SINK_SLOT
+from tempo_analysis.parallel.entropy import SMALLEST_REST
+from tempo_analysis.stats.averages import quotient
 
 Cells = Float64[np.ndarray, "layer head query"]
 _TINY = np.finfo(np.float32).tiny

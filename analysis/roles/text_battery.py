@@ -23,7 +23,7 @@ from analysis.roles.rows import HeadScore, SequenceRows, scores_of
 from analysis.roles.shuffling import KeyShuffle, draw_shuffle
 from analysis.roles.spectrum import Spectrum, spectrum
 from analysis.roles.verticality import verticality
-from analysis.statistics import SEED
+from tempo_analysis.stats.intervals import SEED
 
 MULTIPLE = "multiple of chance"
 SHARE = "share of the row"

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from analysis.labels import Labels
-from analysis.observation import ObservedTrace
 from analysis.roles import set_ignoring as ignoring
 from analysis.roles.assignment import RoleScores, from_chance_up, role_scores
 from analysis.roles.rows import HeadScore
@@ -12,7 +10,9 @@ from analysis.roles.sibling_attending import sibling_attending, sibling_null
 from analysis.roles.text_battery import Reading
 from analysis.roles.trace_rows import CUT, require_data
 from analysis.roles.winner_following import winner_following, winner_null
-from analysis.statistics import SEED
+from tempo_analysis.parallel.arms import Labels
+from tempo_analysis.parallel.observation import ObservedTrace
+from tempo_analysis.stats.intervals import SEED
 
 Null = Callable[..., HeadScore]
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from analysis.observation import Observation, ObservedTrace
 from analysis.roles.rows import HeadScore
 from analysis.roles.shuffling import drawn_source
 from tempo.errors import NoParallelSetsError
 from tempo.trace.attention import Weights
 from tempo.vocabulary import SINK_SLOT
+from tempo_analysis.parallel.observation import Observation, ObservedTrace
 
 CUT = 0.3
 """As for the roles of plain text, but counted from chance to 1 (`assignment.from_chance_up`): half

@@ -7,7 +7,7 @@ from analysis.circuits.copying import OvCopying
 from analysis.circuits.successor import SuccessorOv
 from analysis.circuits.suppression import CopySuppression
 from analysis.roles.assignment import RoleScores, judged
-from analysis.statistics import SEED
+from tempo_analysis.stats.intervals import SEED
 
 COPYING = 0.5
 """Cut on the eigenvalue score: three quarters of the size of the eigenvalues copy. It is ours."""

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.entropy import SMALLEST_REST
-from analysis.observation import Observation, ObservedTrace
 from analysis.roles.rows import HeadScore
 from analysis.roles.trace_rows import SMALLEST_SET, Cells, averaged, earlier_sets, permuted
 from tempo.trace.attention import Weights
+from tempo_analysis.parallel.entropy import SMALLEST_REST
+from tempo_analysis.parallel.observation import Observation, ObservedTrace
 
 
 def winner_following(observed: ObservedTrace) -> HeadScore:

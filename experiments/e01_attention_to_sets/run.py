@@ -3,11 +3,11 @@
 import tomllib
 from pathlib import Path
 
-from analysis.results import Results, analyze
-from analysis.statistics import Interval, estimate_with_interval
 from experiments.command import asked
 from experiments.result import write_result
 from experiments.standard import compared
+from tempo_analysis.parallel.results import Results, analyze
+from tempo_analysis.stats.intervals import Interval, estimate_with_interval
 
 HERE = Path(__file__).parent
 COMMAND = "tempo compare --suite standard --arms isolated,visible,unique,greedy"

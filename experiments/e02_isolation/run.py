@@ -4,16 +4,16 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.intra_step import PromptIntraStep, prompt_intra_step
-from analysis.labels import inherited_labels
-from analysis.metrics import Metric, ratio_metrics
-from analysis.observation import ObservedTrace, observe
-from analysis.ratio import PairedRatio, attention_ratio, paired_ratio
 from experiments.command import asked
 from experiments.e02_isolation.spread import SINKS, Axes, spread_detail, spread_metrics
 from experiments.pairs import read_twins, twin_arm, write_run
 from experiments.standard import paired_run
 from tempo.trace.run import Run
+from tempo_analysis.parallel.arms import inherited_labels
+from tempo_analysis.parallel.metrics import Metric, ratio_metrics
+from tempo_analysis.parallel.observation import ObservedTrace, observe
+from tempo_analysis.parallel.ratio import PairedRatio, attention_ratio, paired_ratio
+from tempo_analysis.parallel.within_set import PromptIntraStep, prompt_intra_step
 
 HERE = Path(__file__).parent
 Spread = dict[str, list[PromptIntraStep]]

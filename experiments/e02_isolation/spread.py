@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.intra_step import IntraStep, PromptIntraStep, RankSums, intra_step
-from analysis.metrics import Metric
-from analysis.ratio import Sink
-from analysis.verdict import comparison
+from tempo_analysis.parallel.metrics import Metric
+from tempo_analysis.parallel.ratio import Sink
+from tempo_analysis.parallel.within_set import IntraStep, PromptIntraStep, RankSums, intra_step
+from tempo_analysis.stats.verdict import comparison
 
 SINKS: tuple[Sink, Sink] = ("with", "without")
 Axes = tuple[tuple[int, ...], tuple[int, ...]]

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 import tempo
-from analysis.companions import rows_after
-from analysis.split import drift_from_scores, split_member
 from experiments.limits import alone_arm, largest
 from experiments.standard import MODEL
 from tempo.models.load import load_model
@@ -15,6 +13,8 @@ from tempo.policy.override import alone, members_of_sets
 from tempo.policy.presets import preset
 from tempo.trace.run import Prompt, Run
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.alone_pairs import rows_after
+from tempo_analysis.parallel.set_effect import drift_from_scores, split_member
 
 REFERENCES = ("without", "with")
 

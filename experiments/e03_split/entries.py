@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-from analysis.statistics import MARGIN
 from experiments.finding import Finding, Result, metric, status_of
 from experiments.limits import (
     Row,
@@ -15,6 +14,7 @@ from experiments.limits import (
     within,
 )
 from experiments.thirds import PAIRS, THIRDS, order
+from tempo_analysis.stats.intervals import MARGIN
 
 TEN_PERCENT = round(math.exp(MARGIN), 3)
 REFUSED = "parallel_verdict"

@@ -7,16 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from analysis.arms import arms_of
-from analysis.decomposition import decomposition, prompt_split
-from analysis.labels import inherited_labels
-from analysis.lambdas import LambdaSlopes, Slopes, lambda_slopes, prompt_lambdas
-from analysis.metrics import Metric, metric_row
-from analysis.observation import observe
-from analysis.paired_metrics import refused_split_metric, split_metrics
-from analysis.ratio import Sink, attention_ratio, paired_ratio
-from analysis.set_effect import SetEffect, set_effects
-from analysis.statistics import Interval, estimate_with_interval
 from experiments.command import asked
 from experiments.e03_split.checks import agreement, layer_zero_drift, mass_weighted_drift
 from experiments.limits import (
@@ -30,6 +20,18 @@ from experiments.result import made_by, trace_hash, write_document
 from experiments.standard import paired_run, prompts
 from experiments.thirds import third_metrics
 from tempo.trace.run import Run
+from tempo_analysis.parallel.arms import arms_of, inherited_labels
+from tempo_analysis.parallel.metrics import Metric, metric_row, refused_split_metric, split_metrics
+from tempo_analysis.parallel.observation import observe
+from tempo_analysis.parallel.ratio import Sink, attention_ratio, paired_ratio
+from tempo_analysis.parallel.score_drift_controls import (
+    LambdaSlopes,
+    Slopes,
+    lambda_slopes,
+    prompt_lambdas,
+)
+from tempo_analysis.parallel.set_effect import SetEffect, decomposition, prompt_split, set_effects
+from tempo_analysis.stats.intervals import Interval, estimate_with_interval
 
 HERE = Path(__file__).parent
 PARTS = {"first": "first", "all": "all_sets"}

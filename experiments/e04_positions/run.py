@@ -4,10 +4,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from analysis.metrics import Metric
 from experiments.command import asked
 from experiments.pairs import Row, Twins, changes_of, compared_with, read_twins, write_run
 from experiments.standard import compared
+from tempo_analysis.parallel.metrics import Metric
 
 HERE = Path(__file__).parent
 RATIO = "log_ratio_without_sink"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.divergence import MEASURES, readout_distance
-from analysis.observation import GROUP, observe
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.divergence import MEASURES, readout_distance
+from tempo_analysis.parallel.observation import GROUP, observe
 
 EARLIER = (GROUP["earlier_sets"], GROUP["earlier_singletons"])
 FROM_STEP = 2
@@ -30,7 +30,7 @@ class Copies:
         by_row: What it makes of each row of one copy, averaged afterwards.
         law_error: Largest distance of a row of the first layer captured from the law.
         mass_error: Largest distance of any row from that of one copy.
-        readouts: `analysis.divergence.MEASURES` of the readouts, from one copy to n.
+        readouts: `tempo_analysis.parallel.divergence.MEASURES` of the readouts, from one copy to n.
         largest_kl: KL from one copy to n at the step where it is largest.
         log_error: Largest difference of a log-probability that both readouts list.
     """

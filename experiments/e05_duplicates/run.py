@@ -8,11 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from analysis.bands import band
-from analysis.divergence import IDENTICAL
-from analysis.metrics import NONE, Metric
-from analysis.statistics import estimate_with_interval
-from analysis.verdict import divergence_verdict
 from experiments.command import asked
 from experiments.e05_duplicates.copies import Copies, compare_copies
 from experiments.pairs import changes_of, compared_with, twin_arm, write_run
@@ -20,6 +15,11 @@ from experiments.standard import compared
 from tempo.policy.override import parse_change
 from tempo.trace.compare import check_axes
 from tempo.trace.run import Run
+from tempo_analysis.parallel.divergence import IDENTICAL
+from tempo_analysis.parallel.metrics import NONE, Metric
+from tempo_analysis.stats.bands import band
+from tempo_analysis.stats.intervals import estimate_with_interval
+from tempo_analysis.stats.verdict import divergence_verdict
 
 HERE = Path(__file__).parent
 ONE = "duplicates:1"

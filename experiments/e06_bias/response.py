@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.observation import GROUP, Observation, observe
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.observation import GROUP, Observation, observe
 
 SETS = GROUP["earlier_sets"]
 OTHERS = [GROUP[name] for name in ("recent_prompt", "other_prompt", "earlier_singletons")]

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from analysis.averages import mean_over_prompts
-from analysis.bands import band
-from analysis.metrics import Metric
-from analysis.statistics import estimate_with_interval
-from analysis.verdict import change_verdict
 from experiments.command import asked
 from experiments.e06_bias.response import Response, responses
 from experiments.pairs import Twins, changes_of, compared_with, read_twins, twin_arm, write_run
 from experiments.standard import compared
 from tempo.trace.run import Run
+from tempo_analysis.parallel.metrics import Metric
+from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.stats.bands import band
+from tempo_analysis.stats.intervals import estimate_with_interval
+from tempo_analysis.stats.verdict import change_verdict
 
 HERE = Path(__file__).parent
 BOOST = "boost:"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from analysis.relevance import value_weighted
 from experiments.knockouts import Knock, Reference, divergence, full_readouts, knocked_readouts
 from tempo.models.language_model import LanguageModel
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.relevance import value_weighted
 
 PREDICTORS = ("attention", "value-weighted", "probability", "rank")
 PROMPT_STEP = 0

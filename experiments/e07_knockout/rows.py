@@ -5,16 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from analysis.association import (
-    EVEN_AREA,
-    NO_CORRELATION,
-    areas,
-    rank_correlations,
-)
-from analysis.metrics import Metric
 from experiments.e07_knockout.measures import PREDICTORS, KnockedSet
 from experiments.means import factor_of, mean_of
 from experiments.pairs import compared_with
+from tempo_analysis.parallel.metrics import Metric
+from tempo_analysis.stats.association import EVEN_AREA, NO_CORRELATION, areas, rank_correlations
 
 LEAST_NATS = 1e-9
 """In logarithms, what lies below counts as this."""

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.association import EVEN_AREA
-from analysis.metrics import Metric
 from experiments.e08_pruning.free import FreeRun
 from experiments.e08_pruning.measures import PAIRS, PrunedSet
 from experiments.means import divergence_of, factor_of, mean_known, mean_of
+from tempo_analysis.parallel.metrics import Metric
+from tempo_analysis.stats.association import EVEN_AREA
 
 LEAST_NATS = 1e-9
 """In logarithms, what lies below counts as this."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
-from analysis.verdict import PROMPTS_FOR_A_CLAIM
 from experiments.e09_layers_and_heads.heads import KIND
 from experiments.e09_layers_and_heads.layers import ENTROPIES
 from experiments.finding import Finding, Result, metric, status_of
 from experiments.limits import Row, number, told
 from experiments.thirds import PAIRS, THIRDS, order
+from tempo_analysis.stats.verdict import PROMPTS_FOR_A_CLAIM
 
 WITH, WITHOUT = ENTROPIES
 FUNNEL = (("middle", "early"), ("middle", "late"), ("early", "late"))
@@ -110,7 +110,7 @@ def _head_index(result: Result) -> Finding:
         f"measures of its arm; refuted if every p, unadjusted, is above "
         f"{options['unexplained_above']} in every arm.",
         controls=f"heads permuted within layers, {options['permutations']} times. Kinds by the "
-        "rule of analysis.heads, a description; one model of "
+        "rule of tempo_analysis.parallel.head_kinds, a description; one model of "
         f"{len(result['layers'])} layers. Means over prompts; heads are the sample here.",
         published=SENTENCES[1],
         why=f"head numbers explain {_range([one['share'] for one in own.values()])} of the "

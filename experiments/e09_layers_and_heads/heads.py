@@ -5,16 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from analysis.head_index import (
+from tempo_analysis.parallel.head_kinds import (
+    KINDS,
+    MEASURES,
+    HeadTable,
     IndexEffect,
+    PromptHeads,
+    head_table,
     index_effect,
     index_shares,
     kind_columns,
     kinds_by_index,
 )
-from analysis.heads import KINDS, MEASURES, HeadTable, PromptHeads, head_table
-from analysis.metrics import NONE, Metric
-from analysis.statistics import benjamini_hochberg, estimate_with_interval
+from tempo_analysis.parallel.metrics import NONE, Metric
+from tempo_analysis.stats.intervals import benjamini_hochberg, estimate_with_interval
 
 KIND = "kind"
 

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.bands import band
-from analysis.entropy import PromptEntropy
-from analysis.statistics import Curve
+from tempo_analysis.parallel.entropy import PromptEntropy
+from tempo_analysis.stats.bands import band
+from tempo_analysis.stats.intervals import Curve
 
 ENTROPIES = {
     "normalised_entropy": "normalised",
     "normalised_entropy_without_sink": "normalised_without_sink",
 }
-"""Name among the metrics, and in `analysis.entropy`: with the first token and without it."""
+"""Name among the metrics, and in `tempo_analysis.parallel.entropy`: with the first token and without it."""
 
 
 def by_layer(prompts: Sequence[PromptEntropy], name: str) -> Float64[np.ndarray, "prompt layer"]:

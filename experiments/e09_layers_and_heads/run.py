@@ -8,11 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from analysis.entropy import PromptEntropy, prompt_entropy
-from analysis.heads import PromptHeads, prompt_heads
-from analysis.metrics import Metric, metric_row
-from analysis.observation import observe
-from analysis.statistics import estimate_with_interval
 from experiments.command import asked
 from experiments.e09_layers_and_heads.heads import head_detail, index_metrics, index_tests, table_of
 from experiments.e09_layers_and_heads.layers import ENTROPIES, arm_difference, by_layer
@@ -21,6 +16,11 @@ from experiments.result import made_by, trace_hash, write_document
 from experiments.standard import compared
 from experiments.thirds import third_metrics
 from tempo.trace.run import Run
+from tempo_analysis.parallel.entropy import PromptEntropy, prompt_entropy
+from tempo_analysis.parallel.head_kinds import PromptHeads, prompt_heads
+from tempo_analysis.parallel.metrics import Metric, metric_row
+from tempo_analysis.parallel.observation import observe
+from tempo_analysis.stats.intervals import estimate_with_interval
 
 HERE = Path(__file__).parent
 NULL = "greedy"

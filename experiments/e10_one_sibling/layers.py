@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from scipy.special import logsumexp
 
-from analysis.exact import kl_nats, log_probabilities
 from tempo.causal.logit_lens import lens_logits
 from tempo.models.hooks import watched_rows_stream
 from tempo.models.language_model import LanguageModel
@@ -19,6 +18,7 @@ from tempo.oracle import run_oracle
 from tempo.policy.override import without_siblings
 from tempo.policy.presets import isolated
 from tempo.policy.slots import SlotTable
+from tempo_analysis.stats.distributions import kl_nats, log_probabilities
 
 FIRST, NEXT = 1, 2
 States = Float32[np.ndarray, "depth slot channel"]

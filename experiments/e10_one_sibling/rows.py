@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.metrics import Metric
 from experiments.e10_one_sibling.layers import Sibling
 from experiments.means import curve_of, factor_of, mean_known, mean_of
 from experiments.pairs import compared_with
+from tempo_analysis.parallel.metrics import Metric
 
 LAYERS = slice(1, None)
 """Depths after the embedding."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from analysis.observation import Observation, ObservedTrace, count_on, mass_on
 from tempo.policy.slots import SlotTable
 from tempo.vocabulary import PROMPT_STEP
+from tempo_analysis.parallel.observation import Observation, ObservedTrace, count_on, mass_on
 
 SETS, SINGLES = range(2)
 Kinds = Bool[np.ndarray, "step kind"]

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.distance import MatchedRatio
-from analysis.metrics import NONE, Metric, metric_row
-from analysis.ratio import AttentionRatio
-from analysis.relevance import Relevance
-from analysis.statistics import Interval, estimate_with_interval
-from analysis.verdict import comparison
 from experiments.limits import factor_metric
+from tempo_analysis.parallel.distance import MatchedRatio
+from tempo_analysis.parallel.metrics import NONE, Metric, metric_row
+from tempo_analysis.parallel.ratio import AttentionRatio
+from tempo_analysis.parallel.relevance import Relevance
+from tempo_analysis.stats.intervals import Interval, estimate_with_interval
+from tempo_analysis.stats.verdict import comparison
 
 Values = Float64[np.ndarray, " prompt"]
 Row = Mapping[str, Any]

@@ -8,12 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from analysis.collapse import Collapse, PromptCollapse, collapse, prompt_collapse, without_collapsed
-from analysis.distance import PairedDistances, matched_ratio, paired_distances
-from analysis.labels import inherited_labels
-from analysis.observation import observe
-from analysis.ratio import PairedRatio, attention_ratio, paired_ratio
-from analysis.relevance import PromptRelevance, prompt_relevance, relevance
 from experiments.command import asked
 from experiments.e11_controls.low_probability import (
     LowProbability,
@@ -33,6 +27,18 @@ from experiments.limits import n_sets
 from experiments.result import made_by, trace_hash, write_document
 from experiments.standard import paired_run
 from tempo.trace.run import Run
+from tempo_analysis.parallel.arms import inherited_labels
+from tempo_analysis.parallel.distance import PairedDistances, matched_ratio, paired_distances
+from tempo_analysis.parallel.observation import observe
+from tempo_analysis.parallel.ratio import PairedRatio, attention_ratio, paired_ratio
+from tempo_analysis.parallel.relevance import PromptRelevance, prompt_relevance, relevance
+from tempo_analysis.parallel.widths import (
+    Collapse,
+    PromptCollapse,
+    collapse,
+    prompt_collapse,
+    without_collapsed,
+)
 
 HERE = Path(__file__).parent
 NULL = "greedy"

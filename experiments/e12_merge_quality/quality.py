@@ -7,11 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from analysis.exact import kl_nats
-from analysis.metrics import Metric, metric_row
-from analysis.results import plain
-from analysis.statistics import estimate_with_interval
-from analysis.verdict import comparison, divergence_verdict
 from experiments.merging import (
     ARMS,
     BEST_PATH,
@@ -24,6 +19,11 @@ from experiments.merging import (
 )
 from experiments.ratios import ratio_metric
 from experiments.result import rounded
+from tempo_analysis.parallel.metrics import Metric, metric_row
+from tempo_analysis.parallel.results import plain
+from tempo_analysis.stats.distributions import kl_nats
+from tempo_analysis.stats.intervals import estimate_with_interval
+from tempo_analysis.stats.verdict import comparison, divergence_verdict
 
 MERGES = (*KV_MERGES, EMBEDDING)
 LEAST_KL = 1e-6

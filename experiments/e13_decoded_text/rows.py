@@ -7,13 +7,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.collapse import path_collapse
-from analysis.diversity import BLEU_ORDER, GRAMS, distinct, effective_branches, self_bleu
-from analysis.metrics import Metric
-from analysis.widths import repetition
 from experiments.e13_decoded_text.texts import ARMS, BEAM, BRANCHING, GREEDY, SUPERPOSED, Text
 from experiments.means import curve_of, mean_known, mean_of
 from experiments.pairs import compared_with
+from tempo_analysis.parallel.diversity import (
+    BLEU_ORDER,
+    GRAMS,
+    distinct,
+    effective_branches,
+    self_bleu,
+)
+from tempo_analysis.parallel.metrics import Metric
+from tempo_analysis.parallel.widths import path_collapse, repetition
 
 VALUES = (
     *("nll", "claimed_nll", "calibration_gap", "distinct_1", "distinct_2", "distinct_3"),

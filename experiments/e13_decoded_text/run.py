@@ -3,7 +3,6 @@
 import tomllib
 from pathlib import Path
 
-from analysis.metrics import metric_row
 from experiments.command import asked
 from experiments.e13_decoded_text.rows import detail, measured, metrics
 from experiments.e13_decoded_text.texts import ARMS, Rules, Text, decoded
@@ -11,6 +10,7 @@ from experiments.result import hash_of, made_by, write_document
 from experiments.standard import MODEL, prompts
 from tempo.models.load import load_model
 from tempo.run.recorder import model_facts, versions
+from tempo_analysis.parallel.metrics import metric_row
 
 HERE = Path(__file__).parent
 

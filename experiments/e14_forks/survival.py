@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.exact import kl_nats
-from analysis.metrics import NONE, Metric, metric_row
-from analysis.statistics import estimate_with_interval
-from analysis.verdict import comparison, divergence_verdict
 from experiments.e14_forks.probes import Probe, Survival, js_nats, survival
 from experiments.merging import ARMS, REFERENCE, TOP_PATH, Depths, Paths
 from experiments.ratios import ratio_metric
+from tempo_analysis.parallel.metrics import NONE, Metric, metric_row
+from tempo_analysis.stats.distributions import kl_nats
+from tempo_analysis.stats.intervals import estimate_with_interval
+from tempo_analysis.stats.verdict import comparison, divergence_verdict
 
 EXACT = "exact"
 NO_SET = "no-set"

@@ -7,14 +7,14 @@ from typing import Any
 
 import tempo
 from analysis.census.result import Census
-from analysis.results import plain
 from analysis.roles.depth import depth_difference
-from analysis.statistics import Interval
 from experiments.command import asked
 from experiments.result import made_by, write_document
 from experiments.standard import MODEL
 from tempo.census.battery import PASSES
 from tempo.run.recorder import versions
+from tempo_analysis.parallel.results import plain
+from tempo_analysis.stats.intervals import Interval
 
 HERE = Path(__file__).parent
 BEST = 5

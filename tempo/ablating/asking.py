@@ -8,12 +8,10 @@ import numpy as np
 
 from analysis.ablation.measured import PromptNumbers, prompt_numbers
 from analysis.ablation.passes import Pass
-from analysis.ablation.predictions import PredictionTable, PromptTokens, prediction_table
 from analysis.ablation.redundancy import PromptRedundancy, prompt_redundancy
 from analysis.ablation.result import AblationFacts, ablation_findings
 from analysis.ablation.sweep import PromptSweep, prompt_sweep
 from analysis.ablation_report import Ablation
-from analysis.statistics import SMALLEST_SAMPLE
 from tempo.ablating.conditions import CONTROL_DRAW, DEFAULT, Target, parse_conditions
 from tempo.ablating.donors import MEANS_FROM, DonorSource
 from tempo.ablating.plan import CONTROL, SWEEPS, Plan, redundancy_passes
@@ -28,6 +26,8 @@ from tempo.policy.edits import HeadNames, HeadOutput
 from tempo.run.recorder import model_facts
 from tempo.run.request import PromptInput
 from tempo.vocabulary import Head
+from tempo_analysis.report.predictions import PredictionTable, PromptTokens, prediction_table
+from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
 
 LARGEST_SWEEP = 20
 

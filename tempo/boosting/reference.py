@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.boost.readouts import Readout, mixed
 from analysis.boost.restoring import law_log_ratio
 from tempo.engine.branch import TOGETHER, Fork, Ids, Trunk, decode_forks, gone_on
 from tempo.engine.capture import Capture
@@ -17,6 +16,7 @@ from tempo.policy.override import alone, forced, members_of_sets
 from tempo.policy.presets import Policy, isolated
 from tempo.policy.selection import Forced
 from tempo.policy.slots import SlotTable
+from tempo_analysis.stats.distributions import Readout, mixed
 
 Cells = Float64[np.ndarray, "layer head query"]
 SMALLEST_SET = 2

@@ -7,8 +7,6 @@ import numpy as np
 from jaxtyping import Float64
 
 from analysis.boost.doses import FORCED
-from analysis.boost.readouts import Readout
-from analysis.exact import kl_nats
 from tempo.boosting.reference import Reference, mean_known
 from tempo.boosting.targets import Heads, matched_slots, member_slots
 from tempo.engine.branch import Trunk, gone_on
@@ -16,6 +14,7 @@ from tempo.engine.capture import NOTHING, Capture
 from tempo.engine.state import DecodeContext, StepOutcome
 from tempo.errors import NumericalError
 from tempo.policy.edits import Edit
+from tempo_analysis.stats.distributions import Readout, kl_nats
 
 ByHead = Float64[np.ndarray, "layer head"]
 READOUTS = tuple(one.name for one in FORCED if one.name not in ("share", "log_ratio"))

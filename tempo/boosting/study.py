@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.averages import mean_over_prompts
 from analysis.boost.doses import Dose, find
 from analysis.boost.numbers import Repair
 from analysis.boost.restoring import Restoring, crossing, restoring
@@ -18,6 +17,7 @@ from tempo.models.language_model import LanguageModel
 from tempo.policy.edits import Edit, ScoreBias
 from tempo.run.options import Options
 from tempo.vocabulary import Head
+from tempo_analysis.stats.averages import mean_over_prompts
 
 NOTHING = 1e-30
 """Nats; added to a score in float32 it changes nothing, but the edited path is taken."""

@@ -7,8 +7,6 @@ import numpy as np
 from jaxtyping import Float64
 
 from analysis.boost.doses import FREE
-from analysis.diversity import distinct, effective_branches
-from analysis.widths import repetition
 from tempo.boosting.reference import top_tokens
 from tempo.boosting.replays import Batch
 from tempo.engine.branch import gone_on
@@ -17,6 +15,8 @@ from tempo.policy.edits import Edit
 from tempo.policy.presets import Policy
 from tempo.policy.selection import Forced
 from tempo.policy.slots import SlotTable
+from tempo_analysis.parallel.diversity import distinct, effective_branches
+from tempo_analysis.parallel.widths import repetition
 
 MEASURES = tuple(one.name for one in FREE)
 

@@ -10,7 +10,6 @@ import numpy as np
 from analysis.census.result import Census
 from analysis.roles.assignment import RoleScores
 from analysis.roles.depth import depth_of
-from analysis.statistics import SMALLEST_SAMPLE
 from tempo.census.battery import MORE_ROLES, PASSES, ROLES, Battery, chosen_roles
 from tempo.census.effects import loss_effects, name_effects
 from tempo.census.parallel import decode_sets, read_sets
@@ -23,6 +22,7 @@ from tempo.models.load import load_model
 from tempo.prompts.sequences import LENGTH, N_SEQUENCES, bundled_corpus, corpus_file
 from tempo.prompts.tokens import token_facts
 from tempo.run.recorder import model_facts
+from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
 
 Say = Callable[[str], object]
 

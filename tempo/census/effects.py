@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from analysis.roles.assignment import RoleScores
-from analysis.statistics import Interval, estimate_with_interval
 from tempo.causal.name_effects import inhibition_effect, name_movers
 from tempo.causal.silence import delta_nll
 from tempo.census.battery import Battery
@@ -14,6 +13,7 @@ from tempo.census.prompts import NameCensus
 from tempo.models.language_model import LanguageModel
 from tempo.prompts.sequences import text_windows
 from tempo.vocabulary import Head
+from tempo_analysis.stats.intervals import Interval, estimate_with_interval
 
 N_TEXTS = 8
 LENGTH = 64

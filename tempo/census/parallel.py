@@ -1,7 +1,5 @@
 """The pass over parallel decoding: roles that only sets of siblings can show."""
 
-from analysis.labels import inherited_labels
-from analysis.observation import observe
 from analysis.roles.assignment import RoleScores
 from analysis.roles.text_battery import Reading
 from analysis.roles.trace_battery import read_trace, trace_role
@@ -11,6 +9,8 @@ from tempo.models.language_model import LanguageModel
 from tempo.prompts.suites import load_suite
 from tempo.run.api import compare
 from tempo.trace.run import Run
+from tempo_analysis.parallel.arms import inherited_labels
+from tempo_analysis.parallel.observation import observe
 
 ARM_OF = {
     "sibling_attending": "visible",

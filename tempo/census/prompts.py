@@ -12,7 +12,6 @@ from analysis.roles.assignment import RoleScores, judged, role_scores
 from analysis.roles.retrieval import RetrievalTrial
 from analysis.roles.rows import ByHead, HeadScore, SequenceRows, chances_of, scores_of
 from analysis.roles.successor_attention import SuccessorRun, successor_run
-from analysis.statistics import SMALLEST_SAMPLE
 from tempo.causal.forward import Ids, PlainRows, plain_rows
 from tempo.census.battery import Battery
 from tempo.errors import TooFewPromptsError
@@ -20,6 +19,7 @@ from tempo.models.language_model import LanguageModel
 from tempo.prompts.names import NamePrompts, name_prompts
 from tempo.prompts.needles import NeedlePrompt, needle_prompts
 from tempo.prompts.word_runs import CONDITIONS, WordRuns, word_runs
+from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
 
 N_NEEDLES = 24
 

@@ -7,7 +7,6 @@ from itertools import chain
 import numpy as np
 from jaxtyping import Float64
 
-from analysis.averages import mean_over_prompts
 from analysis.circuits.value_weighted import slot_share
 from analysis.roles.assignment import RoleScores
 from analysis.roles.bos_sink import SinkRate, sink_rate
@@ -35,6 +34,7 @@ from tempo.prompts.sequences import (
     repeated_halves,
     text_windows,
 )
+from tempo_analysis.stats.averages import mean_over_prompts
 
 _EXTRAS = ("value_norm", "activations", "predictions")
 

@@ -112,11 +112,11 @@ def ablate(
     settings.pop("seed", None)
     with notes().status(Text("starting")) as status:
         from analysis.ablation_report import ABLATION_FILE, write_ablation
-        from analysis.studies import check_folder
         from tempo.ablating.asking import ablate as ask
         from tempo.ablating.conditions import parse_conditions
         from tempo.models.load import load_model
         from tempo.vocabulary import parse_head
+        from tempo_analysis.report.study import check_folder
 
         if out is not None:
             check_folder(out, ABLATION_FILE, force=force)

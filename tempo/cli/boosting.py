@@ -99,11 +99,11 @@ def boost(
     asked |= {"threshold": _number(threshold, "--threshold"), "steps": _whole(steps, "--steps")}
     with notes().status(Text("starting")) as status:
         from analysis.boost.report import BOOST_FILE, write_boost
-        from analysis.studies import check_folder
         from tempo.boosting.asking import boost as ask
         from tempo.boosting.asking import check_betas
         from tempo.boosting.targets import check_targets
         from tempo.models.load import load_model
+        from tempo_analysis.report.study import check_folder
 
         if out is not None:
             check_folder(out, BOOST_FILE, force=force)

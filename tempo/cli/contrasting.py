@@ -70,11 +70,11 @@ def concepts(
     settings.pop("seed", None)
     with notes().status(Text("starting")) as status:
         from analysis.concept.report import QUALITY_FILE, write_concept
-        from analysis.studies import check_folder
         from tempo.contrasting import check_options
         from tempo.contrasting import concepts as contrast
         from tempo.models.load import load_model
         from tempo.prompts.pairs import load_pairs
+        from tempo_analysis.report.study import check_folder
 
         if out is not None:
             check_folder(out, QUALITY_FILE, force=force)

@@ -12,17 +12,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from analysis.delimited import TABLES
-from analysis.metrics import Metric
-from analysis.page.document import PAGE_FILE
-from analysis.report import FIGURES, REPORT_FILE, RESULTS_FILE, write_report
-from analysis.results import Results
-from analysis.results import analyze as ask_everything
 from tempo.cli.interrupts import stopping
 from tempo.cli.screen import busy, say, show
 from tempo.cli.tables import plain_table
 from tempo.trace.run import Run
 from tempo.trace.run_folder import open_run
+from tempo_analysis.parallel.metrics import Metric
+from tempo_analysis.parallel.page import PAGE_FILE
+from tempo_analysis.parallel.report import FIGURES, REPORT_FILE, RESULTS_FILE, write_report
+from tempo_analysis.parallel.results import Results
+from tempo_analysis.parallel.results import analyze as ask_everything
+from tempo_analysis.report.csv import TABLES
 
 HEADLINES = (
     *("attention_ratio_without_sink", "attention_ratio_with_sink"),

@@ -73,10 +73,10 @@ def follow(
     """
     with notes().status(Text("reading the run")) as status:
         from analysis.member.report import FOLLOW_FILE, write_member
-        from analysis.studies import check_folder
         from tempo.following.asking import follow as ask
         from tempo.models.load import load_model
         from tempo.trace.run_folder import open_run
+        from tempo_analysis.report.study import check_folder
 
         if out is not None:
             check_folder(out, FOLLOW_FILE, force=force)

@@ -11,8 +11,8 @@ THAT_OF_THE_RUN = {"seed": None}
 @takes_options(*STATISTICS, defaults=THAT_OF_THE_RUN)
 def analyze(run: RunFolder, *, options: Options, as_json: Json = False) -> None:
     """Measure a run: write results.json and show every number."""
-    from analysis.report import write_results
     from tempo.cli.findings import ask, opened, show_findings
+    from tempo_analysis.parallel.report import write_results
 
     found = opened(run, **given(options))
     results = ask(found)

@@ -11,7 +11,7 @@ from tempo.models.registry import NamedModel
 from tempo.run.budget import PLANNING_WIDTH, MemoryPlan, human
 
 if TYPE_CHECKING:
-    from analysis.grid import Table as Grid
+    from tempo_analysis.report.table import Table as Grid
 
 GOOD, BAD, FAINT = "#5fa32c", "bold #d0463b", "dim"
 

@@ -1,0 +1,1 @@
+"""Questions about a run of parallel decoding, each with chance, null and interval."""

@@ -1,0 +1,241 @@
+"""Write `report.html`: what a run holds and what was found, in one offline file."""
+
+import json
+import shutil
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from analysis.page.census_maps import run_role_maps
+from tempo.policy.slots import COLUMNS
+from tempo.trace.run import Run
+from tempo.trace.store import disk_errors
+from tempo.trace.trace import Trace
+from tempo_analysis.parallel.arms import Arms, arms_of
+from tempo_analysis.parallel.page_charts import charts, head_maps
+from tempo_analysis.parallel.results import Results, plain
+from tempo_analysis.parallel.tables import arm_rows, fact_rows, model_facts
+from tempo_analysis.parallel.verdict import sentences
+from tempo_analysis.report.csv import csv_text
+from tempo_analysis.report.files import write_atomic
+from tempo_analysis.report.packing import base64, pack_weights
+from tempo_analysis.report.table import Table
+
+MOST_BYTES = 4_500_000
+"""Attention of one trace takes at most this much of the page, as long as coarser codes help."""
+
+MOST_BYTES_BESIDE = 20_000_000
+"""The same for a prompt that may lie in a file beside the page."""
+
+Document = dict[str, Any]
+
+
+def shown_arms(run: Run, arms: Arms) -> list[str]:
+    """Arms of the page: those that decoded freely and the twins, not members alone.
+
+    Twins stand behind their reference, the null last.
+    """
+    twins = {
+        arm: [twin for twin, source in arms.replays.items() if source == arm] for arm in arms.free
+    }
+    parallel = [name for arm in arms.parallel for name in (arm, *twins[arm])]
+    names = [*parallel, *(arm for arm in arms.free if arm not in parallel)]
+    found = {arm for _, arm in run.traces}
+    return [name for name in names if name in found]
+
+
+def prompt_document(
+    run: Run, prompt_id: str, arms: Sequence[str], *, most_bytes: int = MOST_BYTES
+) -> Document:
+    """One prompt under every arm that has a trace of it, as JSON values."""
+    traces = {arm: run.traces[prompt_id, arm] for arm in arms if (prompt_id, arm) in run.traces}
+    begun = {arm: trace for arm, trace in traces.items() if trace.header.last_step >= 0}
+    return {"id": prompt_id, "arms": {arm: _arm(t, most_bytes) for arm, t in begun.items()}}
+
+
+def _arm(trace: Trace, most_bytes: int) -> Document:
+    return {
+        "level": trace.level,
+        "stopped": trace.header.stopped,
+        "layers": list(trace.layers),
+        "heads": list(trace.heads),
+        "nSteps": trace.n_steps,
+        "slots": _slots(trace),
+        "readoutEntropy": [trace.readout(k).entropy_nats for k in range(trace.n_steps + 1)],
+        "dropped": {str(k): _dropped(trace, k) for k in range(1, trace.n_steps + 1)},
+        "rows": _rows(trace, most_bytes),
+    }
+
+
+def _slots(trace: Trace) -> Mapping[str, Any]:
+    columns = {name: plain(getattr(trace.slots, name)) for name in COLUMNS}
+    texts = [trace.token_text(slot) for slot in range(len(trace.slots))]
+    return columns | {"text": texts}
+
+
+def _dropped(trace: Trace, step: int) -> list[Document]:
+    return [
+        {"text": trace.header.tokens[one.token], "probability": one.probability, "why": one.reason}
+        for one in trace.dropped(step)
+    ]
+
+
+def _rows(trace: Trace, most_bytes: int) -> Document | None:
+    """Rows of the steps that were captured; None where only sums over groups were kept."""
+    steps = [step for step in range(trace.n_steps + 1) if trace.has_rows(step)]
+    if trace.level == "reduced" or not steps:
+        return None
+    packed = pack_weights([trace.attention(step) for step in steps], most_bytes=most_bytes)
+    windows = list(dict.fromkeys(trace.header.window))
+    visible = {step: trace.visible(step) for step in steps}
+    first = [trace.header.window.index(window) for window in windows]
+    return {
+        "steps": steps,
+        "data": base64(packed.data),
+        "levels": packed.levels,
+        "floor": packed.floor,
+        "sumsToOne": not any(trace.header.sinks or ()),
+        "relativeError": packed.relative_error,
+        "windows": windows,
+        "windowOfLayer": [windows.index(window) for window in trace.header.window],
+        "visible": [_bits([visible[step][layer] for step in steps]) for layer in first],
+    }
+
+
+def _bits(seen: Sequence[Bool[np.ndarray, "_ _"]]) -> str:
+    return base64(np.packbits(np.concatenate([one.ravel() for one in seen])).tobytes())
+
+
+PAGE_FILE = "report.html"
+DATA_FOLDER = "page"
+MOST_EMBEDDED = 4_600_000
+"""Prompts that together take more lie in files beside the page, all but the first."""
+
+SCRIPTS = (
+    *("decode.js", "draw.js", "save.js", "lattice.js", "attention.js"),
+    *("headmap.js", "charts.js", "page.js"),
+)
+_HERE = Path(__file__).parent
+
+
+def write_page(run: Run, results: Results, tables: Sequence[Table], folder: Path) -> Path:
+    """Write the page and, where the run is large, one file for each further prompt beside it.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    folder = Path(folder)
+    arms = shown_arms(run, arms_of(run))
+    with disk_errors(folder):
+        shutil.rmtree(folder / DATA_FOLDER, ignore_errors=True)
+        embedded = _write_prompts(run, arms, folder / DATA_FOLDER)
+        text = page_text(run, results, tables, embedded)
+        write_atomic(folder / PAGE_FILE, text)
+    return folder / PAGE_FILE
+
+
+def page_text(
+    run: Run, results: Results, tables: Sequence[Table], embedded: Sequence[tuple[str, str]]
+) -> str:
+    """The page; `embedded` has the id of each prompt inside it and its document as JSON."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    script = "\n".join(own_text(name) for name in SCRIPTS)
+    role_maps, refusals = run_role_maps(run, _axes(results))
+    results = replace(results, refusals=(*results.refusals, *refusals))
+    document = _run_document(run, results, tables) | {"roleMaps": role_maps}
+    return environment.from_string(own_text("page.html.j2")).render(
+        title=str(model_facts(run)["name"]),
+        style=Markup(own_text("page.css")),
+        script=Markup(script),
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        run=Markup(json_inside(document)),
+        prompts=[(prompt_id, Markup(text)) for prompt_id, text in embedded],
+        results=results,
+        sentences=list(sentences(results)),
+        tables=tables,
+        facts=fact_rows(run) | _hashes(run),
+        unfinished=sum(trace.header.stopped == "running" for trace in run),
+        n_traces=len(run),
+    )
+
+
+def _run_document(run: Run, results: Results, tables: Sequence[Table]) -> dict[str, Any]:
+    parts = arms_of(run)
+    roles = {arm: (role, policy) for arm, role, policy in arm_rows(run, results)}
+    heads = int(model_facts(run).get("queries_per_kv_head", 1))
+    return {
+        "model": model_facts(run)["name"],
+        "queriesPerKvHead": heads,
+        "dataFolder": DATA_FOLDER,
+        "prompts": [{"id": p.id, "category": p.category, "text": p.text} for p in run.prompts],
+        "arms": [
+            {"name": arm, "role": roles.get(arm, ("", ""))[0], "of": parts.replays.get(arm)}
+            for arm in shown_arms(run, parts)
+        ],
+        "axes": _axes(results),
+        "maps": head_maps(results),
+        "charts": charts(results),
+        "tables": {table.name: csv_text(table) for table in tables},
+    }
+
+
+def _axes(results: Results) -> dict[str, Any]:
+    """Layer and head numbers of the maps; empty where no arm keeps rows."""
+    tables = [found.heads for found in results.by_arm.values() if found.heads]
+    ratios = [ratio for found in results.by_arm.values() for ratio in found.ratio.values()]
+    known = next(iter([*tables, *ratios]), None)
+    return plain({"layers": known.layers, "heads": known.heads} if known else {})
+
+
+def _write_prompts(run: Run, arms: Sequence[str], folder: Path) -> list[tuple[str, str]]:
+    """Write what does not fit into the page; gives what goes into it."""
+    embedded: list[tuple[str, str]] = []
+    for prompt_id, text in _documents(run, arms):
+        size = sum(len(one) for _, one in embedded) + len(text)
+        if folder.exists():
+            _write_prompt(folder, prompt_id, text)
+        elif size <= MOST_EMBEDDED or not embedded:
+            embedded.append((prompt_id, text))
+        else:
+            folder.mkdir()
+            for one in [*embedded[1:], (prompt_id, text)]:
+                _write_prompt(folder, *one)
+            del embedded[1:]
+    return embedded
+
+
+def _documents(run: Run, arms: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for number, prompt in enumerate(run.prompts):
+        most = MOST_BYTES if number == 0 else MOST_BYTES_BESIDE
+        yield prompt.id, json_inside(prompt_document(run, prompt.id, arms, most_bytes=most))
+
+
+def _write_prompt(folder: Path, prompt_id: str, text: str) -> None:
+    script = f"tempoPrompt({text});\n"
+    (folder / f"{prompt_id}.js").write_text(script, encoding="utf-8")
+
+
+def _hashes(run: Run) -> dict[str, str]:
+    if run.folder is None:
+        return {}
+    manifest = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    return {"configuration hash": str(manifest.get("configuration_hash", ""))}
+
+
+def json_inside(value: Any) -> str:
+    """JSON that is also safe inside a script element: `<` and line separators are escaped."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def own_text(name: str) -> str:
+    """A script, style or template that lies beside this module."""
+    return (_HERE / name).read_text(encoding="utf-8")

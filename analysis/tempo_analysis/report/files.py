@@ -1,0 +1,10 @@
+"""Text files that appear whole or not at all."""
+
+from pathlib import Path
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file under another name and move it into place; line ends are kept as they are."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    temporary.replace(path)

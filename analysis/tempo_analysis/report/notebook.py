@@ -1,0 +1,82 @@
+"""What was found as HTML for a notebook: offline, no script, styles inline, every text escaped."""
+
+from collections.abc import Sequence
+from html import escape
+
+from tempo.trace.glyphs import line_glyphs
+from tempo_analysis.parallel.metrics import Metric
+from tempo_analysis.report.numbers import number, stated
+from tempo_analysis.stats.intervals import Unanswered
+
+MOST_ROWS = 120
+_CELL = (
+    "padding:2px 8px;text-align:left;vertical-align:top;background:transparent;color:inherit;"
+    "border:none;border-bottom:1px solid currentColor"
+)
+_SCROLL = "overflow-x:auto;max-width:100%;color:inherit;scrollbar-color:currentColor transparent"
+_TABLE = "border-collapse:collapse;margin:4px 0;font-size:13px;color:inherit"
+_HEADINGS = ("metric", "arm", "estimate (95 %)", "prompts", "chance", "null", "verdict")
+_NOTE = (
+    "Intervals are over prompts. Chance is even attention, or no effect; the null is the same "
+    "number on the greedy runs. A dash is no data, never zero."
+)
+
+
+def results_markup(
+    metrics: Sequence[Metric], refusals: Sequence[Unanswered], *, n_prompts: int
+) -> str:
+    """Every number with its interval, beside chance, null and verdict; then what was refused."""
+    body = "".join(_row(metric) for metric in metrics[:MOST_ROWS])
+    hidden = len(metrics) - MOST_ROWS
+    rest = f"<p>{hidden} more numbers are in <code>metrics</code>.</p>" if hidden > 0 else ""
+    refused = [f"{one.question}, {one.arm}: {one.reason}" for one in refusals]
+    said = f"Results of {n_prompts} prompts. {_NOTE}"
+    return region_markup(
+        "Results", said, f"{table_markup(_HEADINGS, body)}{rest}{refused_markup(refused)}"
+    )
+
+
+def _row(metric: Metric) -> str:
+    found = metric.interval
+    texts = [metric.name, metric.arm, stated(found), str(found.n)]
+    return cells_markup([*texts, number(metric.chance), number(metric.null), metric.verdict])
+
+
+def region_markup(name: str, said: str, inside: str) -> str:
+    """A part of a notebook with its name, a sentence and what stands inside."""
+    return (
+        f'<div role="region" tabindex="0" aria-label="{name}" style="{_SCROLL}">'
+        f"<p>{said}</p>{inside}</div>"
+    )
+
+
+def table_markup(headings: Sequence[str], body: str) -> str:
+    """A table of rows that are markup already."""
+    head = "".join(
+        f'<th scope="col" style="{_CELL};white-space:nowrap">{name}</th>' for name in headings
+    )
+    return f'<table style="{_TABLE}"><thead>{_line(head)}</thead><tbody>{body}</tbody></table>'
+
+
+def cells_markup(texts: Sequence[str]) -> str:
+    """A row of a table; its first cell names it."""
+    cells = (f'<td style="{_CELL}">{shown_markup(text)}</td>' for text in texts[1:])
+    name = f'<th scope="row" style="{_CELL};font-weight:normal">{shown_markup(texts[0])}</th>'
+    return _line(name + "".join(cells))
+
+
+def refused_markup(lines: Sequence[str]) -> str:
+    """What was not answered, as a list; nothing where all was."""
+    items = "".join(f"<li>{shown_markup(line)}</li>" for line in lines[:MOST_ROWS])
+    hidden = len(lines) - MOST_ROWS
+    rest = f"<li>and {hidden} more, in <code>refusals</code></li>" if hidden > 0 else ""
+    return f"<p>Not answered:</p><ul>{items}{rest}</ul>" if items else ""
+
+
+def _line(cells: str) -> str:
+    return f'<tr style="background:transparent">{cells}</tr>'
+
+
+def shown_markup(text: str) -> str:
+    """A text on one line, escaped."""
+    return escape(line_glyphs(text))

@@ -1,0 +1,159 @@
+"""Write the plain page: what was asked, what was found, figures, predictions and tables."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from tempo.errors import InputError
+from tempo.trace.glyphs import token_glyphs
+from tempo.trace.store import disk_errors
+from tempo_analysis.parallel.page import PAGE_FILE, json_inside, own_text
+from tempo_analysis.report.csv import csv_text
+from tempo_analysis.report.files import write_atomic
+from tempo_analysis.report.inline_svg import inline_svg
+from tempo_analysis.report.numbers import DASH
+from tempo_analysis.report.predictions import PredictionTable, prediction_sheet, shift_sheet
+from tempo_analysis.report.table import Table
+
+STUDY_SCRIPTS = ("draw.js", "save.js", "study.js")
+SHORT_TABLE = 30
+"""A table of at most this many rows lies open."""
+
+MOST_ROWS = 400
+"""A table shows at most this many rows; its file has all."""
+
+FIRST_SHIFTS = 6
+"""Of a list of tokens this many are shown before it is opened."""
+
+_LONGEST_TOKEN = 24
+_NO_CATEGORY = "prompts"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of a study.
+
+    Attributes:
+        name: Stem of its files; unique on its page.
+        title: What it shows, in a few words; read out instead of the drawing.
+        caption: What is drawn, what the band or bar is, and n.
+        svg: Text of the SVG file.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+def write_study_page(
+    folder: Path,
+    *,
+    title: str,
+    sentences: Sequence[str],
+    facts: Mapping[str, str],
+    figures: Sequence[Figure] = (),
+    tables: Sequence[Table] = (),
+    predictions: Sequence[PredictionTable] = (),
+) -> Path:
+    """Write `report.html` into a folder, whole or not at all; gives its path.
+
+    Args:
+        sentences: What was found, one statement each.
+        facts: How it was made, for the foot of the page.
+        tables: Each is shown and can be saved. Where there are predictions, the two sheets of
+            them stand as sections of their own and not among the tables.
+
+    Raises:
+        InputError: Two figures, two tables or two prompts have one name, or a figure is no SVG.
+        OutputError: The disk refused.
+    """
+    folder = Path(folder)
+    text = study_page_text(
+        title=title,
+        sentences=sentences,
+        facts=facts,
+        figures=figures,
+        tables=tables,
+        predictions=predictions,
+    )
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / PAGE_FILE, text)
+    return folder / PAGE_FILE
+
+
+def study_page_text(
+    *,
+    title: str,
+    sentences: Sequence[str],
+    facts: Mapping[str, str],
+    figures: Sequence[Figure] = (),
+    tables: Sequence[Table] = (),
+    predictions: Sequence[PredictionTable] = (),
+) -> str:
+    """The page as text."""
+    _check_unique("figures", [figure.name for figure in figures])
+    _check_unique("tables", [table.name for table in tables])
+    sheets = [prediction_sheet(predictions), shift_sheet(predictions)] if predictions else []
+    own = {sheet.name for sheet in sheets}
+    files = {table.name: csv_text(table) for table in (*tables, *sheets)}
+    script = "\n".join(own_text(name) for name in STUDY_SCRIPTS)
+    return (
+        _environment()
+        .from_string(own_text("study.html.j2"))
+        .render(
+            title=title,
+            style=Markup(own_text("page.css") + own_text("study.css")),
+            script=Markup(script),
+            script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+            files=Markup(json_inside(files)),
+            sentences=sentences,
+            figures=[(figure, Markup(_drawn(n, figure))) for n, figure in enumerate(figures)],
+            categories=_by_category(predictions),
+            sheets=sheets,
+            tables=[table for table in tables if table.name not in own],
+            most_rows=MOST_ROWS,
+            short_table=SHORT_TABLE,
+            first_shifts=FIRST_SHIFTS,
+            facts=facts,
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["glyphs"] = partial(token_glyphs, longest=_LONGEST_TOKEN)
+    environment.filters["signed"] = signed
+    return environment
+
+
+def signed(value: float) -> str:
+    """Three significant digits with their sign; a dash where there are no data."""
+    return DASH if value != value else f"{value:+.3g}".replace("-", "\u2212")
+
+
+def _drawn(number: int, figure: Figure) -> str:
+    return inline_svg(figure.svg, label=figure.title, prefix=f"figure-{number}-")
+
+
+def _by_category(
+    predictions: Sequence[PredictionTable],
+) -> dict[str, list[tuple[int, PredictionTable]]]:
+    """Categories as they first appear; every table with its number on the page."""
+    found: dict[str, list[tuple[int, PredictionTable]]] = {}
+    for table in predictions:
+        found.setdefault(table.prompt.category or _NO_CATEGORY, []).append((0, table))
+    number = iter(range(len(predictions)))
+    return {name: [(next(number), table) for _, table in each] for name, each in found.items()}
+
+
+def _check_unique(what: str, names: Sequence[str]) -> None:
+    if len(set(names)) != len(names):
+        raise InputError(f"expected {what} of different names, got {', '.join(names)}; rename one")

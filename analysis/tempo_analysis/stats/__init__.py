@@ -1,0 +1,1 @@
+"""Intervals, bands, averages, association, and the sentences that follow from them."""

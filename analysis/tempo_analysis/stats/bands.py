@@ -1,0 +1,195 @@
+"""Limits over prompts at every layer or step: pointwise, and simultaneous bands."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+from scipy import stats
+
+from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.stats.intervals import (
+    BOOTSTRAP_FROM,
+    INFINITE,
+    LEVEL,
+    RESAMPLES,
+    SAME,
+    SEED,
+    SMALLEST_SAMPLE,
+    Curve,
+    Interval,
+    curve,
+    too_few,
+)
+
+MAX_T = "simultaneous: max-|t| bootstrap over prompts"
+BONFERRONI = "simultaneous: Bonferroni t over prompts"
+
+_NO_SPREAD = 1e-12
+
+
+def band(
+    x: Int64[np.ndarray, " point"], values: Float[np.ndarray, "prompt point"], *, seed: int = SEED
+) -> Curve:
+    """Mean over prompts at each point, with limits that hold at all points at once.
+
+    NaN is a prompt without data at that point; the other points of the prompt still count. Points
+    without limits (fewer than 8 prompts, infinite values) are no part of the band, and neither are
+    those where every prompt has the same value. A point from 30 prompts on of which some resample
+    has no spread has Bonferroni's limits.
+    """
+    table = np.asarray(values, np.float64)
+    n = np.sum(~np.isnan(table), axis=0)
+    with np.errstate(invalid="ignore"):
+        estimate = mean_over_prompts(table)
+    methods = _settled(table, n)
+    low, high = np.full((2, len(x)), np.nan)
+    same = methods == SAME
+    low[same] = high[same] = estimate[same]
+    unsettled = np.flatnonzero(methods == "")
+    if unsettled.size:
+        half, methods[unsettled] = _half_widths(table[:, unsettled], seed)
+        low[unsettled], high[unsettled] = estimate[unsettled] - half, estimate[unsettled] + half
+    return Curve(x, estimate, low, high, n, tuple(methods.tolist()), simultaneous=True)
+
+
+def _settled(
+    table: Float64[np.ndarray, "prompt point"], n: Int64[np.ndarray, " point"]
+) -> np.ndarray:
+    """The method of each point that needs no resampling; empty for the others."""
+    methods = np.full(len(n), "", object)
+    for point, count in enumerate(n.tolist()):
+        known = table[~np.isnan(table[:, point]), point]
+        if count < SMALLEST_SAMPLE:
+            methods[point] = too_few(count)
+        elif not np.isfinite(known).all():
+            methods[point] = INFINITE
+        elif np.ptp(known) <= _NO_SPREAD * max(float(np.abs(known).max()), 1.0):
+            methods[point] = SAME
+    return methods
+
+
+def _half_widths(
+    sample: Float64[np.ndarray, "prompt point"], seed: int
+) -> tuple[Float64[np.ndarray, " point"], np.ndarray]:
+    """Half-width and method of each point; every point has 8 prompts or more, and spread."""
+    sample = sample[~np.isnan(sample).all(-1)]
+    n = np.sum(~np.isnan(sample), axis=0)
+    spread = np.nanstd(sample, axis=0, ddof=1)
+    part = (1 - LEVEL) / len(n)
+    critical = stats.t.ppf(1 - part / 2, n - 1)
+    methods = np.full(len(n), BONFERRONI, object)
+    many = np.flatnonzero(n >= BOOTSTRAP_FROM)
+    t = _resampled_t((sample[:, many] - np.nanmean(sample[:, many], 0)) / spread[many], seed)
+    solved = np.isfinite(t).all(0)
+    if solved.any():
+        largest = np.abs(t[:, solved]).max(-1)
+        # "weibull" at 95 % of 9,999 resamples is the 9,500th of them.
+        level = 1 - part * np.sum(solved)
+        critical[many[solved]] = np.quantile(largest, level, method="weibull")
+        methods[many[solved]] = MAX_T
+    return critical * spread / np.sqrt(n), methods
+
+
+def _resampled_t(
+    centred: Float64[np.ndarray, "prompt point"], seed: int
+) -> Float64[np.ndarray, "resample point"]:
+    """The t of each point in each resample of whole prompts; NaN where it has no spread."""
+    known = ~np.isnan(centred)
+    filled = np.where(known, centred, 0.0)
+    draws = _draws(len(centred), seed)
+    n = draws @ known.astype(np.float64)
+    mean = draws @ filled / np.maximum(n, 1)
+    squares = draws @ filled**2 - n * mean**2
+    tested = (n > 1) & (squares > _NO_SPREAD * n)
+    error = np.sqrt(np.where(tested, squares, 1.0) / np.maximum(n - 1, 1) / np.maximum(n, 1))
+    return np.where(tested, mean / error, np.nan)
+
+
+@lru_cache(maxsize=1)
+def _draws(n: int, seed: int) -> Float64[np.ndarray, "resample prompt"]:
+    """How often each resample draws each prompt; the bands of one report share it."""
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    counts = draws.astype(np.float64)
+    counts.flags.writeable = False
+    return counts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spread:
+    """One measure at several points.
+
+    Attributes:
+        curve: Mean over prompts; it says whether its limits hold at all points at once.
+        sd: Standard deviation over prompts (of a sample); NaN below 2 prompts.
+    """
+
+    curve: Curve
+    sd: Float64[np.ndarray, " point"]
+
+    def at(self, x: int) -> Interval:
+        """The mean at one point, with its limits.
+
+        Raises:
+            ValueError: There is no such point.
+        """
+        return point_of(self.curve, x)
+
+
+def spread(
+    x: Int64[np.ndarray, " point"], values: Float[np.ndarray, "prompt point"], *, seed: int = SEED
+) -> Spread:
+    """Summarise one measure of every prompt; NaN is a prompt without data at that point."""
+    exact = np.asarray(values, np.float64)
+    return Spread(band(x, exact, seed=seed), deviation(exact))
+
+
+def pointwise_spread(
+    x: Int64[np.ndarray, " point"], values: Float64[np.ndarray, "prompt point"], *, seed: int = SEED
+) -> Spread:
+    """As `spread`, with limits that hold for each point by itself."""
+    return Spread(curve(x, values, seed=seed), deviation(values))
+
+
+def sparse_spread(
+    x: Int64[np.ndarray, " point"], values: Float64[np.ndarray, "prompt point"]
+) -> Spread:
+    """As `spread`, where few prompts may have all the spread: Bonferroni's t at every point."""
+    n, sd = (~np.isnan(values)).sum(0), deviation(values)
+    estimate = mean_over_prompts(values)
+    enough = n >= SMALLEST_SAMPLE
+    spreads = enough & (sd > _NO_SPREAD)
+    level = 1 - (1 - LEVEL) / 2 / max(int(spreads.sum()), 1)
+    error = np.where(spreads, sd, 0.0) / np.sqrt(np.maximum(n, 1))
+    half = np.where(enough, stats.t.ppf(level, np.maximum(n - 1, 1)) * error, np.nan)
+    methods = [
+        too_few(count) if not many else (BONFERRONI if moves else SAME)
+        for count, many, moves in zip(n.tolist(), enough, spreads, strict=True)
+    ]
+    low, high = estimate - half, estimate + half
+    return Spread(Curve(x, estimate, low, high, n, tuple(methods), simultaneous=True), sd)
+
+
+def deviation(values: Float64[np.ndarray, "prompt *cell"]) -> Float64[np.ndarray, "*cell"]:
+    """Standard deviation over the prompts with data (of a sample); NaN below 2 of them."""
+    known = ~np.isnan(values)
+    n = known.sum(0)
+    away = np.where(known, values - mean_over_prompts(values), 0.0)
+    squares = (away**2).sum(0)
+    return np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1)), np.nan)
+
+
+def point_of(points: Curve, x: int) -> Interval:
+    """One point of a curve.
+
+    Raises:
+        ValueError: There is no such point.
+    """
+    place = points.x.tolist().index(x)
+    return Interval(
+        estimate=float(points.estimate[place]),
+        low=float(points.low[place]),
+        high=float(points.high[place]),
+        n=int(points.n[place]),
+        method=points.methods[place],
+    )
