@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from tempo.ablating.asking import ablate
     from tempo.boosting.asking import boost
     from tempo.causal.forward import forward
-    from tempo.census.asking import heads
     from tempo.contrasting import concepts
     from tempo.following.asking import follow
     from tempo.models.load import load_model
@@ -19,13 +18,14 @@ if TYPE_CHECKING:
     from tempo.run.api import compare, generate
     from tempo.run.replay import replay
     from tempo.trace.run_folder import open_run, open_trace
+    from tempo_analysis.studies.heads.measure import heads
 
 _HOMES = {
     "ablate": "tempo.ablating.asking",
     "boost": "tempo.boosting.asking",
     "compare": "tempo.run.api",
     "concepts": "tempo.contrasting",
-    "heads": "tempo.census.asking",
+    "heads": "tempo_analysis.studies.heads.measure",
     "follow": "tempo.following.asking",
     "forward": "tempo.causal.forward",
     "generate": "tempo.run.api",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from analysis.roles.rows import SequenceRows
+from tempo_analysis.studies.heads.detectors.rows import SequenceRows
 
 T = 16
 HALF = 8

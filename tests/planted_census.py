@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis.census.result import Census, Document
-from analysis.roles.assignment import RoleScores, judged, role_scores
-from analysis.roles.depth import depth_of
-from analysis.roles.rows import HeadScore
 from tempo_analysis.stats.intervals import estimate_with_interval
+from tempo_analysis.studies.heads.assignment import RoleScores, judged, role_scores
+from tempo_analysis.studies.heads.depth import depth_of
+from tempo_analysis.studies.heads.detectors.rows import HeadScore
+from tempo_analysis.studies.heads.result import Census, Document
 
 LAYERS, HEADS, OFFSETS, SEQUENCES = 6, 4, 16, 12
 CHANCE = 0.1

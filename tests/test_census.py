@@ -10,18 +10,18 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import tempo
-from analysis.census.comparison import compare_censuses
-from analysis.census.result import json_text, read_census, write_census
 from tempo.causal.silence import ablated
-from tempo.census.asking import _Answers, _try_effects
-from tempo.census.battery import MORE_ROLES, PASSES, ROLES, Battery
-from tempo.census.texts import read_repeats
 from tempo.errors import FormatVersionError, InputError
 from tempo.models.language_model import LanguageModel
 from tempo.models.load import load_model
 from tempo.prompts.sequences import Corpus, corpus_file
 from tempo.prompts.tokens import TokenFacts, token_facts
 from tempo.testing.tiny import tiny_model
+from tempo_analysis.studies.heads.comparison import compare_censuses
+from tempo_analysis.studies.heads.measure import _Answers, _try_effects
+from tempo_analysis.studies.heads.passes import read_repeats
+from tempo_analysis.studies.heads.plan import MORE_ROLES, PASSES, ROLES, Battery
+from tempo_analysis.studies.heads.result import json_text, read_census, write_census
 from tests.decoding import real_model
 from tests.test_circuits_induction import INDUCTION, PREVIOUS, induction_model
 

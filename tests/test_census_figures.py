@@ -14,7 +14,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.census.figures import (
+from tempo.cli.census import document_of
+from tempo.errors import CorruptTraceError, OutputError
+from tempo_analysis.report.csv import write_tables
+from tempo_analysis.report.table import Table
+from tempo_analysis.studies.heads.figures import (
     RING,
     activations_figure,
     bos_figure,
@@ -23,23 +27,22 @@ from analysis.census.figures import (
     roles_figure,
     write_census_figures,
 )
-from analysis.census.heads import (
+from tempo_analysis.studies.heads.report import write_census_report
+from tempo_analysis.studies.heads.result import (
+    Census,
+    Document,
+    census_markup,
     further_of,
     label_of,
     losses_of,
     number_of,
+    read_census,
     roles_of,
     shape_of,
     spectrum_of,
+    write_census,
 )
-from analysis.census.markup import census_markup
-from analysis.census.result import Census, Document, read_census, write_census
-from analysis.census.tables import census_facts, census_tables
-from analysis.census_report import write_census_report
-from tempo.cli.census import document_of
-from tempo.errors import CorruptTraceError, OutputError
-from tempo_analysis.report.csv import write_tables
-from tempo_analysis.report.table import Table
+from tempo_analysis.studies.heads.tables import census_facts, census_tables
 from tests.planted_census import (
     COPIES,
     EMPTY,

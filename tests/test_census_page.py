@@ -15,18 +15,26 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from analysis.census.heads import label_of, roles_of, spectrum_of
-from analysis.census.result import Document, write_census
-from analysis.census.tables import census_tables
-from analysis.census_report import write_census_report
-from analysis.page.census import census_page_text, write_census_page
-from analysis.page.census_maps import run_role_maps
 from tempo import compare, open_run
 from tempo.errors import OutputError
 from tempo.testing.tiny import tiny_model
 from tempo.trace.run import Run
 from tempo_analysis.parallel.report import write_report
 from tempo_analysis.parallel.results import analyze
+from tempo_analysis.studies.heads.page_charts import run_role_maps
+from tempo_analysis.studies.heads.report import (
+    census_page_text,
+    write_census_page,
+    write_census_report,
+)
+from tempo_analysis.studies.heads.result import (
+    Document,
+    label_of,
+    roles_of,
+    spectrum_of,
+    write_census,
+)
+from tempo_analysis.studies.heads.tables import census_tables
 from tests.browser import TIMEOUT_MS, Visit, started_browser, visit_in
 from tests.planted_census import (
     COPIES,

@@ -8,18 +8,30 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.circuits.copying import eigenvalue_score, ov_copying, token_ends
-from analysis.circuits.inhibition import direct_copy
-from analysis.circuits.maps import heads_of
-from analysis.circuits.successor import Order, order_of, successor_ov, tail_of_hits
-from analysis.circuits.suppression import copy_suppression
-from analysis.circuits.value_weighted import slot_share, value_weighted_share
 from tempo.causal.forward import plain_rows
 from tempo.errors import InputError
 from tempo.models.circuit_weights import CircuitWeights, LayerWeights, Norm, ProcessedEmbedding
 from tempo.models.head_weights import circuit_weights, processed_embedding
 from tempo.prompts.word_runs import Family
 from tempo.testing.tiny import tiny_model
+from tempo_analysis.studies.heads.detectors.circuit_maps import (
+    heads_of,
+    slot_share,
+    value_weighted_share,
+)
+from tempo_analysis.studies.heads.detectors.copying import (
+    copy_suppression,
+    eigenvalue_score,
+    ov_copying,
+    token_ends,
+)
+from tempo_analysis.studies.heads.detectors.s_inhibition import direct_copy
+from tempo_analysis.studies.heads.detectors.successor import (
+    Order,
+    order_of,
+    successor_ov,
+    tail_of_hits,
+)
 from tests.decoding import model_of, random_prompt, real_model
 
 V = 24  # tokens, channels and hidden width of the planted models: tokens are one-hot

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tempo.census.battery import ROLES
+from tempo_analysis.studies.heads.plan import ROLES
 from tests.command_line import call, document, model_folder, refusal
 
 FEW = ("--sequences", 10, "--length", 32, "--no-effects")

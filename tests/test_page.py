@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.page.census import CENSUS_SCRIPTS
 from tempo.errors import OutputError
 from tempo.testing.planted import noisy, planted_run, planted_trace, with_sink
 from tempo_analysis.parallel import page as document
@@ -18,6 +17,7 @@ from tempo_analysis.parallel.results import analyze
 from tempo_analysis.parallel.tables import tables_of
 from tempo_analysis.report.packing import CODES, pack_weights, unpack_weights
 from tempo_analysis.report.study_page import STUDY_SCRIPTS
+from tempo_analysis.studies.heads.report import CENSUS_SCRIPTS
 from tests.planted_runs import marked
 
 SKEWED = noisy(with_sink(0.6), 1.5)

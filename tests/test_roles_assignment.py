@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.roles import s_inhibition, successor_attention
-from analysis.roles.assignment import RoleScores, from_chance_up, one_sided_p, role_scores
-from analysis.roles.rows import HeadScore, SequenceRows
-from analysis.roles.text_battery import (
+from tempo.errors import InputError, TooFewPromptsError
+from tempo_analysis.studies.heads.assignment import (
+    RoleScores,
+    from_chance_up,
+    one_sided_p,
+    role_scores,
+)
+from tempo_analysis.studies.heads.batteries import (
     CUTS,
     assigned_roles,
     read_halves,
@@ -17,7 +21,13 @@ from analysis.roles.text_battery import (
     text_nulls,
     text_roles,
 )
-from tempo.errors import InputError, TooFewPromptsError
+from tempo_analysis.studies.heads.detectors.rows import HeadScore, SequenceRows
+from tempo_analysis.studies.heads.detectors.s_inhibition import S_INHIBITION_THRESHOLD, s_inhibition
+from tempo_analysis.studies.heads.detectors.successor import (
+    SUCCESSOR_THRESHOLD,
+    successor_attention,
+    successor_run,
+)
 from tests.head_patterns import at_offset, one_hot, previous, random_weights, sink, uniform
 
 N, LENGTH = 10, 64
@@ -83,9 +93,9 @@ def battery(heads: Heads, seed: int) -> dict[str, RoleScores]:
     pairs: Mapping[str, tuple[Sequence[HeadScore], Sequence[HeadScore], float]] = {
         "successor_attention": successor_pairs(rows, rng),
         "s_inhibition": (
-            [s_inhibition.s_inhibition(each, end=40, second_subject=30) for each in again],
-            [s_inhibition.s_inhibition(each, end=40, second_subject=30) for each in apart],
-            s_inhibition.THRESHOLD,
+            [s_inhibition(each, end=40, second_subject=30) for each in again],
+            [s_inhibition(each, end=40, second_subject=30) for each in apart],
+            S_INHIBITION_THRESHOLD,
         ),
     }
     return found | {
@@ -105,16 +115,16 @@ def successor_pairs(rows: Callable[[np.ndarray], SequenceRows], rng: np.random.G
         for name, elements in conditions.items():
             token = np.full(12, 5)
             token[ELEMENTS] = elements
-            found[name] = successor_attention.successor_attention(rows(token), ELEMENTS)
+            found[name] = successor_attention(rows(token), ELEMENTS)
         runs.append(
-            successor_attention.successor_run(
+            successor_run(
                 found["up"],
                 words=found["words"],
                 shuffled=found["shuffled"],
                 descending=found["down"],
             )
         )
-    cut = successor_attention.THRESHOLD
+    cut = SUCCESSOR_THRESHOLD
     return [run.signal() for run in runs], [run.null() for run in runs], cut
 
 

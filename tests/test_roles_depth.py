@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from analysis.roles.assignment import RoleScores, judged
-from analysis.roles.depth import depth_difference, depth_of
 from tempo.errors import TooFewPromptsError
 from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.studies.heads.assignment import RoleScores, judged
+from tempo_analysis.studies.heads.depth import depth_difference, depth_of
 
 CHANCE = 0.1
 

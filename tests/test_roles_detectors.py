@@ -8,26 +8,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.roles.bos_sink import bos_sink, column_alpha
-from analysis.roles.delimiter import delimiter
-from analysis.roles.duplicate_token import (
+from tempo.errors import InputError
+from tempo_analysis.studies.heads.detectors.induction import (
     duplicate_halves,
     duplicate_halves_null,
     duplicate_token,
     frequent_ids,
+    induction,
+    induction_null,
+    prefix_matching,
 )
-from analysis.roles.induction import induction, induction_null
-from analysis.roles.positional import NO_PEAK, offset_profile, peaks
-from analysis.roles.prefix_matching import prefix_matching
-from analysis.roles.previous_token import previous_token
-from analysis.roles.receivers import receivers
-from analysis.roles.rows import HeadScore, SequenceRows
-from analysis.roles.s_inhibition import s_inhibition
-from analysis.roles.shuffling import draw_shuffle
-from analysis.roles.spectrum import spectrum
-from analysis.roles.successor_attention import successor_attention, successor_run
-from analysis.roles.verticality import verticality
-from tempo.errors import InputError
+from tempo_analysis.studies.heads.detectors.positional import (
+    NO_PEAK,
+    offset_profile,
+    peaks,
+    previous_token,
+)
+from tempo_analysis.studies.heads.detectors.receivers import receivers
+from tempo_analysis.studies.heads.detectors.rows import HeadScore, SequenceRows, draw_shuffle
+from tempo_analysis.studies.heads.detectors.s_inhibition import s_inhibition
+from tempo_analysis.studies.heads.detectors.sink import (
+    bos_sink,
+    column_alpha,
+    delimiter,
+    verticality,
+)
+from tempo_analysis.studies.heads.detectors.spectrum import spectrum
+from tempo_analysis.studies.heads.detectors.successor import successor_attention, successor_run
 from tests.head_patterns import (
     HALF,
     REPEATED,

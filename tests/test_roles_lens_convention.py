@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from analysis.roles.induction import induction
 from analysis.roles.lens_convention import lens_pattern, lens_similarity
-from analysis.roles.previous_token import previous_token
 from tempo.errors import InputError
+from tempo_analysis.studies.heads.detectors.induction import induction
+from tempo_analysis.studies.heads.detectors.positional import previous_token
 from tests.head_patterns import HALF, REPEATED, T, patterns, random_rows, rows_of
 
 NAMES = ("previous_token_head", "duplicate_token_head", "induction_head")

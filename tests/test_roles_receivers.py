@@ -6,8 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.roles.receivers import (
-    THRESHOLD,
+from tempo.errors import InputError
+from tempo.vocabulary import Head
+from tempo_analysis.parallel.entropy import binary_entropy_nats, entropy_with_sink
+from tempo_analysis.studies.heads.detectors.receivers import (
+    RECEIVER_THRESHOLD,
     kurtosis_bound,
     receiver_cut,
     receiver_heads,
@@ -16,13 +19,10 @@ from analysis.roles.receivers import (
     sentence_spans,
     split_half_correlation,
 )
-from analysis.roles.retrieval import retrieval, rouge_1_recall
-from analysis.roles.rows import SequenceRows
-from analysis.roles.spectrum import COLUMNS, row_entropies, spectrum
-from analysis.roles.verticality import verticality
-from tempo.errors import InputError
-from tempo.vocabulary import Head
-from tempo_analysis.parallel.entropy import binary_entropy_nats, entropy_with_sink
+from tempo_analysis.studies.heads.detectors.retrieval import retrieval, rouge_1_recall
+from tempo_analysis.studies.heads.detectors.rows import SequenceRows
+from tempo_analysis.studies.heads.detectors.sink import verticality
+from tempo_analysis.studies.heads.detectors.spectrum import COLUMNS, row_entropies, spectrum
 from tests.head_patterns import (
     T,
     at_offset,
@@ -137,8 +137,8 @@ def test_receiver_heads_are_the_most_peaked_outside_the_first_layer():
 def test_the_cut_for_receivers_is_the_rank_of_the_paper_and_never_below_ours():
     shares = np.linspace(0.99, 0.6, 40).reshape(1, 4, 10)
     assert (shares[:, 1:] > receiver_cut(shares, n=5)).sum() == 5  # layer 0 takes no place
-    assert receiver_cut(shares / 2) == THRESHOLD
-    assert receiver_cut(np.full((1, 3, 2), np.nan)) == THRESHOLD
+    assert receiver_cut(shares / 2) == RECEIVER_THRESHOLD
+    assert receiver_cut(np.full((1, 3, 2), np.nan)) == RECEIVER_THRESHOLD
 
 
 def test_the_receiver_score_of_a_sentence_is_the_mean_over_receiver_heads():

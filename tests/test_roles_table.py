@@ -3,15 +3,26 @@
 import numpy as np
 import pytest
 
-from analysis.roles.bos_sink import bos_sink, column_alpha, sink_rate
-from analysis.roles.duplicate_token import duplicate_halves, duplicate_token
-from analysis.roles.induction import induction
-from analysis.roles.positional import NO_PEAK, offset_profile, peaks
-from analysis.roles.previous_token import previous_token
-from analysis.roles.receivers import receivers
-from analysis.roles.rows import HeadScore, SequenceRows
-from analysis.roles.spectrum import spectrum
-from analysis.roles.verticality import verticality
+from tempo_analysis.studies.heads.detectors.induction import (
+    duplicate_halves,
+    duplicate_token,
+    induction,
+)
+from tempo_analysis.studies.heads.detectors.positional import (
+    NO_PEAK,
+    offset_profile,
+    peaks,
+    previous_token,
+)
+from tempo_analysis.studies.heads.detectors.receivers import receivers
+from tempo_analysis.studies.heads.detectors.rows import HeadScore, SequenceRows
+from tempo_analysis.studies.heads.detectors.sink import (
+    bos_sink,
+    column_alpha,
+    sink_rate,
+    verticality,
+)
+from tempo_analysis.studies.heads.detectors.spectrum import spectrum
 from tests.head_patterns import REPEATED, T, patterns, rows_of, uniform
 
 EXACT = 1e-4

@@ -5,26 +5,32 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from analysis.roles import set_ignoring as ignoring
-from analysis.roles.assignment import RoleScores, from_chance_up, role_scores
-from analysis.roles.duplicate_token import duplicate_token
 from analysis.roles.logical import logical_duplicates, logical_prefix_matching, previous_position
 from analysis.roles.logical_profile import BUCKETS, logical_profile
-from analysis.roles.prefix_matching import prefix_matching
-from analysis.roles.previous_token import previous_token
-from analysis.roles.rows import HeadScore, SequenceRows
-from analysis.roles.set_broadcast import broadcast_null, set_broadcast
-from analysis.roles.set_ignoring import set_ignoring
-from analysis.roles.sibling_attending import sibling_attending, sibling_null
-from analysis.roles.trace_battery import UNITS, read_trace, trace_role
-from analysis.roles.trace_rows import CUT, require_data
-from analysis.roles.winner_following import winner_following, winner_null
 from tempo.errors import InputError, LevelError, NoParallelSetsError
 from tempo.testing.planted import Pattern, Place, noisy, planted_trace, uniform, with_sink
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.arms import inherited_labels
 from tempo_analysis.parallel.observation import ObservedTrace, observe
 from tempo_analysis.parallel.ratio import paired_ratio
+from tempo_analysis.studies.heads.assignment import RoleScores, from_chance_up, role_scores
+from tempo_analysis.studies.heads.batteries import UNITS, read_trace, trace_role
+from tempo_analysis.studies.heads.detectors.induction import duplicate_token, prefix_matching
+from tempo_analysis.studies.heads.detectors.positional import previous_token
+from tempo_analysis.studies.heads.detectors.rows import HeadScore, SequenceRows
+from tempo_analysis.studies.heads.detectors.sets import (
+    CUT,
+    LARGEST,
+    SET_IGNORING_THRESHOLD,
+    broadcast_null,
+    require_data,
+    set_broadcast,
+    set_ignoring,
+    sibling_attending,
+    sibling_null,
+    winner_following,
+    winner_null,
+)
 
 WIDTHS = (3, 1, 2, 4, 2)
 LAYERS, HEADS = 2, 4
@@ -143,7 +149,7 @@ def test_a_battery_of_traces_asks_every_role_and_refuses_the_one_without_data():
     broadcast = trace_role("set_broadcast", readings)
     np.testing.assert_array_equal(np.argwhere(broadcast.assigned), [[1, 2]])
     assert broadcast.unit == UNITS["set_broadcast"]
-    assert trace_role("set_ignoring", readings).threshold == ignoring.THRESHOLD
+    assert trace_role("set_ignoring", readings).threshold == SET_IGNORING_THRESHOLD
     assert not trace_role("set_ignoring", readings).assigned[1, 2]
     with pytest.raises(NoParallelSetsError, match="sibling_attending"):
         trace_role("sibling_attending", readings)
@@ -255,10 +261,13 @@ def test_a_head_that_ignores_sets_is_found_also_when_it_pays_them_nothing(factor
 
     pairs = [ignoring_pair(one_head(ignores), seed) for seed in range(10)]
     found = role_scores(
-        "set_ignoring", [a for a, _ in pairs], [b for _, b in pairs], threshold=ignoring.THRESHOLD
+        "set_ignoring",
+        [a for a, _ in pairs],
+        [b for _, b in pairs],
+        threshold=SET_IGNORING_THRESHOLD,
     )
     np.testing.assert_array_equal(np.argwhere(found.assigned), [[1, 2]])
-    expected = -np.log(factor) if factor else ignoring.LARGEST
+    expected = -np.log(factor) if factor else LARGEST
     assert found.score[1, 2] == pytest.approx(expected, rel=1e-5)
 
 

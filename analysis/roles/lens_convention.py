@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from analysis.roles.rows import ByHead
 from tempo.errors import InputError
+from tempo_analysis.studies.heads.detectors.rows import ByHead
 
 Measure = Literal["mul", "abs"]
 Pattern = Literal["previous_token_head", "duplicate_token_head", "induction_head"]

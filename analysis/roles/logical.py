@@ -12,11 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from analysis.roles.rows import HeadScore
-from analysis.roles.trace_rows import averaged, earlier_slots, is_self, mass_and_chance
 from tempo.policy.slots import SlotTable
 from tempo.vocabulary import PROMPT_STEP
 from tempo_analysis.parallel.observation import Observation, ObservedTrace
+from tempo_analysis.studies.heads.detectors.rows import HeadScore
+from tempo_analysis.studies.heads.detectors.sets import (
+    averaged,
+    earlier_slots,
+    is_self,
+    mass_and_chance,
+)
 
 Chosen = Bool[np.ndarray, "query slot"]
 

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from analysis.roles.logical import positions_behind
-from analysis.roles.trace_rows import earlier_slots, is_self, siblings_of
 from tempo.errors import InputError
 from tempo.vocabulary import SINK_SLOT
 from tempo_analysis.parallel.entropy import SMALLEST_REST
 from tempo_analysis.parallel.observation import Observation, ObservedTrace, mass_on
 from tempo_analysis.parallel.ratio import Sink
 from tempo_analysis.stats.averages import quotient
+from tempo_analysis.studies.heads.detectors.sets import earlier_slots, is_self, siblings_of
 
 BUCKETS = ("self", "siblings", "previous_step", "not_behind")
 """The query; its set; all slots of the step before, wherever they stand; and slots of earlier steps

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import tempo
-from analysis.census.result import Census
-from analysis.roles.depth import depth_difference
 from experiments.command import asked
 from experiments.result import made_by, write_document
 from experiments.standard import MODEL
-from tempo.census.battery import PASSES
 from tempo.run.recorder import versions
 from tempo_analysis.parallel.results import plain
 from tempo_analysis.stats.intervals import Interval
+from tempo_analysis.studies.heads.depth import depth_difference
+from tempo_analysis.studies.heads.plan import PASSES
+from tempo_analysis.studies.heads.result import Census
 
 HERE = Path(__file__).parent
 BEST = 5

@@ -8,15 +8,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from analysis.census.comparison import CensusComparison, compare_censuses
-from analysis.census.result import Census, Document, json_text, write_census
-from analysis.census_report import write_census_report
 from tempo.cli.glyphs import visible
 from tempo.cli.screen import busy, say, show, show_json
 from tempo.cli.tables import GOOD, plain_table
 from tempo.trace.run_folder import RUN_FILE
 from tempo_analysis.parallel.report import FIGURES
 from tempo_analysis.report.csv import TABLES
+from tempo_analysis.studies.heads.comparison import CensusComparison, compare_censuses
+from tempo_analysis.studies.heads.report import write_census_report
+from tempo_analysis.studies.heads.result import Census, Document, json_text, write_census
 
 SHOWN = 5
 """Heads of each role in the terminal."""

@@ -59,8 +59,8 @@ def heads(
     """
     _check_free(out, force=force)
     with busy(f"loading {options.model}"):
-        from tempo.census.asking import heads as ask
         from tempo.models.load import load_model
+        from tempo_analysis.studies.heads.measure import heads as ask
 
         settings = given(options)
         seed = settings.pop("seed", options.seed)

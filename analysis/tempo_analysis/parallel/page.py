@@ -14,7 +14,6 @@ from jaxtyping import Bool
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from analysis.page.census_maps import run_role_maps
 from tempo.policy.slots import COLUMNS
 from tempo.trace.run import Run
 from tempo.trace.store import disk_errors
@@ -28,6 +27,7 @@ from tempo_analysis.report.csv import csv_text
 from tempo_analysis.report.files import write_atomic
 from tempo_analysis.report.packing import base64, pack_weights
 from tempo_analysis.report.table import Table
+from tempo_analysis.studies.heads.page_charts import run_role_maps
 
 MOST_BYTES = 4_500_000
 """Attention of one trace takes at most this much of the page, as long as coarser codes help."""

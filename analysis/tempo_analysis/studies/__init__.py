@@ -1,0 +1,1 @@
+"""Studies: one question about a model, from plan to page."""

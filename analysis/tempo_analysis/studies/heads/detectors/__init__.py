@@ -1,0 +1,1 @@
+"""One detector for each role: which slots a head attends to, or what its weights write."""

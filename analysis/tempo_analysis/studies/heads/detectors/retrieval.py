@@ -1,0 +1,139 @@
+"""Does a head look at the needle at the moment its tokens are copied out of the haystack?
+
+Source: Wu et al. 2024 (arXiv 2404.15574), hits counted once each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+
+from tempo.errors import InputError
+from tempo_analysis.studies.heads.detectors.rows import HeadScore, by_layer
+
+RETRIEVAL_THRESHOLD = 0.1
+SMALLEST_RECALL = 0.5
+"""A trial counts only if the answer recalls more than this share of the needle."""
+
+Spots = Float32[np.ndarray, "step layer head slot"]
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalTrial:
+    """One needle in one haystack.
+
+    Attributes:
+        hits: Share of the needle's tokens that the head looked at most while writing them; NaN in a
+            trial the model failed. Chance is that of a random visible slot.
+        null: Share of a random span of the same length, clear of the needle and of slot 0, that the
+            head ever looked at most. It asks for no equal token, since a random span hardly ever
+            holds the one written: a null that is 0 by construction would pass every head. Its
+            chance is given as that of the hits, so it is compared as it is.
+        recall: ROUGE-1 recall of the needle in the answer.
+    """
+
+    hits: HeadScore
+    null: HeadScore
+    recall: float
+
+
+def retrieval(
+    prompt: Int64[np.ndarray, " token"],
+    rows: Spots,
+    *,
+    written: Int64[np.ndarray, " _"],
+    needle: tuple[int, int],
+    key: Sequence[int],
+) -> RetrievalTrial:
+    """Hits of every head in one trial of greedy decoding.
+
+    A hit is a slot of the needle that has the largest weight of the last row at the step that
+    writes its token. A slot hit twice counts once, so the share cannot exceed 1. Ties go to the
+    first slot.
+
+    Args:
+        prompt: Token ids of the prompt.
+        rows: The last row at each step, over prompt and answer so far; slots not yet there are 0.
+        written: The token that each step writes.
+        needle: First and one past the last slot of the needle in the prompt.
+        key: What the random span is keyed by.
+
+    Raises:
+        InputError: The needle is not inside the prompt, or leaves no room for another span.
+    """
+    start, stop = needle
+    _check(prompt, rows, written, start=start, stop=stop)
+    n_slots = rows.shape[-1]
+    top = rows.argmax(-1)
+    slots = np.arange(n_slots)
+    looked = top[..., None] == slots
+    holds = np.zeros((len(written), n_slots), bool)
+    holds[:, : len(prompt)] = prompt[None, :] == written[:, None]
+    hit = (looked & holds[:, None, None, :]).any(0)
+    other = _other_span(len(prompt), start=start, length=stop - start, key=key)
+    recall = rouge_1_recall(prompt[start:stop], written)
+    passed = 1.0 if recall > SMALLEST_RECALL else np.nan
+    n = np.full(rows.shape[1], len(written))
+    chance = passed * by_layer(
+        _chance(holds, len(prompt), start, stop, rows.shape[1]), top.shape[2]
+    )
+    return RetrievalTrial(
+        hits=HeadScore(passed * hit[..., start:stop].mean(-1), chance, n),
+        null=HeadScore(
+            passed * looked.any(0)[..., other : other + stop - start].mean(-1), chance, n
+        ),
+        recall=recall,
+    )
+
+
+def rouge_1_recall(
+    reference: Int64[np.ndarray, " token"], answer: Int64[np.ndarray, " step"]
+) -> float:
+    """Share of the reference's tokens, as a bag, that the answer holds."""
+    ids, counts = np.unique(reference, return_counts=True)
+    held = np.array([(answer == each).sum() for each in ids])
+    return float(np.minimum(counts, held).sum() / len(reference))
+
+
+def _chance(
+    holds: Bool[np.ndarray, "step slot"], n_prompt: int, start: int, stop: int, n_layers: int
+) -> Float64[np.ndarray, " layer"]:
+    """Expected share of the needle hit by looking at one slot of each row at random."""
+    n_visible = n_prompt + np.arange(len(holds))
+    missed = np.where(holds[:, start:stop], 1 - 1 / n_visible[:, None], 1.0).prod(0)
+    return np.full(n_layers, 1 - missed.mean())
+
+
+def _other_span(n_prompt: int, *, start: int, length: int, key: Sequence[int]) -> int:
+    """Start of a random span of this length that meets neither the needle nor slot 0."""
+    before = range(1, start - length + 1)
+    after = range(start + length, n_prompt - length + 1)
+    starts = [*before, *after]
+    if not starts:
+        raise InputError(
+            f"expected a prompt with room for another span of {length} tokens, got {n_prompt} "
+            "tokens; use a longer haystack"
+        )
+    return int(np.random.default_rng(list(key)).choice(starts))
+
+
+def _check(
+    prompt: Int64[np.ndarray, " token"],
+    rows: Spots,
+    written: Int64[np.ndarray, " _"],
+    *,
+    start: int,
+    stop: int,
+) -> None:
+    if not 0 <= start < stop <= len(prompt):
+        raise InputError(
+            f"expected a needle inside the prompt of {len(prompt)} tokens, got {start} to {stop}; "
+            "give its first and one past its last slot"
+        )
+    if len(rows) != len(written) or rows.shape[-1] < len(prompt) or len(written) == 0:
+        raise InputError(
+            f"expected one row over {len(prompt)} slots or more for each token written, got "
+            f"{len(rows)} rows over {rows.shape[-1]} and {len(written)} tokens; give the last row "
+            "of every step"
+        )

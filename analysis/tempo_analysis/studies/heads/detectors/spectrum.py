@@ -1,0 +1,164 @@
+"""How is each head's attention spread, and does it narrow with depth?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int64
+
+from tempo.vocabulary import SINK_SLOT
+from tempo_analysis.parallel.entropy import SMALLEST_REST
+from tempo_analysis.stats.averages import mean_over_prompts, quotient
+from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interval
+from tempo_analysis.studies.heads.detectors.rows import HeadScore, SequenceRows, Stacked, scores_of
+
+Cells = Float64[np.ndarray, "layer head query"]
+_TINY = np.finfo(np.float32).tiny
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """Row averages of one sequence; chance is the same average over even rows.
+
+    Rows that do not sum to 1 (learned sinks) are divided by their sum. Computed for each row, then
+    averaged: the entropy of an averaged row would be larger. Without the sink rows are rescaled to
+    their mass outside slot 0, and rows with less than 1e-6 there are left out.
+
+    Attributes:
+        entropy_nats: H, every row.
+        normalised: H / ln n, n counting the visible slots; rows that see one slot are left out.
+        entropy_without_sink_nats: H of the rescaled row; rows that see one such slot are left out.
+        normalised_without_sink: The same over ln n.
+        effective_keys: exp H.
+        max_weight: Largest weight.
+        participation: 1 / sum of squared weights.
+        distance: Mean number of slots behind the query.
+        distance_without_sink: The same of the rescaled row.
+    """
+
+    entropy_nats: HeadScore
+    normalised: HeadScore
+    entropy_without_sink_nats: HeadScore
+    normalised_without_sink: HeadScore
+    effective_keys: HeadScore
+    max_weight: HeadScore
+    participation: HeadScore
+    distance: HeadScore
+    distance_without_sink: HeadScore
+
+
+def spectrum(rows: SequenceRows) -> Spectrum:
+    """Spread of every head in one sequence."""
+    sight = rows.sight()
+    n = sight.sum(-1)
+    found = _columns(rows.weights, n, sight[..., SINK_SLOT])
+    spread = (sight / np.maximum(n, 1)[..., None]).astype(np.float64)
+    even = _columns(spread[:, None], n, sight[..., SINK_SLOT])
+    return Spectrum(*(_averaged(*pair) for pair in zip(found, even, strict=True)))
+
+
+def row_entropies(
+    weights: Float[np.ndarray, "layer head query slot"],
+) -> tuple[Cells, Cells, Cells, Cells]:
+    """Of each row divided by its sum: H, H without the sink, the sink's mass, and the rest.
+
+    They meet the chain rule H = h(s) + (1 - s) H', h the entropy of a choice between two.
+    """
+    products = weights * np.log(np.maximum(weights, _TINY))
+    sink = weights[..., SINK_SLOT].astype(np.float64)
+    rest = weights[..., 1:].sum(-1, dtype=np.float64)
+    rest_sum = products[..., 1:].sum(-1, dtype=np.float64)
+    total = _positive(sink + rest)
+    entropy = np.log(total) - (rest_sum + products[..., SINK_SLOT]) / total
+    held = _positive(rest)
+    return entropy, np.log(held) - rest_sum / held, sink / total, rest / total
+
+
+def _columns(
+    weights: Float[np.ndarray, "layer head query slot"],
+    n_visible: Int64[np.ndarray, "layer query"],
+    sees_sink: Bool[np.ndarray, "layer query"],
+) -> list[Cells]:
+    """The columns of `Spectrum` for each row, NaN where a row is left out."""
+    entropy, free, _, rest = row_entropies(weights)
+    n = n_visible[:, None] + np.zeros(entropy.shape, np.int64)
+    n_rest = n - sees_sink[:, None]
+    kept_rest = rest >= SMALLEST_REST
+    free = np.where(kept_rest & (n_rest > 1), free, np.nan)
+    total = _positive(weights.sum(-1, dtype=np.float64))
+    far = _behind(weights)
+    from_sink = weights[..., SINK_SLOT] * np.arange(weights.shape[2], dtype=np.float64)
+    return [
+        entropy,
+        entropy / _log_above_one(n),
+        free,
+        free / _log_above_one(n_rest),
+        np.exp(entropy),
+        weights.max(-1) / total,
+        total**2 / _positive(np.einsum("lhqs,lhqs->lhq", weights, weights).astype(np.float64)),
+        (far + from_sink) / total,
+        np.where(kept_rest, far / total, np.nan) / np.where(kept_rest, rest, 1),
+    ]
+
+
+def _behind(weights: Float[np.ndarray, "layer head query slot"]) -> Cells:
+    """Sum over slots but the sink of weight times slots behind the query."""
+    query, slot = np.ogrid[: weights.shape[2], : weights.shape[3]]
+    behind = np.where(slot == SINK_SLOT, 0, query - slot).astype(weights.dtype)
+    return np.einsum("lhqs,qs->lhq", weights, behind).astype(np.float64)
+
+
+def _averaged(values: Cells, even: Float64[np.ndarray, "layer 1 query"]) -> HeadScore:
+    """Means over the rows that have a value; chance over the same rows."""
+    known = ~np.isnan(values)
+    count = known.sum(-1)
+    chance = np.where(known, np.nan_to_num(even), 0.0).sum(-1)
+    total = np.where(known, values, 0.0).sum(-1)
+    return HeadScore(quotient(total, count), quotient(chance, count), count.min(-1))
+
+
+def _positive(values: Cells) -> Cells:
+    return np.where(values > 0, values, np.nan)
+
+
+def _log_above_one(n: Int64[np.ndarray, "layer head query"]) -> Cells:
+    return np.where(n > 1, np.log(np.maximum(n, 2)), np.nan)
+
+
+COLUMNS = tuple(column.name for column in fields(Spectrum))
+
+
+@dataclass(frozen=True, slots=True)
+class Funnel:
+    """One kind of entropy along the layers, over texts.
+
+    Attributes:
+        by_layer: Mean over heads and texts, H / ln n; even rows have 1.
+        first: Mean over texts of the first third of the layers.
+        last: Mean over texts of the last third.
+        change: Last less first, paired within each text.
+    """
+
+    by_layer: Float64[np.ndarray, " layer"]
+    first: Interval
+    last: Interval
+    change: Interval
+
+
+def funnels(texts: Sequence[Spectrum], *, seed: int = SEED) -> dict[str, Funnel]:
+    """The funnel of whole rows ("with") and of rows without slot 0 ("without")."""
+    whole = scores_of([text.normalised for text in texts])
+    rest = scores_of([text.normalised_without_sink for text in texts])
+    return {"with": _funnel(whole, seed), "without": _funnel(rest, seed)}
+
+
+def _funnel(values: Stacked, seed: int) -> Funnel:
+    by_layer = np.nanmean(values, axis=2)
+    third = max(by_layer.shape[1] // 3, 1)
+    first, last = by_layer[:, :third].mean(1), by_layer[:, -third:].mean(1)
+    return Funnel(
+        by_layer=mean_over_prompts(by_layer),
+        first=estimate_with_interval(first, seed=seed),
+        last=estimate_with_interval(last, seed=seed),
+        change=estimate_with_interval(last - first, seed=seed),
+    )

@@ -1,0 +1,123 @@
+"""Write what a census found: tables, figures and the page, beside `heads.json` or in a run."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from tempo.trace.run_folder import RUN_FILE
+from tempo.trace.store import disk_errors
+from tempo_analysis.parallel.page import PAGE_FILE, json_inside, own_text
+from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.csv import csv_text, write_tables
+from tempo_analysis.report.files import write_atomic
+from tempo_analysis.report.table import Table
+from tempo_analysis.studies.heads.figures import write_census_figures
+from tempo_analysis.studies.heads.page_charts import (
+    census_charts,
+    census_maps,
+    offset_profiles,
+    role_depths,
+)
+from tempo_analysis.studies.heads.result import (
+    HeadsDocument,
+    label_of,
+    losses_of,
+    roles_of,
+    shape_of,
+)
+from tempo_analysis.studies.heads.tables import census_facts, census_tables
+
+CENSUS_SCRIPTS = (
+    *("decode.js", "draw.js", "save.js", "headmap.js", "charts.js"),
+    *("census_depth.js", "census_head.js", "census.js"),
+)
+OPEN_TABLES = ("roles", "comparison")
+
+
+def write_census_page(document: HeadsDocument, tables: Sequence[Table], folder: Path) -> Path:
+    """Write `report.html` into a folder, whole or not at all; gives its path.
+
+    Raises:
+        CorruptTraceError: The document lacks what a census has.
+        OutputError: The disk refused.
+    """
+    folder = Path(folder)
+    text = census_page_text(document, tables)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / PAGE_FILE, text)
+    return folder / PAGE_FILE
+
+
+def census_page_text(document: HeadsDocument, tables: Sequence[Table]) -> str:
+    """The page as text."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    script = "\n".join(own_text(name) for name in CENSUS_SCRIPTS)
+    roles = roles_of(document)
+    layers, heads = shape_of(document)
+    held = np.any([role.assigned for role in roles], axis=0) if roles else np.zeros(1, bool)
+    return environment.from_string(own_text("census.html.j2")).render(
+        title=str(document["model"]),
+        style=Markup(own_text("page.css") + own_text("census.css")),
+        script=Markup(script),
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        census=Markup(json_inside(_page_document(document, tables))),
+        n_layers=layers,
+        n_heads=heads,
+        n_roles=len(roles),
+        n_held=int(held.sum()),
+        refused={label_of(role): reason for role, reason in document["refused"].items()},
+        tables=[table for table in tables if table.name not in ("facts", "refusals")],
+        opened=OPEN_TABLES,
+        facts=census_facts(document),
+    )
+
+
+def _page_document(document: HeadsDocument, tables: Sequence[Table]) -> dict[str, Any]:
+    layers, heads = shape_of(document)
+    model = str(document["model"])
+    effects = document["detail"].get("effects", {})
+    return {
+        "model": model,
+        "queriesPerKvHead": int(document["model_facts"].get("queries_per_kv_head", 1)),
+        "axes": {"layers": list(range(layers)), "heads": list(range(heads))},
+        "arms": [],
+        "maps": {model: census_maps(document)},
+        "depths": role_depths(document),
+        "charts": census_charts(document),
+        "profiles": offset_profiles(document),
+        "losses": {str(head): plain(loss) for head, loss in losses_of(document).items()},
+        "silencedBy": {name: effects.get(name) for name in ("replacement", "texts", "tokens")},
+        "tables": {table.name: csv_text(table) for table in tables},
+    }
+
+
+HEADS_FOLDER = "heads"
+AGAINST_FOLDER = "against"
+
+
+def write_census_report(document: HeadsDocument, folder: Path) -> Path:
+    """Write tables, figures and `report.html`; gives the path of the page.
+
+    A folder that holds a run has a report of its own, so everything goes into `heads/` in it. What
+    a second model was asked goes into `against/`.
+
+    Raises:
+        CorruptTraceError: The document lacks what a census has.
+        OutputError: The disk refused.
+    """
+    place = Path(folder)
+    if (place / RUN_FILE).exists():
+        place = place / HEADS_FOLDER
+    if "against" in document:
+        write_census_report(document["against"], place / AGAINST_FOLDER)
+    tables = census_tables(document)
+    write_tables(tables, place)
+    write_census_figures(document, place)
+    return write_census_page(document, tables, place)
