@@ -7,26 +7,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tempo.ablating.asking import ablate
-    from tempo.boosting.asking import boost
     from tempo.causal.forward import forward
-    from tempo.contrasting import concepts
-    from tempo.following.asking import follow
     from tempo.models.load import load_model
     from tempo.policy import edits
     from tempo.policy import presets as policies
     from tempo.run.api import compare, generate
     from tempo.run.replay import replay
     from tempo.trace.run_folder import open_run, open_trace
+    from tempo_analysis.studies.ablation.measure import ablate
+    from tempo_analysis.studies.boost.measure import boost
+    from tempo_analysis.studies.concepts.measure import concepts
+    from tempo_analysis.studies.follow.measure import follow
     from tempo_analysis.studies.heads.measure import heads
 
 _HOMES = {
-    "ablate": "tempo.ablating.asking",
-    "boost": "tempo.boosting.asking",
+    "ablate": "tempo_analysis.studies.ablation.measure",
+    "boost": "tempo_analysis.studies.boost.measure",
     "compare": "tempo.run.api",
-    "concepts": "tempo.contrasting",
+    "concepts": "tempo_analysis.studies.concepts.measure",
     "heads": "tempo_analysis.studies.heads.measure",
-    "follow": "tempo.following.asking",
+    "follow": "tempo_analysis.studies.follow.measure",
     "forward": "tempo.causal.forward",
     "generate": "tempo.run.api",
     "load_model": "tempo.models.load",

@@ -5,20 +5,6 @@ import pytest
 import torch
 
 import tempo
-from analysis.ablation.passes import Comparison
-from analysis.ablation_report import Ablation
-from tempo.ablating.conditions import (
-    DEFAULT,
-    DONOR_DRAW,
-    Donors,
-    Target,
-    other_place,
-    parse_condition,
-    parse_conditions,
-)
-from tempo.ablating.plan import Plan
-from tempo.ablating.running import recipe, run_passes
-from tempo.ablating.texts import texts_of
 from tempo.causal.silence import mean_inputs
 from tempo.errors import InputError
 from tempo.models.language_model import attention_as
@@ -26,6 +12,20 @@ from tempo.models.projections import output_projections
 from tempo.policy.edits import HeadOutput, KnockOut, ValueZero
 from tempo.prompts.suites import load_suite
 from tempo.vocabulary import Head
+from tempo_analysis.studies.ablation.measure import run_passes, texts_of
+from tempo_analysis.studies.ablation.passes import Comparison
+from tempo_analysis.studies.ablation.plan import (
+    DEFAULT,
+    DONOR_DRAW,
+    Donors,
+    Plan,
+    Target,
+    other_place,
+    parse_condition,
+    parse_conditions,
+    recipe,
+)
+from tempo_analysis.studies.ablation.report import Ablation
 from tests.decoding import model_of, plain_forward, random_prompt
 
 HEADS = (Head(1, 0), Head(1, 2))
@@ -201,7 +201,7 @@ def test_a_pass_holds_what_the_attention_module_itself_gives(family: str):
 
 
 def test_passes_of_equal_recipes_run_once_and_long_texts_in_parts(monkeypatch: pytest.MonkeyPatch):
-    from tempo.ablating import running
+    from tempo_analysis.studies.ablation import measure as running
 
     model, ids = model_of("llama"), random_prompt(model_of("llama"), 12)
     linears = output_projections(model, range(model.n_layers))

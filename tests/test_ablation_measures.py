@@ -4,12 +4,18 @@ import numpy as np
 import pytest
 from scipy.special import rel_entr, softmax
 
-from analysis.ablation.effects import NUMBERS, effects, prompt_effect
-from analysis.ablation.measured import prompt_numbers
-from analysis.ablation.measures import cosine, kl_nats, nip, top_1_changed
-from analysis.ablation.passes import Comparison, Pass
 from tempo.errors import InputError
 from tempo_analysis.stats.intervals import EXACT
+from tempo_analysis.studies.ablation.effects import NUMBERS, effects, prompt_effect
+from tempo_analysis.studies.ablation.passes import (
+    Comparison,
+    Pass,
+    cosine,
+    next_token_kl_nats,
+    nip,
+    top_1_changed,
+)
+from tempo_analysis.studies.ablation.result import prompt_numbers
 
 RNG = np.random.default_rng(0)
 LAYERS, HIDDEN, HEADS, VOCAB = 3, 5, 2, 7
@@ -59,21 +65,23 @@ def test_a_changed_output_of_zero_has_lost_everything_but_has_no_direction():
 def test_kl_is_that_of_the_two_distributions():
     base, changed = RNG.normal(size=(2, 4, 50))
     p, q = softmax(base, -1), softmax(changed, -1)
-    np.testing.assert_allclose(kl_nats(base, changed), rel_entr(p, q).sum(-1), rtol=1e-12)
+    np.testing.assert_allclose(
+        next_token_kl_nats(base, changed), rel_entr(p, q).sum(-1), rtol=1e-12
+    )
 
 
 def test_kl_ignores_what_a_softmax_ignores_and_is_never_negative():
     base = RNG.normal(size=(6, 40)).astype(np.float32)
-    assert (kl_nats(base, base) == 0).all()
-    shifted = kl_nats(base.astype(np.float64), base.astype(np.float64) + 5)
+    assert (next_token_kl_nats(base, base) == 0).all()
+    shifted = next_token_kl_nats(base.astype(np.float64), base.astype(np.float64) + 5)
     assert (shifted >= 0).all()
     assert shifted.max() < 1e-12
 
 
 def test_a_token_that_cannot_come_adds_nothing_to_the_kl():
     base = np.array([[0.0, -np.inf, 0.0]])
-    assert kl_nats(base, np.array([[0.0, -np.inf, 0.0]])) == pytest.approx(0)
-    assert kl_nats(base, np.zeros((1, 3))) == pytest.approx(np.log(1.5))
+    assert next_token_kl_nats(base, np.array([[0.0, -np.inf, 0.0]])) == pytest.approx(0)
+    assert next_token_kl_nats(base, np.zeros((1, 3))) == pytest.approx(np.log(1.5))
 
 
 def test_top_1_changes_where_another_token_is_largest():
@@ -85,7 +93,7 @@ def test_published_means_are_over_all_tokens_and_the_others_from_t_on():
     t, n_tokens = 6, 10
     base, changed = (a_pass(t=t, n_tokens=n_tokens, seed=seed) for seed in (1, 2))
     found = prompt_effect(base, changed)
-    kl = kl_nats(base.logits, changed.logits)
+    kl = next_token_kl_nats(base.logits, changed.logits)
     other = base.logits.argmax(-1) != changed.logits.argmax(-1)
     assert found.t == t
     assert found.kl_at_t_nats == kl[t]

@@ -7,24 +7,33 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.ablation.figures import ablation_drawings
-from analysis.ablation.measured import PromptNumbers, prompt_numbers
-from analysis.ablation.offset_figures import MOST_PANELS, panel_heads
-from analysis.ablation.offsets import (
+from tempo.errors import InputError
+from tempo.vocabulary import Head
+from tempo_analysis.report.csv import csv_text
+from tempo_analysis.stats.bands import sparse_spread
+from tempo_analysis.studies.ablation.figures import MOST_PANELS, ablation_drawings, panel_heads
+from tempo_analysis.studies.ablation.offsets import (
     OffsetFindings,
     offset_findings,
     prompt_offsets,
     variation,
 )
-from analysis.ablation.passes import Comparison, Pass
-from analysis.ablation.redundancy import PASSES, PromptRedundancy, prompt_redundancy
-from analysis.ablation.result import AblationFacts, AblationFindings, ablation_findings
-from analysis.ablation.sweep import PromptSweep, prompt_sweep
-from analysis.ablation.tables import ablation_tables
-from tempo.errors import InputError
-from tempo.vocabulary import Head
-from tempo_analysis.report.csv import csv_text
-from tempo_analysis.stats.bands import sparse_spread
+from tempo_analysis.studies.ablation.passes import Comparison, Pass
+from tempo_analysis.studies.ablation.redundancy import (
+    PASSES,
+    PromptRedundancy,
+    PromptSweep,
+    prompt_redundancy,
+    prompt_sweep,
+)
+from tempo_analysis.studies.ablation.result import (
+    AblationFacts,
+    AblationFindings,
+    PromptNumbers,
+    ablation_findings,
+    prompt_numbers,
+)
+from tempo_analysis.studies.ablation.tables import ablation_tables
 
 LAYERS, HEADS, HIDDEN, VOCAB = 3, 4, 5, 6
 BASE_A = Comparison("base", "A")

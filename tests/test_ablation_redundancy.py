@@ -5,28 +5,33 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from analysis.ablation.passes import Comparison
-from analysis.ablation.pooled import (
+from tempo.errors import InputError
+from tempo_analysis.stats.intervals import Interval
+from tempo_analysis.studies.ablation.passes import Comparison
+from tempo_analysis.studies.ablation.redundancy import (
+    COMPARISONS,
     LINEARISED,
     PAIRED,
+    PASSES,
     SAME_QUOTIENT,
     UNDEFINED,
     UNSTABLE,
-    pooled_index,
-)
-from analysis.ablation.redundancy import (
-    COMPARISONS,
-    PASSES,
     PromptRedundancy,
+    PromptSweep,
     index_of,
     overlap,
+    pooled_index,
     prompt_redundancy,
+    prompt_sweep,
     redundancy,
+    sweep,
 )
-from analysis.ablation.sweep import PromptSweep, prompt_sweep, sweep
-from analysis.ablation.verdict import index_reading, redundancy_sentences, spelled, sweep_sentences
-from tempo.errors import InputError
-from tempo_analysis.stats.intervals import Interval
+from tempo_analysis.studies.ablation.verdict import (
+    index_reading,
+    redundancy_sentences,
+    spelled,
+    sweep_sentences,
+)
 
 E1, E2, E3 = np.eye(3, dtype=np.float32)[:, None]
 NOTHING = np.zeros((1, 3), np.float32)
@@ -193,7 +198,9 @@ def test_prompts_without_either_part_are_dropped_and_counted():
 
 
 def test_limits_that_are_no_numbers_are_not_given(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("analysis.ablation.pooled.TOLERANCE", -np.inf)  # lets 0 through
+    monkeypatch.setattr(
+        "tempo_analysis.studies.ablation.redundancy.TOLERANCE", -np.inf
+    )  # lets 0 through
     lower = np.zeros(40)
     lower[0] = 1.0
     found = pooled_index(np.linspace(0, 1, 40), lower)

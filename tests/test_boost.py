@@ -12,22 +12,6 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax, logsumexp
 
 import tempo
-from analysis.boost.doses import FORCED, FREE
-from analysis.boost.findings import BoostFindings
-from tempo.boosting.asking import boost
-from tempo.boosting.reference import Reference, add_alone, add_mixtures, decoded, law_by_head
-from tempo.boosting.replays import Batch, check_unchanged, read_references, replayed
-from tempo.boosting.study import Study, _own_biases, repairs_of
-from tempo.boosting.targets import (
-    BANDS,
-    TARGETS,
-    MatchedBias,
-    chosen_targets,
-    fixed_target,
-    given_target,
-    matched_slots,
-    member_slots,
-)
 from tempo.engine.branch import read_prompts
 from tempo.engine.state import SequencePlan
 from tempo.errors import InputError, NoParallelSetsError, NumericalError
@@ -38,6 +22,27 @@ from tempo.policy.selection import Forced
 from tempo.testing.tiny import tiny_model
 from tempo.vocabulary import Head
 from tempo_analysis.stats.distributions import Readout, kl_nats
+from tempo_analysis.studies.boost.dose_response import FORCED, FREE
+from tempo_analysis.studies.boost.measure import Study, _own_biases, boost, repairs_of
+from tempo_analysis.studies.boost.plan import (
+    BANDS,
+    TARGETS,
+    MatchedBias,
+    chosen_targets,
+    fixed_target,
+    given_target,
+    matched_slots,
+    member_slots,
+)
+from tempo_analysis.studies.boost.reference import (
+    Reference,
+    add_alone,
+    add_mixtures,
+    decoded,
+    law_by_head,
+)
+from tempo_analysis.studies.boost.replays import Batch, check_unchanged, read_references, replayed
+from tempo_analysis.studies.boost.result import BoostFindings
 from tests.decoding import model_of, random_prompt, run_plans
 from tests.decoding import whole as captured
 
@@ -369,7 +374,7 @@ def test_no_prompt_chooses_its_own_dose(monkeypatch: pytest.MonkeyPatch):
         seen.append(study)
         return repairs_of(study, *rest)
 
-    monkeypatch.setattr("tempo.boosting.asking.repairs_of", noted)
+    monkeypatch.setattr("tempo_analysis.studies.boost.measure.repairs_of", noted)
     boost(model_of("llama"), TEXTS, betas=(-1, 1), threshold=TAU, steps=3, free=False)
     (study,) = seen
     before = [_own_biases(study, half) for half in (0, 1)]

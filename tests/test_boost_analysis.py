@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.boost.doses import Dose, at_doses, less, slope_of
-from analysis.boost.findings import BoostFindings
-from analysis.boost.numbers import Repair
-from analysis.boost.plots import free_figure, response_figure, restoring_figure
-from analysis.boost.report import BOOST_FILE, write_boost
-from analysis.boost.restoring import crossing, law_log_ratio, restoring
-from analysis.boost.sheets import boost_tables, response_table
-from analysis.boost.verdict import side
 from tempo.errors import InputError, OutputError
 from tempo_analysis.report.study import check_folder
 from tempo_analysis.stats.distributions import Readout, kl_nats, mixed
 from tempo_analysis.stats.intervals import Interval
+from tempo_analysis.studies.boost.dose_matching import crossing, law_log_ratio, restoring
+from tempo_analysis.studies.boost.dose_response import Dose, Repair, at_doses, less, slope_of
+from tempo_analysis.studies.boost.figures import free_figure, response_figure, restoring_figure
+from tempo_analysis.studies.boost.report import BOOST_FILE, write_boost
+from tempo_analysis.studies.boost.result import BoostFindings
+from tempo_analysis.studies.boost.tables import boost_tables, response_table
+from tempo_analysis.studies.boost.verdict import side
 
 BETAS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 N = 12

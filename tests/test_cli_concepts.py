@@ -11,19 +11,24 @@ import numpy as np
 import pytest
 
 import tempo
-from analysis.concept.effect import ConceptEffect
-from analysis.concept.findings import ConceptFindings
-from analysis.concept.heads import concept_heads
-from analysis.concept.plots import concentration_figure, head_maps
-from analysis.concept.report import write_concept
-from analysis.concept.sheets import best_table, concentration_table, concept_tables
-from analysis.concept.verdict import Endings, carried, ending_sentence, reach_sentence
-from tempo import contrasting
 from tempo.errors import InputError, OutputError
 from tempo.prompts.pairs import Pair, Pairs
 from tempo.testing.tiny import tiny_model
 from tempo_analysis.report.numbers import number
 from tempo_analysis.stats.intervals import Interval
+from tempo_analysis.studies.concepts import measure as contrasting
+from tempo_analysis.studies.concepts.effect import ConceptEffect
+from tempo_analysis.studies.concepts.figures import concentration_figure, head_maps
+from tempo_analysis.studies.concepts.report import write_concept
+from tempo_analysis.studies.concepts.result import ConceptFindings
+from tempo_analysis.studies.concepts.separation import concept_heads
+from tempo_analysis.studies.concepts.tables import best_table, concentration_table, concept_tables
+from tempo_analysis.studies.concepts.verdict import (
+    Endings,
+    carried,
+    ending_sentence,
+    reach_sentence,
+)
 from tests.command_line import call, document, model_folder, plain, refusal, with_tiny
 from tests.decoding import model_of
 from tests.test_concepts import GatedDelta

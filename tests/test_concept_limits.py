@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.concept.heads import concept_heads
 from tempo.errors import InputError
 from tempo.prompts.pairs import load_pairs
+from tempo_analysis.studies.concepts.separation import concept_heads
 
 
 @pytest.mark.parametrize("seed", range(8))

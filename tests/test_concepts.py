@@ -10,26 +10,31 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.concept.effect import MEASURED, chosen_heads, concept_effect, matched_random
-from analysis.concept.heads import (
+from tempo.causal.forward import plain_rows
+from tempo.causal.silence import ablated
+from tempo.errors import InputError, ModelError
+from tempo.prompts.pairs import Pair, Pairs, load_pairs
+from tempo.testing.tiny import tiny_model
+from tempo_analysis.studies.concepts.effect import (
+    MEASURED,
+    chosen_heads,
+    concept_effect,
+    matched_random,
+)
+from tempo_analysis.studies.concepts.measure import (
+    concept_inputs,
+    pooled_means,
+    readable_layers,
+    streams_without,
+)
+from tempo_analysis.studies.concepts.result import quality_document
+from tempo_analysis.studies.concepts.separation import (
     ConceptHeads,
     concentration,
     concept_heads,
     effective_heads,
     top_share,
 )
-from analysis.concept.quality import quality_document
-from tempo.causal.forward import plain_rows
-from tempo.causal.silence import ablated
-from tempo.errors import InputError, ModelError
-from tempo.plain.concept_capture import (
-    concept_inputs,
-    pooled_means,
-    readable_layers,
-    streams_without,
-)
-from tempo.prompts.pairs import Pair, Pairs, load_pairs
-from tempo.testing.tiny import tiny_model
 from tests.decoding import model_of, plain_forward, real_model
 
 N, L, H, C, HIDDEN = 60, 2, 9, 16, 24

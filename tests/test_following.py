@@ -14,19 +14,10 @@ import torch
 from scipy import stats
 
 import tempo
-from analysis.member.attention import chance_where_seen, mean_where_seen, odds_law
-from analysis.member.course import correlation
-from analysis.member.followed import Followed
-from analysis.member.lens import divergence, lens_of
-from analysis.member.plots import caption, member_figure
-from analysis.member.report import write_member
-from analysis.member.sheets import heads_table, layers_table, member_tables, slots_table
 from tempo import edits
 from tempo.causal import logit_lens as stream
 from tempo.causal.logit_lens import lens_error
 from tempo.errors import InputError, ModelError, NoParallelSetsError, OutputError, TwinError
-from tempo.following import hiding
-from tempo.following.asking import ASKED, follow
 from tempo.models.language_model import LanguageModel
 from tempo.oracle import run_oracle
 from tempo.policy.override import alone, forced
@@ -40,6 +31,24 @@ from tempo.run import replay
 from tempo.run.replay import NO_TWIN_IN_TREES, replay_set
 from tempo.testing.tiny import FAMILIES, tiny_model
 from tempo.trace.trace import Trace
+from tempo_analysis.studies.follow import measure as hiding
+from tempo_analysis.studies.follow.figures import caption, member_figure
+from tempo_analysis.studies.follow.logit_lens import divergence, lens_of
+from tempo_analysis.studies.follow.measure import ASKED, follow
+from tempo_analysis.studies.follow.report import write_member
+from tempo_analysis.studies.follow.result import Followed
+from tempo_analysis.studies.follow.tables import (
+    heads_table,
+    layers_table,
+    member_tables,
+    slots_table,
+)
+from tempo_analysis.studies.follow.trajectory import (
+    chance_where_seen,
+    correlation,
+    mean_where_seen,
+    odds_law,
+)
 from tests.command_line import call, document, model_folder, refusal, with_tiny
 from tests.decoding import model_of, random_prompt, real_model, run_one
 

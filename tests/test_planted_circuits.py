@@ -4,19 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.ablation.measured import prompt_numbers
-from analysis.ablation.measures import nip
-from analysis.ablation.passes import Comparison, Pass
-from analysis.ablation.redundancy import (
-    COMPARISONS,
-    PASSES,
-    PromptRedundancy,
-    index_of,
-    prompt_redundancy,
-    redundancy,
-)
-from analysis.ablation.sweep import CURVES, PromptSweep, prompt_sweep, sweep
-from analysis.ablation.verdict import redundancy_sentences, sweep_sentences
 from tempo.causal.forward import forward
 from tempo.errors import InputError
 from tempo.models.language_model import LanguageModel
@@ -29,6 +16,21 @@ from tempo.testing.circuits import (
     previous_and_self,
     uniform_head,
 )
+from tempo_analysis.studies.ablation.passes import Comparison, Pass, nip
+from tempo_analysis.studies.ablation.redundancy import (
+    COMPARISONS,
+    CURVES,
+    PASSES,
+    PromptRedundancy,
+    PromptSweep,
+    index_of,
+    prompt_redundancy,
+    prompt_sweep,
+    redundancy,
+    sweep,
+)
+from tempo_analysis.studies.ablation.result import prompt_numbers
+from tempo_analysis.studies.ablation.verdict import redundancy_sentences, sweep_sentences
 
 T = 12
 PREVIOUS, SELF = "L0H0", "L0H1"

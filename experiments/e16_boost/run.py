@@ -5,17 +5,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.boost.doses import FORCED, FREE, Dose, at_doses, less, slope_of
-from analysis.boost.findings import BoostFindings
-from analysis.boost.numbers import Repair
-from analysis.boost.restoring import Restoring
 from experiments.command import asked
 from experiments.result import made_by, write_document
 from experiments.standard import MODEL
-from tempo.boosting.asking import boost
 from tempo.prompts.suites import load_suite
 from tempo.run.recorder import versions
 from tempo_analysis.stats.intervals import Interval, estimate_with_interval
+from tempo_analysis.studies.boost.dose_matching import Restoring
+from tempo_analysis.studies.boost.dose_response import (
+    FORCED,
+    FREE,
+    Dose,
+    Repair,
+    at_doses,
+    less,
+    slope_of,
+)
+from tempo_analysis.studies.boost.measure import boost
+from tempo_analysis.studies.boost.result import BoostFindings
 
 HERE = Path(__file__).parent
 THIRDS = ("first third", "middle third", "last third")

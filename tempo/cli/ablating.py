@@ -19,7 +19,7 @@ from tempo.errors import InputError
 from tempo.run.options import Options
 
 if TYPE_CHECKING:
-    from analysis.ablation_report import Ablation
+    from tempo_analysis.studies.ablation.report import Ablation
 
 _PANEL = "Ablation"
 _DEFAULT = "head,value:1,value:1+2,value:before,value:through,value:before:model"
@@ -111,12 +111,12 @@ def ablate(
     settings = given(options)
     settings.pop("seed", None)
     with notes().status(Text("starting")) as status:
-        from analysis.ablation_report import ABLATION_FILE, write_ablation
-        from tempo.ablating.asking import ablate as ask
-        from tempo.ablating.conditions import parse_conditions
         from tempo.models.load import load_model
         from tempo.vocabulary import parse_head
         from tempo_analysis.report.study import check_folder
+        from tempo_analysis.studies.ablation.measure import ablate as ask
+        from tempo_analysis.studies.ablation.plan import parse_conditions
+        from tempo_analysis.studies.ablation.report import ABLATION_FILE, write_ablation
 
         if out is not None:
             check_folder(out, ABLATION_FILE, force=force)
@@ -155,7 +155,7 @@ def _parts(heads: str) -> list[str]:
 
 def _show(found: "Ablation", paths: Sequence[Path]) -> None:
     """A row for each condition, the sentences, and where the files lie."""
-    from analysis.ablation.tables import ablation_tables
+    from tempo_analysis.studies.ablation.tables import ablation_tables
 
     show(grid_table(ablation_tables(found.findings)[0], _SHOWN), Text(""))
     show(*(Text(visible(line), style="dim") for line in found.sentences()))

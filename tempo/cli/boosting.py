@@ -18,7 +18,7 @@ from tempo.errors import InputError
 from tempo.run.options import Options
 
 if TYPE_CHECKING:
-    from analysis.boost.findings import BoostFindings
+    from tempo_analysis.studies.boost.result import BoostFindings
 
 _PANEL = "Measure"
 _IN_FILES = {"pooled", "pooled_law"}
@@ -98,12 +98,12 @@ def boost(
     asked = _asked(betas, targets, groups)
     asked |= {"threshold": _number(threshold, "--threshold"), "steps": _whole(steps, "--steps")}
     with notes().status(Text("starting")) as status:
-        from analysis.boost.report import BOOST_FILE, write_boost
-        from tempo.boosting.asking import boost as ask
-        from tempo.boosting.asking import check_betas
-        from tempo.boosting.targets import check_targets
         from tempo.models.load import load_model
         from tempo_analysis.report.study import check_folder
+        from tempo_analysis.studies.boost.measure import boost as ask
+        from tempo_analysis.studies.boost.measure import check_betas
+        from tempo_analysis.studies.boost.plan import check_targets
+        from tempo_analysis.studies.boost.report import BOOST_FILE, write_boost
 
         if out is not None:
             check_folder(out, BOOST_FILE, force=force)
@@ -163,7 +163,7 @@ def _whole(text: str, option: str) -> int:
 
 def _show(found: "BoostFindings", paths: Sequence[Path]) -> None:
     """Two short tables, what a reader must know beside them, and where the files lie."""
-    from analysis.boost.sheets import response_table, restoring_table
+    from tempo_analysis.studies.boost.tables import response_table, restoring_table
 
     for grid in (response_table(found), restoring_table(found)):
         if grid.rows:

@@ -17,7 +17,7 @@ from tempo.prompts.pairs import BUNDLED
 from tempo.run.options import Options
 
 if TYPE_CHECKING:
-    from analysis.concept.findings import ConceptFindings
+    from tempo_analysis.studies.concepts.result import ConceptFindings
 
 _PANEL = "Measure"
 _SAID = {"counted", "heads"}
@@ -69,12 +69,12 @@ def concepts(
     settings = given(options)
     settings.pop("seed", None)
     with notes().status(Text("starting")) as status:
-        from analysis.concept.report import QUALITY_FILE, write_concept
-        from tempo.contrasting import check_options
-        from tempo.contrasting import concepts as contrast
         from tempo.models.load import load_model
         from tempo.prompts.pairs import load_pairs
         from tempo_analysis.report.study import check_folder
+        from tempo_analysis.studies.concepts.measure import check_options
+        from tempo_analysis.studies.concepts.measure import concepts as contrast
+        from tempo_analysis.studies.concepts.report import QUALITY_FILE, write_concept
 
         if out is not None:
             check_folder(out, QUALITY_FILE, force=force)
@@ -100,7 +100,7 @@ def concepts(
 
 def _show(found: "ConceptFindings", paths: Sequence[Path]) -> None:
     """Two short tables, what a reader must know beside them, and where the files lie."""
-    from analysis.concept.sheets import best_table, concentration_table
+    from tempo_analysis.studies.concepts.tables import best_table, concentration_table
 
     for grid in (best_table(found), concentration_table(found)):
         keys = {column.key for column in grid.columns} - _SAID

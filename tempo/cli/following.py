@@ -15,9 +15,9 @@ from tempo.cli.tables import grid_table
 from tempo.errors import InputError
 
 if TYPE_CHECKING:
-    from analysis.member.followed import Followed
     from tempo.trace.run import Run
     from tempo.trace.trace import Trace
+    from tempo_analysis.studies.follow.result import Followed
 
 _PANEL = "What to follow"
 _MOST_LISTED = 8
@@ -72,11 +72,11 @@ def follow(
     For example: tempo follow runs/cat --out runs/cat-member
     """
     with notes().status(Text("reading the run")) as status:
-        from analysis.member.report import FOLLOW_FILE, write_member
-        from tempo.following.asking import follow as ask
         from tempo.models.load import load_model
         from tempo.trace.run_folder import open_run
         from tempo_analysis.report.study import check_folder
+        from tempo_analysis.studies.follow.measure import follow as ask
+        from tempo_analysis.studies.follow.report import FOLLOW_FILE, write_member
 
         if out is not None:
             check_folder(out, FOLLOW_FILE, force=force)
@@ -113,7 +113,7 @@ def _chosen(run: "Run", prompt: str | None, arm: str | None) -> "Trace":
 
 def _show(found: "Followed", paths: Sequence[Path]) -> None:
     """A short table, what it says, and where the files lie."""
-    from analysis.member.sheets import slots_table
+    from tempo_analysis.studies.follow.tables import slots_table
 
     show(grid_table(slots_table(found)), Text(""))
     show(*(Text(visible(line), style="dim") for line in found.sentences()))

@@ -1,0 +1,1 @@
+"""Heads, values and edges taken out at one token, and what that changes."""

@@ -1,0 +1,231 @@
+"""What a condition does at t: to the outputs of the layers, and to the next token.
+
+The published means are over all tokens. An edit of a head or an edge at t leaves those before t as
+they are, so they say as much about where t stands as about the condition; a value that is taken out
+changes every token from its own on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64
+
+from tempo.errors import InputError
+from tempo_analysis.stats.bands import Spread, spread
+from tempo_analysis.stats.intervals import (
+    SAME,
+    SEED,
+    Interval,
+    estimate_with_interval,
+    share_with_interval,
+)
+from tempo_analysis.studies.ablation.passes import (
+    Comparison,
+    Pass,
+    cosine,
+    next_token_kl_nats,
+    nip,
+    top_1_changed,
+)
+
+YES_OR_NO = "top_1_changed_at_t"
+NUMBERS = (
+    YES_OR_NO,
+    "top_1_changed_from_t",
+    "top_1_changed_published",
+    "kl_at_t_nats",
+    "kl_after_t_nats",
+    "kl_published_nats",
+)
+"""The measures of the next token, in the order of the tables."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptEffect:
+    """One comparison on one prompt.
+
+    Attributes:
+        t: The token that is measured.
+        n_tokens: Of the prompt.
+        nip: Normalised inner product of the attention outputs at t.
+        cosine: Of the same.
+        top_1_changed_at_t: 1 where the most probable next token is another one, else 0.
+        top_1_changed_from_t: Share of the tokens from t on where it is.
+        top_1_changed_published: Share of all tokens, those before t included.
+        kl_at_t_nats: KL(reference || changed) of the next token at t.
+        kl_after_t_nats: Mean over the tokens behind t; NaN where t is the last.
+        kl_published_nats: Mean over all tokens, those before t included.
+    """
+
+    t: int
+    n_tokens: int
+    nip: Float64[np.ndarray, " layer"]
+    cosine: Float64[np.ndarray, " layer"]
+    top_1_changed_at_t: float
+    top_1_changed_from_t: float
+    top_1_changed_published: float
+    kl_at_t_nats: float
+    kl_after_t_nats: float
+    kl_published_nats: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LessControl:
+    """A condition less its control on the same prompts and tokens.
+
+    Attributes:
+        control: Name of the control condition.
+        nip: By layer; below 0 where the condition takes away more than its control.
+        numbers: By the names in `NUMBERS`.
+    """
+
+    control: str
+    nip: Spread
+    numbers: Mapping[str, Interval]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Effect:
+    """One comparison over all prompts.
+
+    Attributes:
+        nip: By layer.
+        cosine: By layer.
+        numbers: By the names in `NUMBERS`.
+        less_control: None where the condition has no control.
+        is_control: Whether it is another condition's control.
+    """
+
+    comparison: Comparison
+    nip: Spread
+    cosine: Spread
+    numbers: Mapping[str, Interval]
+    less_control: LessControl | None
+    is_control: bool
+
+
+def prompt_effect(reference: Pass, changed: Pass) -> PromptEffect:
+    """Compare two passes of one prompt.
+
+    Raises:
+        InputError: The passes are not of one prompt and one t.
+    """
+    t, n_tokens = reference.at, len(reference.logits)
+    if (changed.at, len(changed.logits)) != (t, n_tokens):
+        raise InputError(
+            f"expected two passes of {n_tokens} tokens measured at one token, got t = {t} and "
+            f"{changed.at} of {len(changed.logits)}; measure both at the same"
+        )
+    other = top_1_changed(reference.logits, changed.logits)
+    kl = next_token_kl_nats(reference.logits, changed.logits)
+    return PromptEffect(
+        t=t,
+        n_tokens=n_tokens,
+        nip=nip(reference.attention_output, changed.attention_output),
+        cosine=cosine(reference.attention_output, changed.attention_output),
+        top_1_changed_at_t=float(other[t]),
+        top_1_changed_from_t=float(other[t:].mean()),
+        top_1_changed_published=float(other.mean()),
+        kl_at_t_nats=float(kl[t]),
+        kl_after_t_nats=float(kl[t + 1 :].mean()) if t + 1 < n_tokens else float("nan"),
+        kl_published_nats=float(kl.mean()),
+    )
+
+
+def effects(
+    prompts: Sequence[Mapping[Comparison, PromptEffect]],
+    *,
+    controls: Mapping[str, str],
+    seed: int = SEED,
+) -> tuple[Effect, ...]:
+    """Every comparison over all prompts, each with its control where it has one.
+
+    Args:
+        prompts: The same comparisons of every prompt.
+        controls: Condition to its control; both must be compared with the same reference.
+
+    Raises:
+        InputError: No prompts, prompts that differ in their comparisons, or a missing control.
+    """
+    comparisons = _shared(prompts)
+    by_comparison = {each: [prompt[each] for prompt in prompts] for each in comparisons}
+    return tuple(_effect(by_comparison, each, controls, seed) for each in comparisons)
+
+
+def _shared(prompts: Sequence[Mapping[Comparison, PromptEffect]]) -> tuple[Comparison, ...]:
+    if not prompts or any(set(one) != set(prompts[0]) for one in prompts):
+        raise InputError(
+            f"expected the same comparisons of every prompt, got {len(prompts)} prompts that "
+            "differ in them; compare the same passes everywhere"
+        )
+    return tuple(prompts[0])
+
+
+def _effect(
+    by_comparison: Mapping[Comparison, Sequence[PromptEffect]],
+    comparison: Comparison,
+    controls: Mapping[str, str],
+    seed: int,
+) -> Effect:
+    own = by_comparison[comparison]
+    control = controls.get(comparison.changed)
+    less = None
+    if control is not None:
+        other = by_comparison.get(Comparison(comparison.reference, control))
+        if other is None:
+            raise InputError(
+                f"expected the control of {comparison.changed} against {comparison.reference}, got "
+                f"no comparison {comparison.reference}|{control}; compare it too"
+            )
+        less = LessControl(control, *_summaries(lambda name: _less(own, other, name), _gap, seed))
+    nips, numbers = _summaries(lambda name: _column(own, name), _summary, seed)
+    return Effect(
+        comparison=comparison,
+        nip=nips,
+        cosine=_by_layer(_column(own, "cosine"), seed),
+        numbers=numbers,
+        less_control=less,
+        is_control=comparison.changed in controls.values(),
+    )
+
+
+def _summaries(
+    column: Callable[[str], np.ndarray],
+    summary: Callable[[str, np.ndarray, int], Interval],
+    seed: int,
+) -> tuple[Spread, Mapping[str, Interval]]:
+    """The inner product by layer, and every number of the next token."""
+    return _by_layer(column("nip"), seed), {
+        name: summary(name, column(name), seed) for name in NUMBERS
+    }
+
+
+def _summary(name: str, values: Float64[np.ndarray, " prompt"], seed: int) -> Interval:
+    """A mean with limits inside what it can be; a yes or no gets those of the binomial."""
+    if name == YES_OR_NO:
+        return share_with_interval(values)
+    found = estimate_with_interval(values, seed=seed)
+    most = 1.0 if name.startswith("top_1") else np.inf
+    low, high = np.clip([found.low, found.high], 0.0, most).tolist()
+    return replace(found, low=low, high=high)
+
+
+def _gap(name: str, values: Float64[np.ndarray, " prompt"], seed: int) -> Interval:
+    """A paired difference; of yes and no, the same in every prompt seen, it has no limits."""
+    found = estimate_with_interval(values, seed=seed)
+    if name == YES_OR_NO and found.method == SAME:
+        return replace(found, low=np.nan, high=np.nan)
+    return found
+
+
+def _by_layer(values: Float64[np.ndarray, "prompt layer"], seed: int) -> Spread:
+    return spread(np.arange(values.shape[1]), values, seed=seed)
+
+
+def _column(own: Sequence[PromptEffect], name: str) -> np.ndarray:
+    return np.array([getattr(one, name) for one in own], np.float64)
+
+
+def _less(own: Sequence[PromptEffect], other: Sequence[PromptEffect], name: str) -> np.ndarray:
+    return _column(own, name) - _column(other, name)

@@ -1,0 +1,228 @@
+"""How a head's row at t is spread over offsets, and what a condition changes in it.
+
+Offset o is token t - o. A bin `rest` holds all further tokens, so that the bins of a prompt sum to
+its row. A prompt without a token so far back has no data at that offset; means of different offsets
+are then over different prompts, and need not sum to 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int64
+
+from tempo.errors import InputError
+from tempo.vocabulary import Head
+from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.stats.bands import Spread, deviation, sparse_spread
+from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interval
+from tempo_analysis.studies.ablation.passes import Comparison
+
+N_OFFSETS = 20
+"""The last offset that has a bin of its own, as published."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptOffsets:
+    """The rows of t in one prompt under one condition.
+
+    Attributes:
+        share: Attention to offsets 0 to the last, then to the rest; NaN where there is no token.
+        even: The same of a row that gives every token as much.
+    """
+
+    share: Float32[np.ndarray, "layer head bin"]
+    even: Float64[np.ndarray, " bin"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distribution:
+    """One head under one condition.
+
+    Attributes:
+        mean: Over the prompts with data at each bin.
+        sd: Over the same prompts.
+        n: Prompts with data at each bin.
+    """
+
+    head: Head
+    condition: str
+    mean: Float64[np.ndarray, " bin"]
+    sd: Float64[np.ndarray, " bin"]
+    n: Int64[np.ndarray, " bin"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Difference:
+    """One head: a condition less its reference, paired over prompts.
+
+    Attributes:
+        share: By bin, with limits that hold at all bins of this head at once.
+        row: Of the whole row: 0 where rows sum to 1, less the mass that a knock-out has lost.
+    """
+
+    head: Head
+    comparison: Comparison
+    share: Spread
+    row: Interval
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadChange:
+    """How far one head's row has moved.
+
+    Attributes:
+        variation: Half the sum of absolute differences over all tokens; 0 the same row, 1 no token
+            in common. Total variation where both rows sum to 1.
+    """
+
+    head: Head
+    comparison: Comparison
+    variation: Interval
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OffsetFindings:
+    """Rows of t, over all prompts.
+
+    Attributes:
+        n_offsets: The last offset with a bin of its own; the bin behind it is the rest.
+        even: Mean of even rows, at each bin over the prompts with data: chance.
+        distributions: Of the heads that are shown, under every condition.
+        differences: Of the same heads, for every comparison.
+        changes: For every comparison its most changed heads, most changed first, and the named.
+    """
+
+    n_offsets: int
+    even: Float64[np.ndarray, " bin"]
+    distributions: tuple[Distribution, ...]
+    differences: tuple[Difference, ...]
+    changes: tuple[HeadChange, ...]
+
+    def shown(self) -> tuple[Head, ...]:
+        """The heads that have distributions, each once."""
+        return tuple(dict.fromkeys(one.head for one in self.distributions))
+
+
+def prompt_offsets(
+    attention: Float[np.ndarray, "layer head slot"], *, t: int, n_offsets: int = N_OFFSETS
+) -> PromptOffsets:
+    """Fold the rows of t into offsets.
+
+    Raises:
+        InputError: t is no token of the prompt, or attention falls behind it.
+    """
+    if not 0 <= t < attention.shape[-1] or attention[..., t + 1 :].any():
+        raise InputError(
+            f"expected rows of token t = {t} over {attention.shape[-1]} tokens, with nothing "
+            "behind t, got others; pass the row of t"
+        )
+    backwards = attention[..., t::-1]
+    even = np.full(t + 1, 1 / (t + 1))
+    return PromptOffsets(_folded(backwards, n_offsets).astype(np.float32), _folded(even, n_offsets))
+
+
+def variation(
+    reference: Float[np.ndarray, "layer head slot"], changed: Float[np.ndarray, "layer head slot"]
+) -> Float32[np.ndarray, "layer head"]:
+    """Half the sum of absolute differences of two rows, over all tokens."""
+    away = np.abs(changed.astype(np.float64) - reference)
+    return (away.sum(-1) / 2).astype(np.float32)
+
+
+def offset_findings(
+    rows: Sequence[Mapping[str, PromptOffsets]],
+    variations: Sequence[Mapping[Comparison, Float32[np.ndarray, "layer head"]]],
+    *,
+    heads: Sequence[Head],
+    n_changed: int = 4,
+    seed: int = SEED,
+) -> OffsetFindings:
+    """Summarise the named heads, and those that each comparison changes most.
+
+    Args:
+        rows: Of every prompt, by condition.
+        variations: Of every prompt, by comparison.
+        heads: Those to show in any case.
+        n_changed: Most changed heads to name for each comparison.
+
+    Raises:
+        InputError: Prompts folded at different offsets.
+    """
+    widths = {len(one.even) for prompt in rows for one in prompt.values()}
+    if len(widths) != 1:
+        raise InputError(
+            f"expected rows folded at one offset, got {len(rows)} prompts with bins "
+            f"{sorted(widths)}; fold all at the same"
+        )
+    moved = {each: np.stack([one[each] for one in variations]) for each in variations[0]}
+    changes = [_changes(each, values, heads, n_changed, seed) for each, values in moved.items()]
+    shown = dict.fromkeys([*heads, *(one.head for group in changes for one in group)])
+    shares = {name: np.stack([one[name].share for one in rows]) for name in rows[0]}
+    some = next(iter(rows[0]))
+    return OffsetFindings(
+        n_offsets=widths.pop() - 2,
+        even=mean_over_prompts(np.stack([one[some].even for one in rows])),
+        distributions=tuple(
+            _distribution(head, name, values) for head in shown for name, values in shares.items()
+        ),
+        differences=tuple(
+            _difference(head, each, shares, seed) for head in shown for each in moved
+        ),
+        changes=tuple(one for group in changes for one in group),
+    )
+
+
+def _folded(backwards: np.ndarray, n_offsets: int) -> np.ndarray:
+    """Bins of rows that begin at t and go back; NaN where there is no token."""
+    n_tokens = backwards.shape[-1]
+    bins = np.full((*backwards.shape[:-1], n_offsets + 2), np.nan)
+    near = min(n_tokens, n_offsets + 1)
+    bins[..., :near] = backwards[..., :near]
+    if n_tokens > near:
+        bins[..., -1] = backwards[..., near:].sum(-1, dtype=np.float64)
+    return bins
+
+
+def _changes(
+    comparison: Comparison,
+    values: Float32[np.ndarray, "prompt layer head"],
+    heads: Sequence[Head],
+    n_changed: int,
+    seed: int,
+) -> list[HeadChange]:
+    mean = values.mean(0, dtype=np.float64)
+    order = np.argsort(-mean, axis=None, kind="stable")[:n_changed].tolist()
+    places = [divmod(place, mean.shape[1]) for place in order]
+    most = [Head(*place) for place in places if mean[place] > 0]
+    return [
+        HeadChange(
+            head,
+            comparison,
+            estimate_with_interval(values[:, head.layer, head.head].astype(np.float64), seed=seed),
+        )
+        for head in dict.fromkeys([*most, *heads])
+    ]
+
+
+def _distribution(
+    head: Head, condition: str, shares: Float32[np.ndarray, "prompt layer head bin"]
+) -> Distribution:
+    own = shares[:, head.layer, head.head].astype(np.float64)
+    n = (~np.isnan(own)).sum(0)
+    return Distribution(head, condition, mean_over_prompts(own), deviation(own), n)
+
+
+def _difference(
+    head: Head,
+    comparison: Comparison,
+    shares: Mapping[str, Float32[np.ndarray, "prompt layer head bin"]],
+    seed: int,
+) -> Difference:
+    changed, reference = (
+        shares[name][:, head.layer, head.head].astype(np.float64)
+        for name in (comparison.changed, comparison.reference)
+    )
+    away = changed - reference
+    row = estimate_with_interval(np.nansum(away, -1), seed=seed)
+    return Difference(head, comparison, sparse_spread(np.arange(away.shape[1]), away), row)

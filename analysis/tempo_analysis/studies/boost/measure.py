@@ -1,0 +1,511 @@
+"""`tempo.boost`: dose and response of a bias on parallel members."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from tempo.engine.branch import read_prompts
+from tempo.errors import InputError, NoParallelSetsError
+from tempo.models.language_model import LanguageModel
+from tempo.models.load import Source, load_model
+from tempo.policy.edits import Edit, ScoreBias
+from tempo.run.options import Options, make_options
+from tempo.run.recorder import model_facts
+from tempo.run.request import PromptInput, check_different, make_request, prompts_from
+from tempo.vocabulary import Head
+from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.studies.boost.dose_matching import Restoring, crossing, restoring
+from tempo_analysis.studies.boost.dose_response import Dose, Repair, find
+from tempo_analysis.studies.boost.plan import (
+    ALL,
+    BANDS,
+    CHOSEN,
+    CONTROL,
+    Heads,
+    Target,
+    check_targets,
+    chosen_targets,
+    fixed_target,
+    given_target,
+    matched_slots,
+    member_slots,
+)
+from tempo_analysis.studies.boost.reference import (
+    Reference,
+    add_alone,
+    add_mixtures,
+    decoded,
+    law_by_head,
+)
+from tempo_analysis.studies.boost.replays import (
+    MEASURES,
+    READOUTS,
+    Batch,
+    ByHead,
+    Replayed,
+    check_unchanged,
+    over_heads,
+    read_references,
+    replayed,
+    texts,
+)
+from tempo_analysis.studies.boost.result import BoostFindings
+
+NOTHING = 1e-30
+"""Nats; added to a score in float32 it changes nothing, but the edited path is taken."""
+
+Column = Float64[np.ndarray, " prompt"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Study:
+    """What stays the same from dose to dose.
+
+    Attributes:
+        base: Every reference without a bias, by its place.
+        kept: Replays of the target that has all heads, by dose and place: repairs need them.
+    """
+
+    model: LanguageModel
+    references: tuple[Reference, ...]
+    batches: tuple[Batch, ...]
+    betas: tuple[float, ...]
+    base: Mapping[int, Replayed]
+    options: Options
+    say: Callable[[str], object]
+    kept: dict[float, dict[int, Replayed]]
+
+    def replay(
+        self, edits: Callable[[int], Sequence[Edit]], layers: Sequence[int]
+    ) -> dict[int, Replayed]:
+        """Every reference under the edits of its half."""
+        found: dict[int, Replayed] = {}
+        for batch in self.batches:
+            found |= zip(batch.places, replayed(batch, edits(batch.half), layers), strict=True)
+        return found
+
+    def dose(self, target: Target) -> Dose:
+        """Every dose of one target."""
+        columns: list[dict[str, Column]] = []
+        for beta in self.betas:
+            found = dict(self.base)
+            if beta != 0:
+                self.say(f"{target.name}: beta {beta:g}")
+                found = self.replay(lambda half, b=beta: [target.edit(half, b)], _layers(target))
+            if target.name == ALL:
+                self.kept[beta] = found
+            columns.append(self.column(target, found))
+        values = {name: np.stack([c[name] for c in columns], 1) for name in columns[0]}
+        return Dose(target.name, target.about, target.n_heads, self.betas, values)
+
+    def restoring(self, target: Target, dose: Dose) -> Restoring:
+        """The dose that gives members the mass back that they have alone, in these heads."""
+        law = [
+            [over_heads(by_head, heads) for by_head in law_by_head(one, self.betas)]
+            for one, heads in zip(self.references, self._heads(target), strict=True)
+        ]
+        return restoring(
+            target.name,
+            self.betas,
+            dose.values["log_ratio"],
+            np.array(law, np.float64),
+            seed=self.options.seed,
+        )
+
+    def rounding(self, target: Target) -> float:
+        """Largest mean KL of a prompt when the edited path adds nothing."""
+        found = self.replay(lambda half: [target.edit(half, NOTHING)], [])
+        return max(one.values["kl"] for one in found.values())
+
+    def texts(self, target: Target) -> Dose:
+        """Decoded freely at every dose of one target."""
+        columns: list[dict[str, Column]] = []
+        for beta in self.betas:
+            self.say(f"{target.name}, freely: beta {beta:g}")
+            found = self.written(lambda half, b=beta: [target.edit(half, b)] if b else [])
+            columns.append(self._masked(target, found))
+        values = {name: np.stack([c[name] for c in columns], 1) for name in MEASURES}
+        return Dose(target.name, target.about, target.n_heads, self.betas, values)
+
+    def written(self, edits: Callable[[int], Sequence[Edit]]) -> dict[str, Column]:
+        """Every prompt decoded freely under the edits of its half."""
+        policy = self.options.policy_of("isolated")
+        found: dict[int, dict[str, float]] = {}
+        for batch in self.batches:
+            made = texts(batch, policy, edits(batch.half), steps=self.options.steps)
+            found |= zip(batch.places, made, strict=True)
+        return {name: self._by_place(lambda n, key=name: found[n][key]) for name in MEASURES}
+
+    def share_of_half(self, half: int) -> ByHead:
+        """Mean share of a row on earlier sets, over the prompts of one half."""
+        shares = [self.base[n].share for n in range(half, len(self.references), 2)]
+        return mean_over_prompts(np.stack(shares))
+
+    def column(self, target: Target, found: Mapping[int, Replayed]) -> dict[str, Column]:
+        """Every measure of every prompt under one dose."""
+        heads = self._heads(target)
+        column = {
+            name: self._by_place(lambda n, key=name: found[n].values[key]) for name in READOUTS
+        }
+        shares = {n: one.matched if target.control else one.share for n, one in found.items()}
+        column["share"] = self._by_place(lambda n: over_heads(shares[n], heads[n]))
+        column["log_ratio"] = self._by_place(lambda n: over_heads(found[n].log_ratio, heads[n]))
+        return self._masked(target, column)
+
+    def _masked(self, target: Target, column: dict[str, Column]) -> dict[str, Column]:
+        """NaN in prompts where the control has no slot to act on."""
+        if not target.control:
+            return column
+        acts = np.array([_has_matched(one) for one in self.references])
+        return {name: np.where(acts, values, np.nan) for name, values in column.items()}
+
+    def _heads(self, target: Target) -> list[Heads]:
+        """The heads that each prompt's half was given."""
+        return [target.halves[n % 2] for n in range(len(self.references))]
+
+    def _by_place(self, value: Callable[[int], float]) -> Column:
+        return np.array([value(n) for n in range(len(self.references))], np.float64)
+
+
+def repairs_of(
+    study: Study,
+    everywhere: Target,
+    forced: Sequence[Dose],
+    restored: Sequence[Restoring],
+    written: Sequence[Dose],
+) -> tuple[tuple[Repair, ...], str]:
+    """One bias for all heads, and one for each head, that bring members to their mass alone."""
+    dose = find(forced, ALL)
+    one = next((one for one in restored if one.target == ALL), None)
+    if dose is None or one is None:
+        return (), f"the target {ALL} was not asked for"
+    if np.isnan(one.pooled):
+        return (), "no dose asked for brings members to their mass alone on average"
+    base = {name: values[:, dose.base] for name, values in dose.values.items()}
+    text = find(written, ALL)
+    if text is not None:
+        base |= {name: values[:, text.base] for name, values in text.values.items()}
+    halves = [_own_biases(study, half) for half in (0, 1)]
+    plans: list[tuple[str, str, Callable[[int], list[Edit]]]] = [
+        ("one bias", f"{one.pooled:.3g} nats in all heads", _scalar(everywhere, one.pooled))
+    ]
+    if len(study.references) > 1:
+        plans.append(("a bias for each head", _about(halves), lambda half: _edits(halves[half])))
+    made: list[Repair] = []
+    for name, about, edits in plans:
+        study.say(f"repairing with {name}")
+        found = study.replay(edits, range(study.model.n_layers))
+        values = study.column(everywhere, found)
+        if text is not None:
+            values |= study.written(edits)
+        made.append(Repair(name, about, values, base, _gap(found), _gap(study.base)))
+    return tuple(made), ""
+
+
+def _own_biases(study: Study, half: int) -> ByHead:
+    """For each head the dose that restores it on the other half; NaN where none does."""
+    places = range(1 - half, len(study.references), 2)
+    shape = (study.model.n_layers, study.model.n_heads)
+    if not places:
+        return np.full(shape, np.nan)
+    curves = np.stack(
+        [
+            mean_over_prompts(np.stack([study.kept[beta][n].log_ratio for n in places]))
+            for beta in study.betas
+        ],
+        -1,
+    )
+    found = [crossing(study.betas, one) for one in curves.reshape(-1, len(study.betas))]
+    return np.array(found).reshape(shape)
+
+
+def _scalar(target: Target, amount: float) -> Callable[[int], list[Edit]]:
+    return lambda half: [target.edit(half, amount)]
+
+
+def _edits(amounts: ByHead) -> list[Edit]:
+    """One edit for each head that has a dose."""
+    return [
+        ScoreBias(
+            heads=[Head(*place)], groups=("earlier_sets",), amount=float(amounts[tuple(place)])
+        )
+        for place in np.argwhere(~np.isnan(amounts)).tolist()
+    ]
+
+
+def _about(halves: Sequence[ByHead]) -> str:
+    known = [half[~np.isnan(half)] for half in halves]
+    quarters = np.percentile(np.concatenate(known), [25, 50, 75])
+    missing = sum(int(np.isnan(half).sum()) for half in halves)
+    return (
+        f"its own dose from the other half of the prompts: quartiles {quarters[0]:.3g}, "
+        f"{quarters[1]:.3g}, {quarters[2]:.3g} nats; {missing} of {2 * halves[0].size} have none "
+        "and get no bias"
+    )
+
+
+def _gap(found: Mapping[int, Replayed]) -> float:
+    """Mean over heads of |mean over prompts of the log ratio|."""
+    mean = mean_over_prompts(np.stack([one.log_ratio for one in found.values()]))
+    return float(np.nanmean(np.abs(mean)))
+
+
+def _has_matched(one: Reference) -> bool:
+    return len(matched_slots(one.table, one.table.n_steps)) > 0
+
+
+def _layers(target: Target) -> list[int]:
+    """Layers whose rows a target is read from."""
+    return sorted({int(n) for half in target.halves for n in np.flatnonzero(half.any(1))})
+
+
+BETAS = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
+MOST = 20.0
+"""Nats; a larger bias leaves nothing in a float32 row but the biased slots, or nothing of them."""
+TOGETHER = 64
+"""References that are replayed together."""
+
+Say = Callable[[str], object]
+
+
+def boost(
+    model: Source,
+    prompts: PromptInput | Sequence[PromptInput],
+    *,
+    betas: Sequence[float | int] = BETAS,
+    targets: Sequence[str] | None = None,
+    groups: Mapping[str, Sequence[str | Head]] | None = None,
+    threshold: float = 0.1,
+    steps: int = 10,
+    seed: int = 0,
+    free: bool = True,
+    on_pass: Say | None = None,
+) -> BoostFindings:
+    """What does a bias on the scores of parallel members do, dose by dose?
+
+    Every prompt is decoded once without a bias; its sets are then fed again under every dose and
+    target, so that one thing changes. What follows is held against that run, against the exact
+    mixture of the paths, and against the same bias on as many slots that are in no set.
+
+    Args:
+        model: As `tempo.load_model` takes it.
+        prompts: Text, token ids, or several of these.
+        betas: Doses in nats, two or more; 0 is added. A bias of beta multiplies what a row pays to
+            the slots by exp(beta) before it is normalised.
+        targets: Of `tempo_analysis.studies.boost.plan.TARGETS`; all where None.
+        groups: More targets: heads by name, such as {"mine": ["L3H5"]}.
+        threshold: Tokens with at least this probability enter a set.
+        steps: Sets to decode.
+        seed: Of the heads drawn for comparison, and of the intervals.
+        free: Whether to decode freely under the bias too, in all heads and in the control.
+        on_pass: Told what is done next.
+
+    Raises:
+        InputError: A dose, a target, a group or a prompt cannot be used.
+        NoParallelSetsError: No prompt has a set of two or more with a step after it.
+        NumericalError: A bias of 0 changed a readout.
+    """
+    doses = check_betas(betas)
+    wanted = check_targets(targets, groups)
+    loaded = load_model(model)
+    options = _options(loaded, threshold=threshold, steps=steps, seed=seed)
+    given = {
+        name: given_target(name, heads, loaded.n_layers, loaded.n_heads)
+        for name, heads in (groups or {}).items()
+    }
+    study, refused = _study(loaded, prompts, doses, options, on_pass or _silent)
+    chosen, skipped = _chosen(study, wanted, seed)
+    found = {**_fixed(loaded, wanted, skipped), **chosen, **given}
+    ordered = [found[name] for name in (*wanted, *given) if name in found]
+    everywhere = fixed_target(ALL, loaded.n_layers, loaded.n_heads)
+    for batch in study.batches:
+        check_unchanged(batch, [everywhere.edit(batch.half, 0.0)])
+    forced = tuple(study.dose(target) for target in ordered)
+    pairs = zip(ordered, forced, strict=True)
+    restored = tuple(study.restoring(*pair) for pair in pairs if not pair[0].control)
+    texts = tuple(study.texts(one) for one in ordered if free and one.name in (ALL, CONTROL))
+    repairs, no_repair = repairs_of(study, everywhere, forced, restored, texts)
+    return BoostFindings(
+        betas=doses,
+        doses=forced,
+        free=texts,
+        restoring=restored,
+        repairs=repairs,
+        no_repair=no_repair,
+        refused=refused,
+        skipped=skipped,
+        heads={name: _names(one) for name, one in chosen.items()},
+        rounding_nats=study.rounding(everywhere),
+        seed=seed,
+        **_facts(study),
+    )
+
+
+def check_betas(betas: Sequence[float | int]) -> tuple[float, ...]:
+    """The doses, rising, with 0 among them.
+
+    Raises:
+        InputError: One is not finite or too large, or fewer than two were given.
+    """
+    given = [float(beta) for beta in betas]
+    wrong = [beta for beta in given if not np.isfinite(beta) or abs(beta) > MOST]
+    if wrong:
+        raise InputError(
+            f"expected finite betas from {-MOST:g} to {MOST:g}, got {wrong[0]:g}; give nats such "
+            "as -1,1"
+        )
+    if len(set(given)) < 2:
+        raise InputError(
+            f"expected at least two different betas, got {len(set(given))}; give more, such as -1,1"
+        )
+    return tuple(sorted({0.0, *given}))
+
+
+def _options(model: LanguageModel, *, threshold: float, steps: int, seed: int) -> Options:
+    if steps < 2:
+        raise InputError(
+            f"expected at least 2 steps, got {steps}: a set is seen by the step after it; ask for "
+            "more"
+        )
+    return make_options(
+        {
+            "model": model.name,
+            "dtype": model.dtype,
+            "threshold": threshold,
+            "steps": steps,
+            "seed": seed,
+            "eos": "ignore",
+        }
+    )
+
+
+def _references(
+    model: LanguageModel, prompts: PromptInput | Sequence[PromptInput], options: Options
+) -> tuple[list[Reference], dict[str, str]]:
+    """Prompts that can answer, and why the others cannot."""
+    named, ids = prompts_from(prompts)
+    policy = options.policy_of("isolated")
+    request = make_request(model, options, named, token_ids=ids, arms={"isolated": policy})
+    pairs = [(prompt.id, request.token_ids[prompt.id]) for prompt in named]
+    check_different(pairs)
+    found, refused = decoded(model, pairs, policy, steps=options.steps)
+    if not found:
+        raise NoParallelSetsError(
+            f"expected a prompt with a set of two or more members and a step after it, got none of "
+            f"{len(pairs)}; lower the threshold or decode more steps"
+        )
+    return found, refused
+
+
+def _batches(model: LanguageModel, references: Sequence[Reference]) -> tuple[Batch, ...]:
+    """Every other prompt is in the other half; the halves never mix."""
+    made: list[Batch] = []
+    for half in (0, 1):
+        places = range(half, len(references), 2)
+        for start in range(0, len(places), TOGETHER):
+            some = tuple(places[start : start + TOGETHER])
+            ours = tuple(references[place] for place in some)
+            trunk = read_prompts(model, [(one.prompt_id, one.ids) for one in ours])
+            batch = Batch(half, some, ours, trunk)
+            read_references(batch)
+            add_mixtures(trunk, ours)
+            made.append(batch)
+    return tuple(made)
+
+
+def _facts(study: Study) -> dict[str, Any]:
+    """What the references say of themselves."""
+    references, options = study.references, study.options
+    names = ("threshold", "max_width", "steps")
+    return {
+        "model": model_facts(study.model),
+        "prompts": tuple(one.prompt_id for one in references),
+        "matched": float(np.nanmean([_matched_share(one) for one in references])),
+        "n_sets": sum(len(one.wide_steps()) for one in references),
+        "tokens_hash": _hash(references),
+        "settings": {name: getattr(options, name) for name in names},
+    }
+
+
+def _study(
+    model: LanguageModel,
+    prompts: PromptInput | Sequence[PromptInput],
+    doses: tuple[float, ...],
+    options: Options,
+    say: Say,
+) -> tuple[Study, dict[str, str]]:
+    """Everything that is decoded without a bias."""
+    say("decoding without a bias")
+    references, refused = _references(model, prompts, options)
+    say("decoding every member alone")
+    for start in range(0, len(references), TOGETHER):
+        add_alone(model, references[start : start + TOGETHER])
+    say("running every path of the first sets")
+    batches = _batches(model, references)
+    say("reading the references")
+    base: dict[int, Replayed] = {}
+    for batch in batches:
+        base |= zip(batch.places, replayed(batch, [], range(model.n_layers)), strict=True)
+    return Study(model, tuple(references), batches, doses, base, options, say, {}), refused
+
+
+def _fixed(
+    model: LanguageModel, wanted: Sequence[str], skipped: Mapping[str, str]
+) -> dict[str, Target]:
+    """Targets that are the same for all prompts."""
+    names = [name for name in wanted if name not in CHOSEN and name not in skipped]
+    return {name: fixed_target(name, model.n_layers, model.n_heads) for name in names}
+
+
+def _chosen(
+    study: Study, wanted: Sequence[str], seed: int
+) -> tuple[dict[str, Target], dict[str, str]]:
+    """Targets whose heads are chosen by what they do, and targets without an answer."""
+    n_layers = study.model.n_layers
+    skipped = {
+        name: f"a model of {n_layers} layers has no layer of its own in this third"
+        for name in wanted
+        if name in BANDS and not fixed_target(name, n_layers, 1).n_heads
+    }
+    asked = [name for name in wanted if name in CHOSEN]
+    if CONTROL in wanted and not any(_matched_share(one) > 0 for one in study.references):
+        skipped[CONTROL] = "no prompt has a slot in no set beside slot 0"
+    if asked and len(study.references) < 2:
+        why = "heads are chosen on the other half of the prompts, and there is only one prompt"
+        return {}, skipped | dict.fromkeys(asked, why)
+    if not asked:
+        return {}, skipped
+    found = chosen_targets((study.share_of_half(0), study.share_of_half(1)), seed=seed)
+    return {name: found[name] for name in asked}, skipped
+
+
+def _matched_share(one: Reference) -> float:
+    """Slots of the control for each member, mean over the steps that see a set."""
+    steps = range(one.first + 1, one.table.n_steps + 1)
+    members = [len(member_slots(one.table, step)) for step in steps]
+    matched = [len(matched_slots(one.table, step)) for step in steps]
+    return float(np.mean(np.array(matched) / np.array(members)))
+
+
+def _names(target: Target) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    first, second = (
+        tuple(str(Head(*place)) for place in np.argwhere(half).tolist()) for half in target.halves
+    )
+    return first, second
+
+
+def _hash(references: Sequence[Reference]) -> str:
+    digest = sha256()
+    for one in references:
+        table = one.table
+        line = f"{one.prompt_id} {table.token.tolist()} {table.position.tolist()}\n"
+        digest.update(line.encode())
+    return digest.hexdigest()
+
+
+def _silent(_: str) -> None:
+    """Told what is done, says nothing."""

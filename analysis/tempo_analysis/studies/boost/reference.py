@@ -1,0 +1,202 @@
+"""What a boosted run is held against: the same sets without a bias, and each member alone."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float64
+
+from tempo.engine.branch import TOGETHER, Fork, Ids, Trunk, decode_forks, gone_on
+from tempo.engine.capture import Capture
+from tempo.engine.decode import decode
+from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
+from tempo.models.language_model import LanguageModel
+from tempo.policy.override import alone, forced, members_of_sets
+from tempo.policy.presets import Policy, isolated
+from tempo.policy.selection import Forced
+from tempo.policy.slots import SlotTable
+from tempo_analysis.stats.distributions import Readout, mixed
+from tempo_analysis.studies.boost.dose_matching import law_log_ratio
+
+Cells = Float64[np.ndarray, "layer head query"]
+SMALLEST_SET = 2
+_REFERENCE = "isolated"
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """One member without its siblings, as the queries of the next set see it.
+
+    Attributes:
+        mass: On the member.
+        others: On members of other sets.
+    """
+
+    mass: Cells
+    others: Cells
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """One prompt, decoded freely without a bias.
+
+    Attributes:
+        table: Its sets.
+        first: The step of the first set of two or more; a later step follows it.
+        alone: Each member of such sets, by (step, rank).
+        mixture: What the plain runs of all paths through the first set and the one after it
+            predict, mixed by their probabilities; None before it is computed.
+        readouts: By step, from the first that sees a set.
+    """
+
+    prompt_id: str
+    table: SlotTable
+    first: int
+    alone: dict[tuple[int, int], Alone] = field(default_factory=dict)
+    mixture: list[Float64[np.ndarray, " vocab"]] = field(default_factory=list)
+    readouts: dict[int, Readout] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> Ids:
+        """The prompt."""
+        return tuple(self.table.token[: self.table.n_prompt].tolist())
+
+    def plan(self) -> SequencePlan:
+        """The plan that feeds its sets again."""
+        policy = Policy(forced(self.table))
+        return SequencePlan(
+            self.prompt_id, _REFERENCE, self.ids, policy, self.table.n_steps, "ignore"
+        )
+
+    def wide_steps(self) -> list[int]:
+        """Steps of sets of two or more that another follows."""
+        steps = range(self.first, self.table.n_steps)
+        return [step for step in steps if len(self.table.members(step)) >= SMALLEST_SET]
+
+
+def decoded(
+    model: LanguageModel, prompts: Sequence[tuple[str, Ids]], policy: Policy, *, steps: int
+) -> tuple[list[Reference], dict[str, str]]:
+    """Every prompt decoded freely; those without a set that a step follows are left out.
+
+    Returns:
+        The references, and why each of the other prompts has no answer.
+    """
+    found: list[Reference] = []
+    refused: dict[str, str] = {}
+    for start in range(0, len(prompts), TOGETHER):
+        plans = [
+            SequencePlan(name, _REFERENCE, ids, policy, steps, "ignore")
+            for name, ids in prompts[start : start + TOGETHER]
+        ]
+        for plan, one in zip(plans, decode(DecodeContext(model), plans), strict=True):
+            wide = one.table.step[one.table.rank == 1]
+            if len(wide) and wide[0] < one.table.n_steps:
+                found.append(Reference(plan.prompt_id, one.table, int(wide[0])))
+            else:
+                refused[plan.prompt_id] = (
+                    f"no set of two or more members with a step after it in {one.table.n_steps} "
+                    "steps"
+                )
+    return found, refused
+
+
+def add_alone(model: LanguageModel, references: Sequence[Reference]) -> None:
+    """Decode every member without its siblings and keep what the next set pays it."""
+    own: list[tuple[int, int, int]] = []
+    forks: list[Fork] = []
+    for number, one in enumerate(references):
+        for (step, rank), slot in members_of_sets(one.table).items():
+            policy = alone(one.table, isolated(), slot)
+            plan = replace(one.plan(), policy=policy, steps=step + 1, rows_from=step + 1)
+            forks.append(Fork(len(forks), number, step, plan))
+            own.append((number, step, rank))
+
+    def keep(outcome: StepOutcome) -> None:
+        number, step, rank = own[outcome.number]
+        if outcome.step == step + 1:
+            one = references[number]
+            one.alone[step, rank] = _alone_rows(one.table, outcome, step)
+
+    layers, heads = range(model.n_layers), range(model.n_heads)
+    session = DecodeContext(model, Capture("weights", tuple(layers), tuple(heads)), on_step=keep)
+    decode_forks(session, [one.plan() for one in references], list(_together(forks)))
+
+
+def add_mixtures(trunk: Trunk, references: Sequence[Reference]) -> None:
+    """Run every path through the first set and the next one plainly, and mix what they predict."""
+    paths = [(n, path) for n, one in enumerate(references) for path in _paths(one)]
+    weights: dict[int, list[float]] = {}
+    rows: dict[int, list[Float64[np.ndarray, " vocab"]]] = {}
+    for start in range(0, len(paths), TOGETHER):
+        some = paths[start : start + TOGETHER]
+        plans = [
+            replace(references[n].plan(), policy=Policy(_single(path)), steps=len(path))
+            for n, path in some
+        ]
+        runs = gone_on(trunk, plans, session=DecodeContext(trunk.model), of=[n for n, _ in some])
+        for (n, _), run in zip(some, runs, strict=True):
+            taken = run.table.probability[run.table.step > 0].astype(np.float64)
+            weights.setdefault(n, []).append(float(np.log(taken).sum()))
+            rows.setdefault(n, []).append(Readout(run.readout.log_probability).log)
+    for n, one in enumerate(references):
+        one.mixture.append(mixed(np.array(weights[n]), np.stack(rows[n])))
+
+
+def law_by_head(one: Reference, betas: Sequence[float]) -> Float64[np.ndarray, "beta layer head"]:
+    """Mean over members and queries of log(mass in the set / mass alone) under the odds law."""
+    sums: list[Float64[np.ndarray, "beta layer head _"]] = []
+    for step in one.wide_steps():
+        twins = [one.alone[step, rank] for rank in range(len(one.table.members(step)))]
+        mass, others = (np.stack([getattr(t, name) for t in twins]) for name in ("mass", "others"))
+        cells = np.stack([law_log_ratio(beta, mass, others) for beta in betas])
+        moved = np.moveaxis(cells, 1, -2)
+        sums.append(moved.reshape(*moved.shape[:3], -1))
+    return mean_known(np.concatenate(sums, -1))
+
+
+def mean_known(values: Float64[np.ndarray, "*cell item"]) -> Float64[np.ndarray, "*cell"]:
+    """Mean over the last axis of what is known; NaN of nothing."""
+    known = ~np.isnan(values)
+    count = known.sum(-1)
+    total = np.where(known, values, 0.0).sum(-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def top_tokens(table: SlotTable) -> tuple[int, ...]:
+    """The top-ranked member of every set."""
+    return tuple(table.token[(table.rank == 0) & (table.step > 0)].tolist())
+
+
+def _paths(one: Reference) -> list[tuple[int, ...]]:
+    """Every path to the members of the set after the first of two or more."""
+    before = top_tokens(one.table)[: one.first - 1]
+    first, after = (
+        one.table.token[one.table.members(step)].tolist() for step in (one.first, one.first + 1)
+    )
+    return [(*before, here, there) for here in first for there in after]
+
+
+def _single(path: Iterable[int]) -> Forced:
+    return Forced(tuple((token,) for token in path))
+
+
+def _alone_rows(table: SlotTable, outcome: StepOutcome, step: int) -> Alone:
+    """Masses in the rows of the step after the member."""
+    ours = outcome.decoding.table
+    weights = outcome.tensors["weights"].astype(np.float64)
+    wide = set(table.step[table.rank == 1].tolist()) - {step}
+    others = np.isin(ours.step, list(wide)) & (ours.step <= step)
+    return Alone(
+        mass=weights[..., ours.members(step)].sum(-1),
+        others=weights[..., np.flatnonzero(others)].sum(-1),
+    )
+
+
+def _together(forks: Sequence[Fork]) -> Iterator[list[Fork]]:
+    """Forks that leave at the same step, no more than go together."""
+    by_step: Mapping[int, list[Fork]] = {}
+    by_step = {step: [f for f in forks if f.step == step] for step in {f.step for f in forks}}
+    for same in by_step.values():
+        for start in range(0, len(same), TOGETHER):
+            yield same[start : start + TOGETHER]

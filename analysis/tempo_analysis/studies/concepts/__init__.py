@@ -1,0 +1,1 @@
+"""Which heads tell the two sides of a concept apart, and what shows it."""

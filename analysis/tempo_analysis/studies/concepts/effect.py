@@ -1,0 +1,142 @@
+"""Do the heads that tell a concept apart also carry it? Silence them, and as many others.
+
+The readout is the residual stream behind the last layer at the last token, along the direction that
+separates the two sides there. Direction and heads are chosen on every other pair and the effect is
+measured on the rest. Random heads are matched layer by layer: a head near the end of the model
+moves the last stream more than an early one, whatever it does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+
+from tempo.errors import InputError
+from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interval
+from tempo_analysis.studies.concepts.separation import TOP, ConceptHeads
+
+FITTED = slice(0, None, 2)
+"""Pairs on which heads and directions are chosen."""
+MEASURED = slice(1, None, 2)
+"""Pairs on which effects are measured."""
+
+HeadIndex = tuple[int, int]
+Streams = Float32[np.ndarray, "side pair hidden"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptEffect:
+    """Margins of the measured pairs: positive less negative, along the direction.
+
+    Attributes:
+        base: Mean margin of the untouched model.
+        lost_top: Share of `base` that the chosen heads' silence takes away.
+        lost_random: The same for matched random heads, averaged over draws.
+        difference: The first less the second, paired over pairs.
+        n_draws: Draws of random heads.
+    """
+
+    base: Interval
+    lost_top: Interval
+    lost_random: Interval
+    difference: Interval
+    n_draws: int
+
+
+def concept_effect(
+    base: Streams,
+    without_top: Streams,
+    without_random: Float32[np.ndarray, "draw side pair hidden"],
+) -> ConceptEffect:
+    """Compare the chosen heads with random ones.
+
+    Raises:
+        InputError: No draws, or a model whose last stream does not separate the sides at all.
+    """
+    fitted = base[:, FITTED].astype(np.float64)
+    direction = (fitted[0] - fitted[1]).mean(0)
+    size = float(np.linalg.norm(direction))
+    if not len(without_random) or size == 0:
+        raise InputError(
+            f"expected draws of random heads and a direction, got {len(without_random)} draws and "
+            f"a difference of length {size:g}; draw some or use other pairs"
+        )
+    margins = margins_along(base, direction / size)
+    scale = float(margins.mean())
+    top = (margins - margins_along(without_top, direction / size)) / scale
+    random = np.stack([margins - margins_along(one, direction / size) for one in without_random])
+    others = random.mean(0) / scale
+    return ConceptEffect(
+        base=estimate_with_interval(margins),
+        lost_top=estimate_with_interval(top),
+        lost_random=estimate_with_interval(others),
+        difference=estimate_with_interval(top - others),
+        n_draws=len(without_random),
+    )
+
+
+def margins_along(
+    streams: Streams, direction: Float[np.ndarray, " hidden"]
+) -> Float64[np.ndarray, " measured"]:
+    """Of each measured pair."""
+    measured = streams[:, MEASURED].astype(np.float64)
+    return (measured[0] - measured[1]) @ direction
+
+
+def chosen_heads(
+    found: ConceptHeads, layers: Sequence[int], *, top: int = TOP
+) -> tuple[HeadIndex, ...]:
+    """The heads that order held-out pairs best, longest first among equals.
+
+    From no layer more than half of its heads are taken, so that as many others are left.
+
+    Args:
+        layers: Number of each captured layer.
+
+    Raises:
+        InputError: The layers have one head each.
+    """
+    n_heads = found.auroc.shape[1]
+    taken: dict[int, int] = {}
+    chosen: list[HeadIndex] = []
+    for place in np.lexsort((-found.written_norm.ravel(), -found.auroc.ravel())).tolist():
+        layer, head = layers[place // n_heads], place % n_heads
+        if len(chosen) < top and taken.get(layer, 0) < n_heads // 2:
+            taken[layer] = taken.get(layer, 0) + 1
+            chosen.append((layer, head))
+    if not chosen:
+        raise InputError(
+            "expected layers of at least 2 heads to compare some with others, got layers of "
+            f"{n_heads}; leave out the causal check"
+        )
+    return tuple(chosen)
+
+
+def matched_random(
+    chosen: Sequence[HeadIndex], n_heads: int, *, draws: int = 10, seed: int = SEED
+) -> tuple[tuple[HeadIndex, ...], ...]:
+    """As many heads of each layer as were chosen, drawn from the others.
+
+    Raises:
+        InputError: More than half of a layer was chosen, so that too few others are left.
+    """
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in chosen:
+        by_layer.setdefault(layer, []).append(head)
+    crowded = [layer for layer, heads in by_layer.items() if 2 * len(heads) > n_heads]
+    if crowded:
+        raise InputError(
+            f"expected at most half of the heads of a layer, got {len(by_layer[crowded[0]])} of "
+            f"{n_heads} in layer {crowded[0]}; choose fewer heads"
+        )
+    rng = np.random.default_rng(seed)
+    found: list[tuple[HeadIndex, ...]] = []
+    for _ in range(draws):
+        drawn: list[HeadIndex] = []
+        for layer, heads in sorted(by_layer.items()):
+            others = np.setdiff1d(np.arange(n_heads), heads)
+            picked = rng.choice(others, len(heads), replace=False)
+            drawn += [(layer, int(head)) for head in picked]
+        found.append(tuple(drawn))
+    return tuple(found)

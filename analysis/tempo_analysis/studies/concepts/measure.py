@@ -1,0 +1,360 @@
+"""`tempo.concepts`: contrasts the two sides of paired scenarios, head by head."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from tempo.causal.forward import BATCH, Batch, Ids, batches_of, check_sequences
+from tempo.causal.silence import HeadIndex, Means, ablated
+from tempo.errors import InputError, ModelError
+from tempo.models.hooks import watched_inputs
+from tempo.models.language_model import LanguageModel, attention_as
+from tempo.models.load import Source, load_model
+from tempo.models.projections import head_slices, output_projections
+from tempo.prompts.pairs import BUNDLED, Pairs, load_pairs
+from tempo.run.recorder import model_facts
+from tempo.vocabulary import Head
+from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
+from tempo_analysis.studies.concepts.effect import (
+    FITTED,
+    MEASURED,
+    ConceptEffect,
+    chosen_heads,
+    concept_effect,
+    matched_random,
+)
+from tempo_analysis.studies.concepts.result import ConceptCheck, ConceptFindings
+from tempo_analysis.studies.concepts.separation import PERMUTATIONS, TOP, concept_heads
+from tempo_analysis.studies.concepts.verdict import Endings
+
+POOLINGS = ("last", "mean")
+
+Sides = Float32[np.ndarray, "side pair layer head channel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A layer without heads to read, and why."""
+
+    layer: int
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConceptInputs:
+    """Both sides of every pair, as the heads see them.
+
+    Attributes:
+        positive: Of the texts with the concept.
+        negative: Of those without it, in the same order.
+        out: Output weights of each head, from its channels to the stream.
+        layers: Number of each captured layer.
+        skipped: The others.
+        pooling: "last" is the last token of the text, "mean" the mean over its tokens behind a
+            bos token.
+        n_tokens: Length of each text, sides first.
+        same_last_token: Share of pairs whose two texts end with the same token.
+        stream: Residual stream behind the last layer at the last token, sides first.
+    """
+
+    positive: Float32[np.ndarray, "pair layer head channel"]
+    negative: Float32[np.ndarray, "pair layer head channel"]
+    out: Float32[np.ndarray, "layer head channel hidden"]
+    layers: tuple[int, ...]
+    skipped: tuple[Skipped, ...]
+    pooling: str
+    n_tokens: tuple[tuple[int, ...], tuple[int, ...]]
+    same_last_token: float
+    stream: Float32[np.ndarray, "side pair hidden"]
+
+
+def concept_inputs(model: LanguageModel, pairs: Pairs, *, pooling: str = "last") -> ConceptInputs:
+    """Run both texts of every pair; texts of one length run together.
+
+    Raises:
+        InputError: The pooling is unknown, or a text is too long.
+        ModelError: No layer has heads to read.
+    """
+    if pooling not in POOLINGS:
+        raise InputError(f"expected pooling {' or '.join(POOLINGS)}, got {pooling!r}; choose one")
+    texts = encoded(model, pairs)
+    linears, skipped = readable_layers(model)
+    layers = tuple(linears)
+    with torch.inference_mode(), attention_as(model.hf, "eager"):
+        found, streams = _all(model, texts[0] + texts[1], linears, pooling=pooling)
+    both = found.reshape(2, len(pairs.pairs), *found.shape[1:])
+    last = [[int(ids[-1]) for ids in side] for side in texts]
+    slices = [head_slices(linear.weight.detach(), model.n_heads) for linear in linears.values()]
+    return ConceptInputs(
+        positive=both[0],
+        negative=both[1],
+        out=np.stack([part.cpu().numpy() for part in slices]),
+        layers=layers,
+        skipped=skipped,
+        pooling=pooling,
+        n_tokens=(tuple(map(len, texts[0])), tuple(map(len, texts[1]))),
+        same_last_token=float(np.mean(np.equal(last[0], last[1]))),
+        stream=streams.reshape(2, len(pairs.pairs), -1),
+    )
+
+
+def readable_layers(model: LanguageModel) -> tuple[dict[int, Any], tuple[Skipped, ...]]:
+    """Output projections of the layers that have one, and the layers that have none.
+
+    Raises:
+        ModelError: None has.
+    """
+    linears: dict[int, Any] = {}
+    skipped: list[Skipped] = []
+    for layer in range(model.n_layers):
+        try:
+            linears |= output_projections(model, (layer,))
+        except ModelError as error:
+            reason = str(error).split(", got ", 1)[-1].removesuffix("; leave out values")
+            skipped.append(Skipped(layer, mixer_name(model, layer), reason))
+    if not linears:
+        raise ModelError(
+            f"expected a layer with heads and one plain output projection, got none in "
+            f"{type(model.hf).__name__}; not supported"
+        )
+    return linears, tuple(skipped)
+
+
+def mixer_name(model: LanguageModel, layer: int) -> str:
+    """Class of the part of a layer that mixes tokens."""
+    decoder: Any = model.hf.get_decoder()
+    parts = decoder.layers[layer].modules()
+    numbered = [part for part in parts if getattr(part, "layer_idx", None) == layer]
+    return type(numbered[-1] if numbered else decoder.layers[layer]).__name__
+
+
+def streams_without(
+    model: LanguageModel, pairs: Pairs, heads: Sequence[HeadIndex], *, means: Means | None = None
+) -> Float32[np.ndarray, "side pair hidden"]:
+    """The residual stream behind the last layer at the last token, with some heads silent.
+
+    Args:
+        means: Hold the heads at these, at every position, instead of at zero.
+    """
+    texts = encoded(model, pairs)
+    with (
+        torch.inference_mode(),
+        attention_as(model.hf, "eager"),
+        ablated(model, heads, means=means),
+    ):
+        _, streams = _all(model, texts[0] + texts[1], {})
+    return streams.reshape(2, len(pairs.pairs), -1)
+
+
+def pooled_means(inputs: ConceptInputs, n_layers: int) -> Means:
+    """Mean over both sides of what each head gave; zero in the layers that were skipped."""
+    both = np.concatenate([inputs.positive, inputs.negative]).mean(0)
+    means = np.zeros((n_layers, *both.shape[1:]), np.float32)
+    means[list(inputs.layers)] = both
+    return means
+
+
+def encoded(model: LanguageModel, pairs: Pairs) -> list[list[np.ndarray]]:
+    """Token ids of the positive and of the negative texts.
+
+    Raises:
+        InputError: A text is too long.
+    """
+    texts = ([pair.positive for pair in pairs.pairs], [pair.negative for pair in pairs.pairs])
+    ids = [[np.array(model.encode(text), np.int64) for text in side] for side in texts]
+    check_sequences(model, ids[0] + ids[1])
+    return ids
+
+
+def _all(
+    model: LanguageModel, texts: list[Ids], linears: dict[int, Any], *, pooling: str = "last"
+) -> tuple[
+    Float32[np.ndarray, "text layer head channel"] | Float32[np.ndarray, "text 0"],
+    Float32[np.ndarray, "text hidden"],
+]:
+    """Inputs of these projections and last streams, in the order given."""
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    inputs: list[np.ndarray] = []
+    streams: list[np.ndarray] = []
+    for ids in batches_of([texts[number] for number in order], BATCH):
+        rows, stream = _run(model, ids, linears, pooling=pooling)
+        inputs.append(rows)
+        streams.append(stream)
+    place = np.argsort(order)
+    return np.concatenate(inputs)[place], np.concatenate(streams)[place]
+
+
+def _run(
+    model: LanguageModel, ids: Batch, linears: dict[int, Any], *, pooling: str
+) -> tuple[np.ndarray, Float32[np.ndarray, "sequence hidden"]]:
+    """One batch."""
+    decoder: Any = model.hf.get_decoder()
+    stream: list[Tensor] = []
+
+    def note(_: object, __: object, out: Any) -> None:
+        stream.append(out[0] if isinstance(out, tuple) else out)
+
+    hook = decoder.layers[-1].register_forward_hook(note)
+    try:
+        with watched_inputs(linears) as given:
+            decoder(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False)
+    finally:
+        hook.remove()
+    skipped = int(ids.shape[1] > 1 and (ids[:, 0] == _bos(model)).all())
+    first = skipped if pooling == "mean" else -1
+    pooled = [
+        one[0][:, first:].float().mean(1).unflatten(-1, (model.n_heads, -1)).cpu().numpy()
+        for one in given.values()
+    ]
+    inputs = np.stack(pooled, axis=1) if pooled else np.empty((len(ids), 0), np.float32)
+    return inputs, stream[0][:, -1].float().cpu().numpy()
+
+
+def _bos(model: LanguageModel) -> int | None:
+    return getattr(model.tokenizer, "bos_token_id", None)
+
+
+FEWEST_PERMUTATIONS = 200
+SWAPS_PER_HEAD = 20
+"""With as many swaps for each head as this, one head alone can be assigned."""
+
+Say = Callable[[str], object]
+
+
+def concepts(
+    model: Source,
+    pairs: str | Path | Pairs | None = None,
+    *,
+    pooling: str = "last",
+    permutations: int | None = None,
+    seed: int = 0,
+    top: int = TOP,
+    effect: bool = True,
+    on_stage: Say | None = None,
+) -> ConceptFindings:
+    """Which heads tell the two sides of paired scenarios apart, and do they carry it?
+
+    Args:
+        model: As `tempo.load_model` takes it.
+        pairs: Bundled pairs by name, a `.jsonl` file of rows {id, positive, negative}, or `Pairs`;
+            the bundled urgency where None.
+        pooling: "last" reads the last token of a text, "mean" all but a bos token.
+        permutations: Random swaps of sides behind the null; at least 200. Where None, 2000 or 20
+            for each head, whichever is more.
+        seed: Of every draw.
+        top: Heads that the causal check silences.
+        effect: Whether to make that check; it runs half of the texts another 22 times.
+        on_stage: Told what is done next.
+
+    Raises:
+        InputError: Pairs or an option cannot be used.
+        ModelError: The model cannot be loaded, or no layer has heads to read.
+    """
+    check_options(pooling=pooling, permutations=permutations, top=top)
+    chosen = (
+        pairs if isinstance(pairs, Pairs) else load_pairs(BUNDLED[0] if pairs is None else pairs)
+    )
+    say = on_stage or _silent
+    loaded = load_model(model)
+    say("reading the pairs")
+    inputs = concept_inputs(loaded, chosen, pooling=pooling)
+    swaps = permutations or enough_permutations(inputs)
+    say(f"swapping sides {swaps} times")
+    found = concept_heads(
+        inputs.positive, inputs.negative, inputs.out, permutations=swaps, seed=seed
+    )
+    no_check = _why_no_check(found.n, loaded.n_heads) if effect else "it was not asked for"
+    check = None
+    if not no_check:
+        say("silencing heads")
+        check = _check(loaded, chosen, inputs, top=top, seed=seed)
+    return ConceptFindings(
+        model=model_facts(loaded),
+        concept=chosen.name,
+        heads=found,
+        layers=inputs.layers,
+        skipped=tuple(asdict(each) for each in inputs.skipped),
+        pooling=pooling,
+        endings=_endings(inputs),
+        permutations=swaps,
+        seed=seed,
+        check=check,
+        no_check=no_check,
+    )
+
+
+def check_options(*, pooling: str, permutations: int | None, top: int) -> None:
+    """Refuse what cannot be used before a model is loaded.
+
+    Raises:
+        InputError: The pooling is unknown, or a number is too small.
+    """
+    if pooling not in POOLINGS:
+        raise InputError(f"expected pooling {' or '.join(POOLINGS)}, got {pooling!r}; choose one")
+    if permutations is not None and permutations < FEWEST_PERMUTATIONS:
+        raise InputError(
+            f"expected at least {FEWEST_PERMUTATIONS} permutations, got {permutations}: so few "
+            "cannot say that a head is rare; ask for more"
+        )
+    if top < 1:
+        raise InputError(
+            f"expected at least 1 head to silence, got {top}; ask for more, or for no causal check"
+        )
+
+
+def enough_permutations(inputs: ConceptInputs) -> int:
+    """So many that one head alone can be assigned among all."""
+    n_layers, n_heads = inputs.positive.shape[1:3]
+    return max(PERMUTATIONS, SWAPS_PER_HEAD * n_layers * n_heads)
+
+
+def _why_no_check(n_pairs: int, n_heads: int) -> str:
+    """Nothing where the check can be made."""
+    if n_pairs < 2 * SMALLEST_SAMPLE:
+        return (
+            f"it chooses heads on one half of the pairs and measures on the other, which takes "
+            f"{2 * SMALLEST_SAMPLE} pairs, got {n_pairs}"
+        )
+    return "" if n_heads > 1 else "layers of one head leave no other to compare with"
+
+
+def _check(
+    model: LanguageModel, pairs: Pairs, inputs: ConceptInputs, *, top: int, seed: int
+) -> ConceptCheck:
+    """Choose on every other pair, silence, and measure on the rest."""
+    sides = {"positive": inputs.positive[FITTED], "negative": inputs.negative[FITTED]}
+    half = replace(inputs, **sides, stream=inputs.stream[:, FITTED])
+    fitted = concept_heads(half.positive, half.negative, half.out, permutations=1, seed=seed)
+    heads = chosen_heads(fitted, inputs.layers, top=top)
+    others = matched_random(heads, model.n_heads, seed=seed)
+
+    measured = Pairs(pairs.name, pairs.pairs[MEASURED])
+
+    def silent(heads: Sequence[tuple[int, int]], means: Means | None) -> np.ndarray:
+        streams = inputs.stream.copy()
+        streams[:, MEASURED] = streams_without(model, measured, heads, means=means)
+        return streams
+
+    def effect(means: Means | None) -> ConceptEffect:
+        random = np.stack([silent(each, means) for each in others])
+        return concept_effect(inputs.stream, silent(heads, means), random)
+
+    means = pooled_means(half, model.n_layers)
+    named = tuple(Head(*head) for head in heads)
+    return ConceptCheck(named, zero=effect(None), mean=effect(means))
+
+
+def _endings(inputs: ConceptInputs) -> Endings:
+    positive, negative = (float(np.mean(lengths)) for lengths in inputs.n_tokens)
+    return Endings(inputs.same_last_token, positive, negative)
+
+
+def _silent(_: str) -> None:
+    """Told what is done, says nothing."""

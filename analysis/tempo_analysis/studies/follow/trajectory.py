@@ -1,0 +1,153 @@
+"""One slot through the layers, and the attention it gets beside chance."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+
+from tempo.trace.glyphs import token_glyphs
+from tempo_analysis.stats.association import rank_correlations
+from tempo_analysis.studies.follow.logit_lens import Lens
+
+_LEAST = 2.0**-25
+"""Half a step of float32 below 1: what may be left of a row that a weight of 1 rounds away."""
+
+Sees = Bool[np.ndarray, "layer query"]
+
+
+def mean_where_seen(
+    weights: Float[np.ndarray, "layer head query"], sees: Sees
+) -> Float64[np.ndarray, "layer head"]:
+    """Mean over the queries that may see the slot; NaN where none may."""
+    total = np.where(sees[:, None], weights, 0.0).astype(np.float64).sum(-1)
+    count = sees.sum(-1)[:, None]
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def chance_where_seen(
+    visible: Bool[np.ndarray, "layer query slot"], sees: Sees
+) -> Float64[np.ndarray, " layer"]:
+    """Mean of 1 / visible slots over the queries that may see the slot; NaN where none may."""
+    even = 1.0 / np.maximum(visible.sum(-1), 1)
+    return mean_where_seen(even[:, None], sees)[:, 0]
+
+
+def odds_law(
+    alone: Float[np.ndarray, "member layer head query"],
+) -> Float64[np.ndarray, "member layer head query"]:
+    """What each member of a set gets if its odds alone stay and the others join: o / (1 + sum o).
+
+    With m the weight alone and o = m / (1 - m). Exact where keys and query are those of the member
+    alone: in layer 0.
+    """
+    mass = alone.astype(np.float64)
+    odds = mass / np.maximum(1.0 - mass, _LEAST)
+    return odds / (1.0 + odds.sum(0))
+
+
+_LONGEST = 24
+
+ByLayer = Float64[np.ndarray, " layer"]
+ByHead = Float64[np.ndarray, "layer head"]
+
+
+@dataclass(frozen=True, slots=True)
+class KnockedOut:
+    """What taking one slot from the sight of the next step does to the readout after it.
+
+    The slot's column goes before the softmax, so other slots take its share.
+
+    Attributes:
+        one_layer_nats: KL(readout || readout without the slot in this one layer), in nats, over the
+            whole vocabulary; NaN in a layer where no query of the step may see it.
+        every_layer_nats: The same, without it in all layers at once.
+    """
+
+    one_layer_nats: ByLayer
+    every_layer_nats: float
+
+    @property
+    def strongest(self) -> int:
+        """The layer in which it matters most."""
+        return int(np.nanargmax(self.one_layer_nats))
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One member through the layers, in its set or alone.
+
+    Attributes:
+        slot: Its slot in the trace, also where it is alone.
+        text: Of its token.
+        rank: In its set, from 0.
+        probability: Under the readout that chose it.
+        attention: Mean weight over the queries of each later step that may see it; NaN where none
+            may.
+        norm: L2 norm of its residual state, by depth.
+        value_norm: L2 norm of what its value writes through each head, per unit of attention; NaN
+            where the model's output projections are not plain.
+        knocked: What the next readout loses without it; None where nothing of the next step may see
+            it.
+    """
+
+    slot: int
+    token: int
+    text: str
+    rank: int
+    probability: float
+    attention: Float64[np.ndarray, "later layer head"]
+    norm: Float64[np.ndarray, " depth"]
+    value_norm: ByHead
+    lens: Lens
+    knocked: KnockedOut | None
+
+    @property
+    def attention_by_layer(self) -> ByLayer:
+        """From the next step, mean over heads."""
+        return self.attention[0].mean(-1)
+
+    @property
+    def written_by_layer(self) -> ByLayer:
+        """Attention from the next step times the norm of the value, mean over heads."""
+        return (self.attention[0] * self.value_norm).mean(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The prompt slot, slot 0 left out, whose mean attention is nearest to the member's.
+
+    Attributes:
+        attention: Mean weight over the queries of the next step that may see it.
+    """
+
+    slot: int
+    text: str
+    attention: ByHead
+    knocked: KnockedOut
+
+    @property
+    def attention_by_layer(self) -> ByLayer:
+        """Mean over heads."""
+        return self.attention.mean(-1)
+
+
+def correlation(course: Course | Control) -> float:
+    """Spearman's, over layers, of the attention a slot gets and the effect of its knock-out.
+
+    Layers where nothing sees it are left out; NaN with fewer than 3 others. Unrelated quantities
+    give 0. One slot of one run is one case: no interval.
+    """
+    if course.knocked is None:
+        return float("nan")
+    pair = (course.attention_by_layer[None], course.knocked.one_layer_nats[None])
+    return float(rank_correlations(*pair)[0])
+
+
+def shown(text: str) -> str:
+    """A token on one line, its spaces and line ends visible."""
+    return token_glyphs(text, longest=_LONGEST)
+
+
+def quoted(text: str) -> str:
+    """The same inside a sentence."""
+    return f"\u201c{shown(text)}\u201d"
