@@ -60,7 +60,7 @@ test-fast: browser check ## check, then the tests that need no real model
 	@$(PYTEST) -m 'not slow'
 
 bench: model ## speed against Hugging Face generate
-	@$(BIN)/python -m tempo.bench
+	@$(BIN)/python -m benchmarks.speed
 
 findings: model ## ask every experiment again, in order, and write FINDINGS.md
 	@rm -rf runs/findings

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32, Float64
 from scipy.special import log_softmax, logsumexp
 
+from experiments.soft_tokens import SoftToken, soft_log_probabilities
 from tempo.engine.decode import decode
 from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
 from tempo.models.language_model import LanguageModel
@@ -22,7 +23,6 @@ from tempo.policy.readout import PerNode, Posterior
 from tempo.policy.selection import Choice, Forced, Greedy, LogProbability, Select, TopK
 from tempo.policy.slots import SlotTable
 from tempo.policy.visibility import TREE, VISIBLE, Queries, Sees
-from tempo.soft import SoftToken, soft_log_probabilities
 
 REFERENCE = "isolated"
 KV_MERGES = (

@@ -13,7 +13,7 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from tempo.cli.app import app
+from tempo.cli.main import app
 from tempo.testing.tiny import tiny_model
 
 CAT = "The cat sat on the"

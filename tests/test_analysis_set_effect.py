@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tempo
-from tempo.cli.findings import headlines, refusals_of_pairs
+from tempo.cli.run_results import headlines, refusals_of_pairs
 from tempo.testing.planted import both, by_token, favour_sets, uniform
 from tempo.trace.run import Run
 from tempo_analysis.parallel.arms import arms_of

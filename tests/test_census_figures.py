@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tempo.cli.census import document_of
+from tempo.cli.heads import document_of
 from tempo.errors import CorruptTraceError, OutputError
 from tempo_analysis.report.csv import write_tables
 from tempo_analysis.report.table import Table

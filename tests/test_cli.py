@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from scipy.special import log_softmax, logsumexp, softmax
 
 from tempo import cli
-from tempo.cli.roof import COMMANDS
+from tempo.cli.main import COMMANDS
 from tempo.doctor import Check, Diagnosis
 from tempo.models import registry
 from tempo.policy.readout import READOUTS, Mixture, combine
@@ -69,7 +69,7 @@ def test_no_command_imports_anything_heavy_before_it_runs():
 
 
 def test_measuring_a_run_needs_no_torch():
-    done = in_a_process("--version", first="import tempo.cli.findings")
+    done = in_a_process("--version", first="import tempo.cli.run_results")
     assert done.returncode == 0, done.stderr
     assert "HEAVY ['scipy', 'matplotlib']" in done.stdout
 
@@ -300,7 +300,7 @@ def test_pulling_says_what_it_does_and_prints_the_folder(
         progress(f"fetching {name}")
         return tmp_path
 
-    monkeypatch.setattr("tempo.cli.naming.pull_model", pull)
+    monkeypatch.setattr("tempo.cli.models.pull_model", pull)
     result = call("models", "pull", "smollm2-135m")
     assert (result.stdout, result.stderr) == (f"{tmp_path}\n", "fetching smollm2-135m\n")
 

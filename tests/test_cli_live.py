@@ -8,9 +8,17 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from tempo.cli.glyphs import visible
-from tempo.cli.lattice import BANDS, Lattice, Member, lattice_of, legend, style_of
-from tempo.cli.live import GrowingLattices, StepCount
+from tempo.cli.console import visible
+from tempo.cli.live import (
+    BANDS,
+    GrowingLattices,
+    Lattice,
+    Member,
+    StepCount,
+    lattice_of,
+    legend,
+    style_of,
+)
 from tempo.engine.state import StepOutcome
 from tempo.run.api import generate
 from tests.command_line import CAT, plain, with_tiny

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tempo import open_run, open_trace
-from tempo.cli import findings, interrupts
+from tempo.cli import interrupts
+from tempo.cli import run_results as findings
 from tempo.errors import Interrupted
 from tempo.trace.run import Run
 from tempo_analysis.parallel.results import Results
@@ -351,7 +352,7 @@ def test_a_comparison_stopped_while_it_is_measured_keeps_its_traces(
 
     command = ("compare", CAT, "--arms", "isolated,greedy", "--steps", 2, "--out", tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("tempo.cli.findings.ask_everything", interrupted)
+        patch.setattr("tempo.cli.run_results.ask_everything", interrupted)
         result = with_tiny(*command)
     assert result.exit_code == 130
     assert f"the traces in {tmp_path} are whole" in result.stderr

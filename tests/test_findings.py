@@ -119,7 +119,7 @@ def test_the_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     from typer.testing import CliRunner
 
-    from tempo.cli.app import app
+    from tempo.cli.main import app
 
     monkeypatch.chdir(tmp_path)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

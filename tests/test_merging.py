@@ -34,10 +34,10 @@ from experiments.merging import (
     merges,
 )
 from experiments.result import made_by, rounded, write_document
+from experiments.soft_tokens import soft_log_probabilities
 from tempo.models.language_model import LanguageModel
 from tempo.policy.presets import Policy
 from tempo.policy.selection import Forced
-from tempo.soft import soft_log_probabilities
 from tempo_analysis.stats.distributions import kl_nats
 from tests.decoding import assert_same_logits, model_of, plain_forward, random_prompt, run_one
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from experiments.soft_tokens import SoftToken, soft_log_probabilities
 from tempo.errors import InputError
-from tempo.soft import SoftToken, soft_log_probabilities
 from tempo.testing.tiny import FAMILIES, tiny_model
 from tests.decoding import assert_same_logits, model_of, plain_forward, random_prompt
 

@@ -12,11 +12,11 @@ from experiments.e14_forks.probes import UNKNOWN, Probe, known, read_probes
 from experiments.e14_forks.survival import ForkResult, detail, fork_result, metrics
 from experiments.merging import exact_paths, merges
 from experiments.result import hash_of, made_by, write_document
+from experiments.soft_tokens import soft_log_probabilities
 from tempo.models.language_model import LanguageModel
 from tempo.models.load import load_model
 from tempo.policy.slots import SlotTable
 from tempo.run.recorder import model_facts, versions
-from tempo.soft import soft_log_probabilities
 
 HERE = Path(__file__).parent
 Sequences = list[tuple[str, str, SlotTable]]

@@ -1,5 +1,5 @@
 """The command line: `tempo generate`, `compare`, `analyze`, `report`, `doctor`, `models`."""
 
-from tempo.cli.app import main
+from tempo.cli.main import main
 
 __all__ = ["main"]

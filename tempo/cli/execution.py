@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rich.text import Text
 
+from tempo.cli.console import say, show, show_json
 from tempo.cli.documents import planned
 from tempo.cli.interrupts import interruptible
 from tempo.cli.live import GrowingLattices, StepCount, counting, growing
-from tempo.cli.screen import say, show, show_json
 from tempo.cli.tables import plan_table
 from tempo.run.batching import Layout
 from tempo.run.budget import human

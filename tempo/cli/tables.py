@@ -13,6 +13,7 @@ from tempo.run.budget import PLANNING_WIDTH, MemoryPlan, human
 if TYPE_CHECKING:
     from tempo_analysis.report.table import Table as Grid
 
+
 GOOD, BAD, FAINT = "#5fa32c", "bold #d0463b", "dim"
 
 _STATUS_STYLES = {"pass": GOOD, "fail": BAD, "not applicable": FAINT}

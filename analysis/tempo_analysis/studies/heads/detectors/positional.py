@@ -172,7 +172,7 @@ def previous_token(rows: SequenceRows) -> HeadScore:
     """Mean over queries q >= 1 of the weight on slot q - 1.
 
     Query 1 is in, though it has two slots only. Chance depends on the length. TransformerLens
-    divides by all queries instead: `analysis.roles.lens_convention`.
+    divides by all queries instead; TransformerLens does.
 
     The null is the same score of rows with shuffled keys (`tempo_analysis.studies.heads.detectors.rows`), whose
     expectation is the mean of each row. Random text is no null: a positional head is right to keep

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from tempo.cli.arguments import FLAG, Json, Replace, StudyOut
-from tempo.cli.glyphs import visible
-from tempo.cli.options import MODEL, STATISTICS, given, takes_options
-from tempo.cli.screen import notes, show
+from tempo.cli.console import notes, show, visible
+from tempo.cli.options import FLAG, MODEL, STATISTICS, Json, Replace, StudyOut, given, takes_options
 from tempo.cli.tables import grid_table
 from tempo.prompts.pairs import BUNDLED
 from tempo.run.options import Options
 
 if TYPE_CHECKING:
     from tempo_analysis.studies.concepts.result import ConceptFindings
+
 
 _PANEL = "Measure"
 _SAID = {"counted", "heads"}

@@ -1,9 +1,18 @@
 """`tempo compare`."""
 
-from tempo.cli.arguments import DryRun, Force, Json, OptionalPrompts, Out, Suite
-from tempo.cli.options import EVERYTHING, given, takes_options
-from tempo.cli.prompts import prompts_of
-from tempo.cli.screen import busy
+from tempo.cli.console import busy
+from tempo.cli.options import (
+    EVERYTHING,
+    DryRun,
+    Force,
+    Json,
+    OptionalPrompts,
+    Out,
+    Suite,
+    given,
+    prompts_of,
+    takes_options,
+)
 from tempo.run.options import COMPARE_DEFAULTS, Options
 
 _OPTIONS = tuple(name for name in EVERYTHING if name != "policy")
@@ -39,6 +48,6 @@ def compare(
     run = decode_counting(request, planned, out=out, force=force)
     if run.already_complete:
         say_complete(run, as_json=as_json)
-    from tempo.cli.findings import conclude
+    from tempo.cli.run_results import conclude
 
     conclude(run, as_json=as_json)

@@ -3,8 +3,8 @@
 import typer
 from rich.text import Text
 
-from tempo.cli.arguments import Json, ModelName
-from tempo.cli.screen import notes, say, show, show_json
+from tempo.cli.console import notes, say, show, show_json
+from tempo.cli.options import Json, ModelName
 from tempo.models.registry import listing, path
 from tempo.models.registry import pull as pull_model
 

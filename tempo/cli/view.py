@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from tempo.cli.arguments import Json, RunFolder
-from tempo.cli.screen import say, show, show_json
+from tempo.cli.console import say, show, show_json
+from tempo.cli.options import Json, RunFolder
 
 
 def view(run: RunFolder, *, as_json: Json = False) -> None:
@@ -21,7 +21,7 @@ def view(run: RunFolder, *, as_json: Json = False) -> None:
     page = Path(run) / PAGE_FILE
     found = open_run(run)
     if not _is_current(page, found.folder or run):
-        from tempo.cli.findings import ask, keep_report
+        from tempo.cli.run_results import ask, keep_report
 
         keep_report(found, ask(found), run)
     opened = webbrowser.open(page.resolve().as_uri())

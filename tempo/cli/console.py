@@ -2,6 +2,7 @@
 
 import json
 import sys
+import unicodedata
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -9,7 +10,22 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from tempo.cli.glyphs import visible
+_NAMED = {"\n": "↵", "\t": "⇥", "\x7f": "␡"}
+
+
+def visible(text: str) -> str:
+    """Newlines, control, bidirectional and other invisible characters shown, the rest as it is."""
+    return "".join(_glyph(character) for character in text)
+
+
+def _glyph(character: str) -> str:
+    if character in _NAMED:
+        return _NAMED[character]
+    if character < " ":
+        return chr(0x2400 + ord(character))  # Unicode's pictures of control characters
+    is_shown = character == " " or not unicodedata.category(character).startswith(("C", "Z"))
+    return character if is_shown else f"⟨{ord(character):04X}⟩"
+
 
 _PIPE_COLUMNS = 200
 

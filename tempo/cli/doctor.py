@@ -3,9 +3,8 @@
 import typer
 from rich.text import Text
 
-from tempo.cli.arguments import Json
-from tempo.cli.options import MODEL, given, takes_options
-from tempo.cli.screen import busy, show, show_json
+from tempo.cli.console import busy, show, show_json
+from tempo.cli.options import MODEL, Json, given, takes_options
 from tempo.run.options import Options
 
 FOUND_A_FAULT = 1

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from tempo.cli.arguments import Json, Replace, RunFolder, StudyOut
-from tempo.cli.glyphs import visible
-from tempo.cli.screen import notes, show
+from tempo.cli.console import notes, show, visible
+from tempo.cli.options import Json, Replace, RunFolder, StudyOut
 from tempo.cli.tables import grid_table
 from tempo.errors import InputError
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from tempo.trace.run import Run
     from tempo.trace.trace import Trace
     from tempo_analysis.studies.follow.result import Followed
+
 
 _PANEL = "What to follow"
 _MOST_LISTED = 8

@@ -1,4 +1,4 @@
-"""Speed against Hugging Face `generate`, side by side in one process: `python -m tempo.bench`.
+"""Speed against Hugging Face `generate`, side by side in one process: `python -m benchmarks.speed`.
 
 Both decode the same prompts with greedy-or-better work: Hugging Face one prompt at a time, eager,
 with `output_attentions=True`; tempo all prompts under two arms in one packed batch, rows of every
@@ -11,9 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
-
 import torch
-
 from tempo import policies
 from tempo.engine.capture import NOTHING, Capture
 from tempo.engine.decode import decode
@@ -21,6 +19,7 @@ from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.load import load_model
 from tempo.prompts.suites import load_suite
+
 
 STEPS = 32
 PROMPTS = 13

@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tempo.cli.console import busy, say, show
 from tempo.cli.interrupts import stopping
-from tempo.cli.screen import busy, say, show
 from tempo.cli.tables import plain_table
 from tempo.trace.run import Run
 from tempo.trace.run_folder import open_run

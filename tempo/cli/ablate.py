@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from tempo.cli.arguments import FLAG, Json, OptionalPrompts, Replace, StudyOut, Suite
-from tempo.cli.glyphs import visible
-from tempo.cli.options import MODEL, STATISTICS, given, takes_options
-from tempo.cli.prompts import prompts_of
-from tempo.cli.screen import notes, show
+from tempo.cli.console import notes, show, visible
+from tempo.cli.options import (
+    FLAG,
+    MODEL,
+    STATISTICS,
+    Json,
+    OptionalPrompts,
+    Replace,
+    StudyOut,
+    Suite,
+    given,
+    prompts_of,
+    takes_options,
+)
 from tempo.cli.tables import grid_table
 from tempo.errors import InputError
 from tempo.run.options import Options
 
 if TYPE_CHECKING:
     from tempo_analysis.studies.ablation.report import Ablation
+
 
 _PANEL = "Ablation"
 _DEFAULT = "head,value:1,value:1+2,value:before,value:through,value:before:model"

@@ -5,9 +5,8 @@ from collections import Counter
 from rich.table import Table
 from rich.text import Text
 
-from tempo.cli.arguments import DryRun, Force, Json, Out, Prompts
-from tempo.cli.options import EVERYTHING, given, takes_options
-from tempo.cli.screen import busy, is_terminal, say, show, show_json
+from tempo.cli.console import busy, is_terminal, say, show, show_json
+from tempo.cli.options import EVERYTHING, DryRun, Force, Json, Out, Prompts, given, takes_options
 from tempo.run.options import Options
 from tempo.trace.run import Run
 
@@ -53,7 +52,7 @@ def generate(
 
 def _show_lattices(run: Run) -> None:
     """Every sequence on stdout: wrapped in a terminal, on one line elsewhere."""
-    from tempo.cli.lattice import lattice_of
+    from tempo.cli.live import lattice_of
 
     labelled = [(Text(trace.header.prompt_id, "dim"), lattice_of(trace).text()) for trace in run]
     rows = labelled if len(run) > 1 else [(text,) for _, text in labelled]

@@ -1,1 +1,0 @@
-"""What a bias on parallel members does: dose and response, beside a control."""

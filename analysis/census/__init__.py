@@ -1,1 +1,0 @@
-"""A census of attention heads: its document, its comparison with another, what shows it."""

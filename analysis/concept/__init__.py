@@ -1,1 +1,0 @@
-"""Which heads tell the two sides of a concept apart, and what shows it."""

@@ -1,1 +1,0 @@
-"""One member of a parallel set, followed through the layers."""

@@ -1,1 +1,0 @@
-"""The page: one run as one offline HTML file."""

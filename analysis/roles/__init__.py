@@ -1,1 +1,0 @@
-"""What does each attention head do? One role, one file; patterns only, no model."""

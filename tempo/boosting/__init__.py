@@ -1,1 +1,0 @@
-"""Boosts parallel members by rising doses and measures what follows."""

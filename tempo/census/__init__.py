@@ -1,1 +1,0 @@
-"""`tempo.heads`: what every attention head does, each score beside its chance and its null."""

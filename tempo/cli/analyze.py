@@ -1,0 +1,17 @@
+"""`tempo analyze`: every number of what a run left behind."""
+
+from tempo.cli.options import STATISTICS, Json, RunFolder, given, takes_options
+from tempo.cli.report import THAT_OF_THE_RUN
+from tempo.run.options import Options
+
+
+@takes_options(*STATISTICS, defaults=THAT_OF_THE_RUN)
+def analyze(run: RunFolder, *, options: Options, as_json: Json = False) -> None:
+    """Measure a run: write results.json and show every number."""
+    from tempo.cli.run_results import ask, opened, show_findings
+    from tempo_analysis.parallel.report import write_results
+
+    found = opened(run, **given(options))
+    results = ask(found)
+    path = write_results(results, run)
+    show_findings(results, results.metrics, [path], as_json=as_json)

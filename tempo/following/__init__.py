@@ -1,1 +1,0 @@
-"""Follows one member of a parallel set through the layers."""
