@@ -7,7 +7,7 @@ from tempo_analysis.parallel.results import Results, analyze
 from tempo_analysis.report.notebook import MOST_ROWS, results_markup
 from tempo_analysis.stats.intervals import Interval, Unanswered
 from tests.planted_runs import marked
-from tests.test_markup import HOSTILE, Page
+from tests.trace.test_notebook import HOSTILE, Page
 
 NAN = float("nan")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SUITES = Path(__file__).parent.parent / "tempo" / "suites"
+SUITES = Path(__file__).parents[2] / "tempo" / "suites"
 CATEGORIES = {
     "narrative",
     "factual",

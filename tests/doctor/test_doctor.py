@@ -415,7 +415,7 @@ def test_a_status_is_one_of_three() -> None:
         Check("oracle", "fine", "")
 
 
-TRAPS = Path(__file__).parent.parent / "docs" / "traps.md"
+TRAPS = Path(__file__).parents[2] / "docs" / "traps.md"
 
 
 def test_the_page_of_traps_names_every_check_and_every_trap_that_a_check_names() -> None:

@@ -41,7 +41,7 @@ from tempo.policy.selection import Forced
 from tempo_analysis.stats.distributions import kl_nats
 from tests.decoding import assert_same_logits, model_of, plain_forward, random_prompt, run_one
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FEW = ("llama", "gemma3", "mistral")
 SHARES = (0.5, 0.3, 0.2)
 

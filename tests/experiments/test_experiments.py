@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(run.parent for run in (ROOT / "experiments").glob("e*/run.py"))
 STATUSES = ("supported", "refuted", "inconclusive")
 

@@ -23,7 +23,7 @@ from tempo_analysis.studies.heads.passes import read_repeats
 from tempo_analysis.studies.heads.plan import MORE_ROLES, PASSES, ROLES, Battery
 from tempo_analysis.studies.heads.result import json_text, read_census, write_census
 from tests.decoding import real_model
-from tests.test_circuits_induction import INDUCTION, PREVIOUS, induction_model
+from tests.studies.heads.test_circuits_induction import INDUCTION, PREVIOUS, induction_model
 
 SMALL = {"n": 12, "length": 40}
 WORDS = ("successor_attention", "s_inhibition", "successor_ov", "retrieval")

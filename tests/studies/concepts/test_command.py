@@ -31,7 +31,7 @@ from tempo_analysis.studies.concepts.verdict import (
 )
 from tests.command_line import call, document, model_folder, plain, refusal, with_tiny
 from tests.decoding import model_of
-from tests.test_concepts import GatedDelta
+from tests.studies.concepts.test_measure import GatedDelta
 
 FILES = [
     "quality.json",

@@ -56,7 +56,7 @@ from tests.planted_census import (
     WEIGHT_ROLE,
     planted_census,
 )
-from tests.test_markup import HOSTILE, Page
+from tests.trace.test_notebook import HOSTILE, Page
 
 
 @pytest.fixture(scope="module")

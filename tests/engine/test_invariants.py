@@ -201,7 +201,7 @@ def test_the_first_isolated_set_equals_its_sequential_paths(family: str) -> None
     np.testing.assert_allclose(np.exp(readout), marginal, atol=1e-5, rtol=0)
 
 
-# 5 (the half for sets; the half for trees is in test_branches.py)
+# 5 (the half for sets; the half for trees is in engine/test_branches.py)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,7 +14,7 @@ from tempo.prompts.suites import load_suite
 from tempo_analysis.parallel.results import analyze
 from tests.decoding import real_model
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 ENOUGH_PROMPTS = 100

@@ -31,7 +31,7 @@ from tests.command_line import (
     with_tiny,
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "scipy", "matplotlib")
 
 

@@ -5,7 +5,7 @@ from tempo.errors import InputError
 from tempo.policy.biases import Boost, LogPosterior, LogWeight, MassNeutral, parse_bias, total_bias
 from tempo.policy.slots import SlotTable, prompt_table
 from tempo.policy.visibility import ISOLATED, VISIBLE, visible_slots
-from tests.test_slots import grown
+from tests.policy.test_slots import grown
 
 
 def test_boost_acts_on_members_of_sets_and_on_later_queries() -> None:

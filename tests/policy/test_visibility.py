@@ -16,7 +16,7 @@ from tempo.policy.visibility import (
     Window,
     visible_slots,
 )
-from tests.test_slots import grown
+from tests.policy.test_slots import grown
 
 widths = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 relations = st.sampled_from([BeforeStep(), SameStep(), BeforeSlot(), Self(), Window(2.0)])
