@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
+
 import torch
+
 from tempo import policies
 from tempo.engine.capture import NOTHING, Capture
 from tempo.engine.decode import decode
@@ -19,7 +21,6 @@ from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.load import load_model
 from tempo.prompts.suites import load_suite
-
 
 STEPS = 32
 PROMPTS = 13

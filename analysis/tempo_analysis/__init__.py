@@ -1,1 +1,1 @@
-"""Reads traces and says what parallel tokens do; numpy and scipy, a model only where a study measures."""
+"""Reads traces and says what parallel tokens do; only the studies run a model."""

@@ -13,7 +13,7 @@ ENTROPIES = {
     "normalised_entropy": "normalised",
     "normalised_entropy_without_sink": "normalised_without_sink",
 }
-"""Name among the metrics, and in `tempo_analysis.parallel.entropy`: with the first token and without it."""
+"""Name among the metrics, and in `parallel.entropy`: with the first token and without it."""
 
 
 def by_layer(prompts: Sequence[PromptEntropy], name: str) -> Float64[np.ndarray, "prompt layer"]:

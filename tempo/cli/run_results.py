@@ -18,11 +18,13 @@ from tempo.cli.tables import plain_table
 from tempo.trace.run import Run
 from tempo.trace.run_folder import open_run
 from tempo_analysis.parallel.metrics import Metric
-from tempo_analysis.parallel.page import PAGE_FILE
+from tempo_analysis.parallel.page import shown_axes
 from tempo_analysis.parallel.report import FIGURES, REPORT_FILE, RESULTS_FILE, write_report
 from tempo_analysis.parallel.results import Results
 from tempo_analysis.parallel.results import analyze as ask_everything
 from tempo_analysis.report.csv import TABLES
+from tempo_analysis.report.page import PAGE_FILE
+from tempo_analysis.studies.heads.page_charts import run_role_maps
 
 HEADLINES = (
     *("attention_ratio_without_sink", "attention_ratio_with_sink"),
@@ -72,7 +74,8 @@ def conclude(run: Run, *, as_json: bool) -> None:
 def keep_report(run: Run, results: Results, folder: Path) -> list[Path]:
     """Write the page and everything beside it; where it lies."""
     with busy("drawing"):
-        write_report(run, results, folder)
+        roles = run_role_maps(run, shown_axes(results))
+        write_report(run, results, folder, role_maps=roles)
     return [folder / name for name in (PAGE_FILE, REPORT_FILE, RESULTS_FILE, TABLES, FIGURES)]
 
 

@@ -16,7 +16,7 @@ def view(run: RunFolder, *, as_json: Json = False) -> None:
     """
     from tempo.cli.documents import viewed
     from tempo.trace.run_folder import open_run
-    from tempo_analysis.parallel.page import PAGE_FILE
+    from tempo_analysis.report.page import PAGE_FILE
 
     page = Path(run) / PAGE_FILE
     found = open_run(run)

@@ -1,4 +1,4 @@
-"""Edits carried out inside the engine, and whether they fit a model and found something to act on."""
+"""Edits carried out inside the engine; whether they fit a model and found something to act on."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field

@@ -51,7 +51,7 @@ def invalid_rows(log_probability: Float32[Tensor, "row vocab"]) -> Bool[Tensor, 
 def combined(
     rows: Float32[Tensor, "member vocab"], weights: Float32[np.ndarray, " member"], rule: Read
 ) -> Float32[Tensor, " vocab"]:
-    """One log-distribution from those after each member; `tempo.policy.readout.combine` in torch."""
+    """One log-distribution from those after each member; `policy.readout.combine` in torch."""
     if len(rows) == 1:
         return rows[0]
     share = torch.from_numpy(weights).to(rows.device)[:, None]

@@ -1,4 +1,4 @@
-"""Hooks that note what passes through an unmodified model, or add to it; all are removed afterwards."""
+"""Hooks that note what passes through an unmodified model, or add to it; all are removed."""
 
 import sys
 from collections.abc import Callable, Generator, Mapping

@@ -1,4 +1,4 @@
-"""Feeds the tokens of a trace again: under rules that differ in one thing, or with one member alone."""
+"""Feeds the tokens of a trace again: under changed rules, or with one member alone."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,7 +53,7 @@ def replay(
         model: The model that made the trace; loaded by its name there if not given.
         edits: From `tempo.edits`, made in every forward of the twins and in none of the reference;
             with edits alone, leave `policy` out.
-        axes: In what the twins may differ, of `tempo.trace.compare.AXES`; if not given, in what the change
+        axes: In what the twins may differ, of `compare.AXES`; if not given, in what the change
             says, and for a `Policy` in one axis.
 
     Returns:

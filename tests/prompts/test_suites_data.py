@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SUITES = Path(__file__).parents[2] / "tempo" / "suites"
+SUITES = Path(__file__).parents[2] / "tempo" / "prompts"
 CATEGORIES = {
     "narrative",
     "factual",

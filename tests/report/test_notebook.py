@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from tempo.testing.planted import planted_run
-from tempo_analysis.parallel.results import Results, analyze
-from tempo_analysis.report.notebook import MOST_ROWS, results_markup
+from tempo_analysis.parallel.results import Results, analyze, results_markup
+from tempo_analysis.report.notebook import MOST_ROWS
 from tempo_analysis.stats.intervals import Interval, Unanswered
 from tests.planted_runs import marked
 from tests.trace.test_notebook import HOSTILE, Page

@@ -1,4 +1,4 @@
-"""Which arms of a run are parallel, which is the null, and how the null inherits the labels of sets."""
+"""Which arms of a run are parallel, which is the null, and how it inherits the labels of sets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -2,16 +2,13 @@
 
 import json
 import shutil
-from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from tempo.policy.slots import COLUMNS
@@ -19,15 +16,14 @@ from tempo.trace.run import Run
 from tempo.trace.store import disk_errors
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.arms import Arms, arms_of
-from tempo_analysis.parallel.page_charts import charts, head_maps
+from tempo_analysis.parallel.page_charts import RoleMaps, charts, head_maps
 from tempo_analysis.parallel.results import Results, plain
 from tempo_analysis.parallel.tables import arm_rows, fact_rows, model_facts
 from tempo_analysis.parallel.verdict import sentences
 from tempo_analysis.report.csv import csv_text
-from tempo_analysis.report.files import write_atomic
 from tempo_analysis.report.packing import base64, pack_weights
+from tempo_analysis.report.page import HERE, json_inside, page_text, save_page
 from tempo_analysis.report.table import Table
-from tempo_analysis.studies.heads.page_charts import run_role_maps
 
 MOST_BYTES = 4_500_000
 """Attention of one trace takes at most this much of the page, as long as coarser codes help."""
@@ -114,20 +110,30 @@ def _bits(seen: Sequence[Bool[np.ndarray, "_ _"]]) -> str:
     return base64(np.packbits(np.concatenate([one.ravel() for one in seen])).tobytes())
 
 
-PAGE_FILE = "report.html"
 DATA_FOLDER = "page"
 MOST_EMBEDDED = 4_600_000
 """Prompts that together take more lie in files beside the page, all but the first."""
 
+_OWN = Path(__file__).parent
 SCRIPTS = (
-    *("decode.js", "draw.js", "save.js", "lattice.js", "attention.js"),
-    *("headmap.js", "charts.js", "page.js"),
+    *(HERE / "decode.js", HERE / "draw.js", HERE / "save.js"),
+    *(_OWN / "lattice.js", _OWN / "attention.js"),
+    *(HERE / "headmap.js", HERE / "charts.js", _OWN / "page.js"),
 )
-_HERE = Path(__file__).parent
 
 
-def write_page(run: Run, results: Results, tables: Sequence[Table], folder: Path) -> Path:
+def write_page(
+    run: Run,
+    results: Results,
+    tables: Sequence[Table],
+    folder: Path,
+    *,
+    role_maps: RoleMaps | None = None,
+) -> Path:
     """Write the page and, where the run is large, one file for each further prompt beside it.
+
+    Args:
+        role_maps: Further maps of the heads, such as those of a census of the same model.
 
     Raises:
         OutputError: The disk refused.
@@ -137,26 +143,27 @@ def write_page(run: Run, results: Results, tables: Sequence[Table], folder: Path
     with disk_errors(folder):
         shutil.rmtree(folder / DATA_FOLDER, ignore_errors=True)
         embedded = _write_prompts(run, arms, folder / DATA_FOLDER)
-        text = page_text(run, results, tables, embedded)
-        write_atomic(folder / PAGE_FILE, text)
-    return folder / PAGE_FILE
+    return save_page(run_page_text(run, results, tables, embedded, role_maps=role_maps), folder)
 
 
-def page_text(
-    run: Run, results: Results, tables: Sequence[Table], embedded: Sequence[tuple[str, str]]
+def run_page_text(
+    run: Run,
+    results: Results,
+    tables: Sequence[Table],
+    embedded: Sequence[tuple[str, str]],
+    *,
+    role_maps: RoleMaps | None = None,
 ) -> str:
     """The page; `embedded` has the id of each prompt inside it and its document as JSON."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    script = "\n".join(own_text(name) for name in SCRIPTS)
-    role_maps, refusals = run_role_maps(run, _axes(results))
-    results = replace(results, refusals=(*results.refusals, *refusals))
-    document = _run_document(run, results, tables) | {"roleMaps": role_maps}
-    return environment.from_string(own_text("page.html.j2")).render(
+    roles = role_maps or RoleMaps()
+    results = replace(results, refusals=(*results.refusals, *roles.refusals))
+    document = _run_document(run, results, tables) | {"roleMaps": list(roles.maps)}
+    return page_text(
+        _OWN / "page.html.j2",
+        scripts=SCRIPTS,
+        styles=[HERE / "page.css"],
         title=str(model_facts(run)["name"]),
-        style=Markup(own_text("page.css")),
-        script=Markup(script),
-        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
-        run=Markup(json_inside(document)),
+        run=json_inside(document),
         prompts=[(prompt_id, Markup(text)) for prompt_id, text in embedded],
         results=results,
         sentences=list(sentences(results)),
@@ -180,14 +187,14 @@ def _run_document(run: Run, results: Results, tables: Sequence[Table]) -> dict[s
             {"name": arm, "role": roles.get(arm, ("", ""))[0], "of": parts.replays.get(arm)}
             for arm in shown_arms(run, parts)
         ],
-        "axes": _axes(results),
+        "axes": shown_axes(results),
         "maps": head_maps(results),
         "charts": charts(results),
         "tables": {table.name: csv_text(table) for table in tables},
     }
 
 
-def _axes(results: Results) -> dict[str, Any]:
+def shown_axes(results: Results) -> dict[str, Any]:
     """Layer and head numbers of the maps; empty where no arm keeps rows."""
     tables = [found.heads for found in results.by_arm.values() if found.heads]
     ratios = [ratio for found in results.by_arm.values() for ratio in found.ratio.values()]
@@ -228,14 +235,3 @@ def _hashes(run: Run) -> dict[str, str]:
         return {}
     manifest = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     return {"configuration hash": str(manifest.get("configuration_hash", ""))}
-
-
-def json_inside(value: Any) -> str:
-    """JSON that is also safe inside a script element: `<` and line separators are escaped."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def own_text(name: str) -> str:
-    """A script, style or template that lies beside this module."""
-    return (_HERE / name).read_text(encoding="utf-8")

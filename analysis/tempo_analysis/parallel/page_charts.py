@@ -1,6 +1,7 @@
 """Curves, bars and head maps of the page as data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tempo_analysis.parallel.ratio import AttentionRatio
 from tempo_analysis.parallel.results import ArmResults, Results, plain
 from tempo_analysis.parallel.set_effect import SetEffect
 from tempo_analysis.report.packing import base64
-from tempo_analysis.stats.intervals import Curve
+from tempo_analysis.stats.intervals import Curve, Unanswered
 
 Chart = dict[str, Any]
 Series = dict[str, Any]
@@ -168,6 +169,14 @@ LABELS = {
 _FIRST = ("normalised_entropy_without_sink", "sink")
 
 HeadMap = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RoleMaps:
+    """Maps of what heads do, from a census of the same model, and why there are none."""
+
+    maps: Sequence[HeadMap] = ()
+    refusals: Sequence[Unanswered] = ()
 
 
 def head_maps(results: Results) -> dict[str, list[HeadMap]]:

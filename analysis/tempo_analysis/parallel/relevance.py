@@ -48,7 +48,7 @@ class Relevance:
     up to the norm of the sum, as vectors may cancel. Rows whose slots all have norm 0 are left out.
 
     Attributes:
-        ratio: `tempo_analysis.parallel.ratio` on the value-weighted rows; 1 for even rows of equal norms.
+        ratio: `parallel.ratio` on the value-weighted rows; 1 for even rows of equal norms.
         sink_share: Value-weighted share of slot 0; its values are often small.
         sink_mass: Plain weight on slot 0 in the same rows.
         sink_change: Share less mass, paired by prompt.
@@ -81,7 +81,7 @@ def value_norms(trace: Trace, step: int) -> Float32[np.ndarray, "layer head slot
 
 
 def observe_values(trace: Trace) -> ObservedTrace:
-    """As `tempo_analysis.parallel.observation.observe`, with value-weighted rows, for any question about rows.
+    """As `parallel.observation.observe`, with value-weighted rows, for any question about rows.
 
     Raises:
         LevelError: The trace holds no norms of values, or was reduced to group masses.

@@ -18,6 +18,7 @@ from tempo_analysis.parallel.figures import (
     split_figure,
 )
 from tempo_analysis.parallel.page import write_page
+from tempo_analysis.parallel.page_charts import RoleMaps
 from tempo_analysis.parallel.results import Results
 from tempo_analysis.parallel.tables import (
     SPLIT_TITLE,
@@ -39,10 +40,15 @@ FIGURES = "figures"
 _TEMPLATE = Path(__file__).with_name("report.md.j2")
 
 
-def write_report(run: Run, results: Results, folder: Path) -> Path:
+def write_report(
+    run: Run, results: Results, folder: Path, *, role_maps: RoleMaps | None = None
+) -> Path:
     """Write results, tables, figures, `report.md` and the page; gives the path of `report.md`.
 
     Each file appears whole or not at all.
+
+    Args:
+        role_maps: Further maps of heads for the page.
 
     Raises:
         OutputError: The disk refused.
@@ -55,7 +61,7 @@ def write_report(run: Run, results: Results, folder: Path) -> Path:
         write_tables(tables, folder)
         figures = _write_figures(run, results, folder / FIGURES)
         write_atomic(folder / REPORT_FILE, report_text(run, results, figures))
-        write_page(run, results, tables, folder)
+        write_page(run, results, tables, folder, role_maps=role_maps)
     return folder / REPORT_FILE
 
 

@@ -32,7 +32,14 @@ from tempo_analysis.parallel.set_effect import SINKS, SetEffect, set_effects
 from tempo_analysis.parallel.sibling_mass import SiblingMass, sibling_mass
 from tempo_analysis.parallel.twins import Twin, twins_of
 from tempo_analysis.parallel.widths import Widths, widths
-from tempo_analysis.report.notebook import results_markup
+from tempo_analysis.report.notebook import (
+    MOST_ROWS,
+    cells_markup,
+    refused_markup,
+    region_markup,
+    table_markup,
+)
+from tempo_analysis.report.numbers import number, stated
 from tempo_analysis.stats.intervals import SEED, Unanswered
 
 FORMAT = 1
@@ -297,3 +304,30 @@ def _unanswered(arms: Arms, by_arm: Mapping[str, ArmResults]) -> list[Unanswered
     elif null.heads is None:
         refusals.append(Unanswered("attention_ratio_null", str(arms.greedy), _NO_ROWS))
     return refusals
+
+
+_HEADINGS = ("metric", "arm", "estimate (95 %)", "prompts", "chance", "null", "verdict")
+_NOTE = (
+    "Intervals are over prompts. Chance is even attention, or no effect; the null is the same "
+    "number on the greedy runs. A dash is no data, never zero."
+)
+
+
+def results_markup(
+    metrics: Sequence[Metric], refusals: Sequence[Unanswered], *, n_prompts: int
+) -> str:
+    """Every number with its interval, beside chance, null and verdict; then what was refused."""
+    body = "".join(_markup_row(metric) for metric in metrics[:MOST_ROWS])
+    hidden = len(metrics) - MOST_ROWS
+    rest = f"<p>{hidden} more numbers are in <code>metrics</code>.</p>" if hidden > 0 else ""
+    refused = [f"{one.question}, {one.arm}: {one.reason}" for one in refusals]
+    said = f"Results of {n_prompts} prompts. {_NOTE}"
+    return region_markup(
+        "Results", said, f"{table_markup(_HEADINGS, body)}{rest}{refused_markup(refused)}"
+    )
+
+
+def _markup_row(metric: Metric) -> str:
+    found = metric.interval
+    texts = [metric.name, metric.arm, stated(found), str(found.n)]
+    return cells_markup([*texts, number(metric.chance), number(metric.null), metric.verdict])

@@ -1,4 +1,4 @@
-"""What a set does to the attention its members get: the exact split into score drift and competition."""
+"""What a set does to the attention its members get: score drift and competition, exactly."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -230,7 +230,7 @@ U = TypeVar("U")
 class Terms(Generic[T]):
     """One of something for each part of the split, all in nats.
 
-    total = drift + competition, competition = predicted + elsewhere; see `tempo_analysis.parallel.set_effect.SetSplit`.
+    total = drift + competition, competition = predicted + elsewhere; see `parallel.set_effect.SetSplit`.
     """
 
     total: T

@@ -1,6 +1,6 @@
 """What does one change do on identical tokens? Twins beside the arm whose sets they were fed.
 
-What differs is read off the two traces (`tempo.trace.compare.check_axes`); a twin in which anything else
+What differs is read off the two traces (`compare.check_axes`); a twin in which anything else
 differs gives no number, only a refusal.
 """
 
@@ -82,13 +82,13 @@ class Twin:
     Attributes:
         reference: The arm whose sets it was fed.
         pair: Name of the two, as `isolated|visible`.
-        axes: What differs on any prompt, in the order of `tempo.trace.compare.AXES`; nothing else does.
+        axes: What differs on any prompt, in the order of `compare.AXES`; nothing else does.
         n_axes: Number of axes that differ on a prompt.
         n_prompts: Prompts compared.
         ratio: Row ratio of the twin over that of the reference, "without" and "with" slot 0
             (geometric mean over prompts); empty where tokens differ.
         mass: Change of the mass on earlier "sets" and on the "sink"; empty where tokens differ.
-        readouts: Each of `tempo_analysis.parallel.divergence.MEASURES`, averaged over the steps of a prompt first;
+        readouts: Each of `parallel.divergence.MEASURES`, averaged over the steps of a prompt first;
             empty where tokens differ.
         by_step: The same step by step; None where tokens differ.
     """

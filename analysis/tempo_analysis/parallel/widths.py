@@ -206,7 +206,7 @@ def without_collapsed(
 ) -> Float64[np.ndarray, "prompt *cell"]:
     """The values with NaN, which is "no data", for every prompt that collapsed in any of the arms.
 
-    The intervals of `tempo_analysis.stats.intervals` leave these prompts out and count them. A comparison of
+    The intervals of `stats.intervals` leave these prompts out and count them. A comparison of
     arms names all of them here, so that every arm keeps the same prompts.
 
     Raises:

@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from html import escape
 
 from tempo.trace.glyphs import line_glyphs
-from tempo_analysis.parallel.metrics import Metric
-from tempo_analysis.report.numbers import number, stated
-from tempo_analysis.stats.intervals import Unanswered
 
 MOST_ROWS = 120
 _CELL = (
@@ -15,31 +12,6 @@ _CELL = (
 )
 _SCROLL = "overflow-x:auto;max-width:100%;color:inherit;scrollbar-color:currentColor transparent"
 _TABLE = "border-collapse:collapse;margin:4px 0;font-size:13px;color:inherit"
-_HEADINGS = ("metric", "arm", "estimate (95 %)", "prompts", "chance", "null", "verdict")
-_NOTE = (
-    "Intervals are over prompts. Chance is even attention, or no effect; the null is the same "
-    "number on the greedy runs. A dash is no data, never zero."
-)
-
-
-def results_markup(
-    metrics: Sequence[Metric], refusals: Sequence[Unanswered], *, n_prompts: int
-) -> str:
-    """Every number with its interval, beside chance, null and verdict; then what was refused."""
-    body = "".join(_row(metric) for metric in metrics[:MOST_ROWS])
-    hidden = len(metrics) - MOST_ROWS
-    rest = f"<p>{hidden} more numbers are in <code>metrics</code>.</p>" if hidden > 0 else ""
-    refused = [f"{one.question}, {one.arm}: {one.reason}" for one in refusals]
-    said = f"Results of {n_prompts} prompts. {_NOTE}"
-    return region_markup(
-        "Results", said, f"{table_markup(_HEADINGS, body)}{rest}{refused_markup(refused)}"
-    )
-
-
-def _row(metric: Metric) -> str:
-    found = metric.interval
-    texts = [metric.name, metric.arm, stated(found), str(found.n)]
-    return cells_markup([*texts, number(metric.chance), number(metric.null), metric.verdict])
 
 
 def region_markup(name: str, said: str, inside: str) -> str:

@@ -1,4 +1,4 @@
-"""Prediction tables: what a model predicts under each condition, beside what it predicts untouched."""
+"""What a model predicts under each condition, beside what it predicts as it is."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,27 +1,22 @@
 """Write the plain page: what was asked, what was found, figures, predictions and tables."""
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from tempo.errors import InputError
 from tempo.trace.glyphs import token_glyphs
-from tempo.trace.store import disk_errors
-from tempo_analysis.parallel.page import PAGE_FILE, json_inside, own_text
 from tempo_analysis.report.csv import csv_text
-from tempo_analysis.report.files import write_atomic
 from tempo_analysis.report.inline_svg import inline_svg
 from tempo_analysis.report.numbers import DASH
+from tempo_analysis.report.page import HERE, json_inside, page_text, save_page
 from tempo_analysis.report.predictions import PredictionTable, prediction_sheet, shift_sheet
 from tempo_analysis.report.table import Table
 
-STUDY_SCRIPTS = ("draw.js", "save.js", "study.js")
+STUDY_SCRIPTS = (HERE / "draw.js", HERE / "save.js", HERE / "study.js")
 SHORT_TABLE = 30
 """A table of at most this many rows lies open."""
 
@@ -74,7 +69,6 @@ def write_study_page(
         InputError: Two figures, two tables or two prompts have one name, or a figure is no SVG.
         OutputError: The disk refused.
     """
-    folder = Path(folder)
     text = study_page_text(
         title=title,
         sentences=sentences,
@@ -83,10 +77,7 @@ def write_study_page(
         tables=tables,
         predictions=predictions,
     )
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / PAGE_FILE, text)
-    return folder / PAGE_FILE
+    return save_page(text, Path(folder))
 
 
 def study_page_text(
@@ -104,34 +95,23 @@ def study_page_text(
     sheets = [prediction_sheet(predictions), shift_sheet(predictions)] if predictions else []
     own = {sheet.name for sheet in sheets}
     files = {table.name: csv_text(table) for table in (*tables, *sheets)}
-    script = "\n".join(own_text(name) for name in STUDY_SCRIPTS)
-    return (
-        _environment()
-        .from_string(own_text("study.html.j2"))
-        .render(
-            title=title,
-            style=Markup(own_text("page.css") + own_text("study.css")),
-            script=Markup(script),
-            script_hash=b64encode(sha256(script.encode()).digest()).decode(),
-            files=Markup(json_inside(files)),
-            sentences=sentences,
-            figures=[(figure, Markup(_drawn(n, figure))) for n, figure in enumerate(figures)],
-            categories=_by_category(predictions),
-            sheets=sheets,
-            tables=[table for table in tables if table.name not in own],
-            most_rows=MOST_ROWS,
-            short_table=SHORT_TABLE,
-            first_shifts=FIRST_SHIFTS,
-            facts=facts,
-        )
+    return page_text(
+        HERE / "study.html.j2",
+        scripts=STUDY_SCRIPTS,
+        styles=[HERE / "page.css", HERE / "study.css"],
+        filters={"glyphs": partial(token_glyphs, longest=_LONGEST_TOKEN), "signed": signed},
+        title=title,
+        files=json_inside(files),
+        sentences=sentences,
+        figures=[(figure, Markup(_drawn(n, figure))) for n, figure in enumerate(figures)],
+        categories=_by_category(predictions),
+        sheets=sheets,
+        tables=[table for table in tables if table.name not in own],
+        most_rows=MOST_ROWS,
+        short_table=SHORT_TABLE,
+        first_shifts=FIRST_SHIFTS,
+        facts=facts,
     )
-
-
-def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["glyphs"] = partial(token_glyphs, longest=_LONGEST_TOKEN)
-    environment.filters["signed"] = signed
-    return environment
 
 
 def signed(value: float) -> str:

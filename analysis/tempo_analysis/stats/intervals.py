@@ -65,7 +65,7 @@ class Interval:
 class Curve:
     """Means over prompts at several points (steps or layers), with limits at each.
 
-    Limits from `curve` hold for each point by itself, those from `tempo_analysis.stats.bands` at all at once.
+    Limits from `curve` hold for each point by itself, those from `stats.bands` at all at once.
 
     Attributes:
         x: Step or layer number of each point.

@@ -19,6 +19,7 @@ from tempo import compare, open_run
 from tempo.errors import OutputError
 from tempo.testing.tiny import tiny_model
 from tempo.trace.run import Run
+from tempo_analysis.parallel.page import shown_axes
 from tempo_analysis.parallel.report import write_report
 from tempo_analysis.parallel.results import analyze
 from tempo_analysis.studies.heads.page_charts import run_role_maps
@@ -426,6 +427,12 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def write_with_roles(run: Run, place: Path) -> None:
+    """As the commands do: the page of a run with the roles of `heads.json` beside it."""
+    results = analyze(run)
+    write_report(run, results, place, role_maps=run_role_maps(run, shown_axes(results)))
+
+
 def census_of(run: Run) -> Document:
     fingerprint = next(iter(run)).header.model["fingerprint"]
     return planted_census(fingerprint=fingerprint).document()
@@ -437,7 +444,7 @@ def test_the_page_of_a_run_offers_the_roles_of_its_heads_for_every_arm(
     run = open_run(run_folder)
     document = census_of(run)
     write_census(document, run_folder)
-    write_report(run, analyze(run), run_folder)
+    write_with_roles(run, run_folder)
     visit.complaints.clear()
     visit.open(run_folder / "report.html")
     role = next(one for one in roles_of(document) if one.role == "previous_token")
@@ -462,7 +469,7 @@ def test_the_page_of_a_run_offers_the_roles_of_its_heads_for_every_arm(
 def test_a_census_of_another_model_is_refused_on_the_page_of_a_run(run_folder: Path):
     write_census(planted_document(fingerprint="another"), run_folder)
     run = open_run(run_folder)
-    write_report(run, analyze(run), run_folder)
+    write_with_roles(run, run_folder)
     text = (run_folder / "report.html").read_text()
     assert "roles of heads, all arms: expected a census of the model of this run" in text
     assert "role_previous_token" not in text
@@ -472,17 +479,18 @@ def test_a_damaged_census_is_refused_on_the_page_of_a_run(run_folder: Path):
     (run_folder / "heads.json").write_text("{")
     run = open_run(run_folder)
     axes = {"layers": (0, 1), "heads": (0, 1, 2, 3)}
-    maps, (refusal,) = run_role_maps(run, axes)
-    assert maps == []
+    roles = run_role_maps(run, axes)
+    assert roles.maps == ()
+    (refusal,) = roles.refusals
     assert refusal.reason.startswith("expected JSON in")
 
 
 def test_heads_that_the_census_does_not_have_are_no_data(run_folder: Path):
     run = open_run(run_folder)
     write_census(census_of(run), run_folder)
-    maps, refusals = run_role_maps(run, {"layers": (1, 40), "heads": (2, 77)})
-    assert refusals == []
-    shown = maps[0]["value"]
+    roles = run_role_maps(run, {"layers": (1, 40), "heads": (2, 77)})
+    assert roles.refusals == ()
+    shown = roles.maps[0]["value"]
     found = np.frombuffer(b64decode(shown), "<f4").reshape(2, 2)
     assert not np.isnan(found[0, 0])
     assert np.isnan(found).sum() == 3

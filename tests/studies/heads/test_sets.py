@@ -1,13 +1,11 @@
-"""Roles that only parallel sets can give, and the detectors by logical position, on traces."""
+"""Roles that only parallel sets can give, on traces."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from analysis.roles.logical import logical_duplicates, logical_prefix_matching, previous_position
-from analysis.roles.logical_profile import BUCKETS, logical_profile
-from tempo.errors import InputError, LevelError, NoParallelSetsError
+from tempo.errors import LevelError, NoParallelSetsError
 from tempo.testing.planted import Pattern, Place, noisy, planted_trace, uniform, with_sink
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.arms import inherited_labels
@@ -15,9 +13,7 @@ from tempo_analysis.parallel.observation import ObservedTrace, observe
 from tempo_analysis.parallel.ratio import paired_ratio
 from tempo_analysis.studies.heads.assignment import RoleScores, from_chance_up, role_scores
 from tempo_analysis.studies.heads.batteries import UNITS, read_trace, trace_role
-from tempo_analysis.studies.heads.detectors.induction import duplicate_token, prefix_matching
-from tempo_analysis.studies.heads.detectors.positional import previous_token
-from tempo_analysis.studies.heads.detectors.rows import HeadScore, SequenceRows
+from tempo_analysis.studies.heads.detectors.rows import HeadScore
 from tempo_analysis.studies.heads.detectors.sets import (
     CUT,
     LARGEST,
@@ -282,164 +278,8 @@ def test_set_ignoring_is_the_ratio_with_its_sign_turned():
     assert score.n_queries.tolist() == [9, 9]  # rows of steps 2 to 5
 
 
-# --- the detectors of text, by logical position
-
-
-def as_text(trace: Trace) -> tuple[SequenceRows, int]:
-    """The rows of a run of width 1 as one square, and the length of its prompt."""
-    n, n_prompt = len(trace.slots), trace.slots.n_prompt
-    square = np.zeros((LAYERS, HEADS, n, n), np.float32)
-    for step in range(trace.n_steps + 1):
-        rows = trace.attention(step)
-        square[:, :, trace.members(step), : rows.shape[-1]] = rows
-    return SequenceRows(trace.slots.token.astype(np.int64), square), n_prompt
-
-
-def only_generated(rows: SequenceRows, n_prompt: int) -> SequenceRows:
-    """The rows of the prompt see nothing, so that a detector counts none of them."""
-    sight = rows.sight().copy()
-    sight[:, :n_prompt] = False
-    return SequenceRows(rows.token, rows.weights * sight[:, None], sight)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_on_sets_of_width_1_the_detectors_are_those_of_text(seed):
-    tokens = np.random.default_rng(seed).integers(0, 4, 16).tolist()
-    trace = seen_trace(
-        noisy(uniform, 1.0), relation="greedy", widths=(1,) * 8, tokens=tokens, seed=seed
-    )
-    text, observed = only_generated(*as_text(trace)), observe(trace)
-    for ours, theirs in (
-        (previous_position(observed).total, previous_token(text)),
-        (previous_position(observed).per_token, previous_token(text)),
-        (logical_duplicates(observed), duplicate_token(text)),
-        (logical_prefix_matching(observed), prefix_matching(text)),
-    ):
-        np.testing.assert_allclose(ours.score, theirs.score, rtol=1e-6)
-        np.testing.assert_allclose(ours.chance, theirs.chance, rtol=1e-6)
-        np.testing.assert_array_equal(ours.n_queries, theirs.n_queries)
-
-
-def test_the_previous_position_is_a_whole_set():
-    def previous_set(place: Place) -> np.ndarray:
-        behind = place.table.position[place.queries, None] - place.table.position[None, :]
-        return np.where(behind == 1, 1.0, 0.0) + 1e-12
-
-    found = previous_position(observe(seen_trace(previous_set, widths=(3, 2), relation="visible")))
-    np.testing.assert_allclose(found.total.score, 1, rtol=1e-6)
-    # three rows see the last token of the prompt, two rows see the set of three
-    np.testing.assert_allclose(found.per_token.score, (3 * 1 + 2 / 3) / 5, rtol=1e-6)
-    even = previous_position(observe(seen_trace(widths=(3, 2))))
-    np.testing.assert_allclose(even.total.score, even.total.chance, rtol=1e-6)
-    np.testing.assert_allclose(even.per_token.score, even.per_token.chance, rtol=1e-6)
-
-
-def test_siblings_are_no_duplicates():
-    tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9]
-    found = logical_duplicates(observe(seen_trace(widths=(2, 1), tokens=tokens)))
-    assert found.n_queries.tolist() == [1, 1]  # the last token has two earlier copies
-    np.testing.assert_allclose(found.score, 2 / 11, rtol=1e-6)
-
-
-def test_what_follows_a_copy_stands_one_position_behind_it():
-    tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 30, 31, 9]  # set 1: 9 and 20; set 2: 30 and 31; then 9
-    found = logical_prefix_matching(observe(seen_trace(widths=(2, 2, 1), tokens=tokens)))
-    assert found.n_queries.tolist() == [1, 1]
-    np.testing.assert_allclose(found.score, 2 / 13, rtol=1e-6)  # both members of set 2
-
-
-def test_the_query_may_follow_a_copy_of_itself_and_its_siblings_may_not():
-    tokens = [1, 2, 3, 4, 5, 6, 7, 9, 9, 20]  # the prompt ends in 9, and set 1 is 9 and 20
-    found = logical_prefix_matching(observe(seen_trace(widths=(2,), tokens=tokens)))
-    assert found.n_queries.tolist() == [1, 1]
-    np.testing.assert_allclose(found.score, 1 / 10, rtol=1e-6)
-
-
-def test_an_earlier_set_at_the_same_position_is_not_the_one_before():
-    trace = seen_trace(widths=(1, 1), relation="isolated")
-    trace.slots.position[9] = trace.slots.position[8]
-    found = previous_position(observe(trace))
-    np.testing.assert_allclose(found.total.score, (1 / 9 + 1 / 10) / 2, rtol=1e-6)
-    profile = logical_profile(observe(trace), sink="with")
-    assert profile.buckets[0, 0, BUCKETS.index("not_behind")] == pytest.approx(1 / 10)
-
-
-def test_members_at_fractions_of_a_position_share_it():
-    trace = seen_trace(widths=(2, 1))
-    moved = trace.slots.position.copy()
-    moved[9] += 0.01
-    trace.slots.position[:] = moved
-    assert previous_position(observe(trace)).total.n_queries.tolist() == [3, 3]
-
-
-# --- the offset profile
-
-
-def test_the_buckets_and_offsets_of_a_row_add_up():
-    trace = seen_trace(noisy(uniform, 1.0), widths=(3, 3))
-    found = logical_profile(observe(trace), sink="with", n_offsets=20)
-    own = BUCKETS.index("self"), BUCKETS.index("siblings")
-    assert np.isnan(found.buckets[..., BUCKETS.index("not_behind")]).all()
-    weighted = np.nan_to_num(found.offsets) * found.rows
-    total = found.buckets[..., list(own)].sum(-1) + weighted.sum(-1) / 6
-    np.testing.assert_allclose(total, 1, rtol=1e-5)
-
-
-def test_self_siblings_and_the_step_before_are_kept_apart():
-    def planted(place: Place) -> np.ndarray:
-        weights = np.zeros(place.visible.shape)
-        weights[:, 0] = 0.1
-        weights[np.arange(len(place.queries)), place.queries] = 0.3
-        weights += np.where(place.is_group("siblings"), 0.2, 0.0)
-        weights += np.where(place.table.step == place.step - 1, 0.1, 0.0)
-        return weights
-
-    trace = seen_trace(planted, widths=(2, 2))
-    scaled = trace.attention(2)[0, 0, 0]
-    found = logical_profile(observe(trace), sink="with")
-    second = 0.1 + 0.3 + 0.2 + 2 * 0.1
-    assert scaled[trace.members(2)].tolist() == pytest.approx([0.3 / second, 0.2 / second])
-    first = 0.1 + 0.3 + 0.2 + 8 * 0.1  # the prompt is the step before the first set
-    buckets = dict(zip(BUCKETS, found.buckets[0, 0], strict=True))
-    assert buckets["self"] == pytest.approx((0.3 / first + 0.3 / second) / 2)
-    assert buckets["siblings"] == pytest.approx((0.2 / first + 0.2 / second) / 2)
-    assert buckets["previous_step"] == pytest.approx((0.9 / first + 0.2 / second) / 2)
-
-
-@pytest.mark.parametrize("sink_rule", ["with", "without"])
-def test_even_attention_has_the_even_profile(sink_rule):
-    found = logical_profile(observe(seen_trace(windows=(None, 4))), sink=sink_rule)
-    np.testing.assert_allclose(found.offsets, found.even_offsets, rtol=1e-5)
-    np.testing.assert_allclose(found.buckets, found.even_buckets, rtol=1e-5)
-    assert (found.rows[1, :, 3:] == 0).all()  # a window of 4 positions reaches 3 behind
-
-
-def test_the_sink_does_not_leak_into_an_offset():
-    rows = noisy(uniform, 0.5)
-    profiles = [
-        logical_profile(observe(seen_trace(with_sink(share, rows)))) for share in (0.1, 0.9)
-    ]
-    np.testing.assert_allclose(profiles[0].offsets, profiles[1].offsets, rtol=1e-4)
-
-
-def test_unique_positions_put_nothing_at_the_position_of_a_sibling():
-    trace = seen_trace(widths=(2, 2), positions="unique", relation="isolated")
-    found = logical_profile(observe(trace), sink="with")
-    assert np.isnan(found.buckets[..., BUCKETS.index("siblings")]).all()
-    # the second member of a set has no earlier slot at offset 1: that place is its sibling's
-    assert found.rows[0, 0, 0] == 2
-
-
-# --- what cannot be asked
-
-
 def test_a_reduced_trace_has_no_rows_to_judge():
     reduced = observe(seen_trace(level="reduced"))
-    for ask in (sibling_attending, set_broadcast, winner_following, previous_position):
+    for ask in (sibling_attending, set_broadcast, winner_following):
         with pytest.raises(LevelError, match="holds its rows"):
             ask(reduced)
-
-
-def test_a_trace_without_steps_has_no_profile():
-    with pytest.raises(InputError, match="a step after the prompt"):
-        logical_profile(observe(seen_trace(widths=())))

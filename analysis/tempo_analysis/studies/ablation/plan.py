@@ -336,7 +336,7 @@ class Plan:
 
 
 def redundancy_passes(passes: Mapping[str, _Each], name: str) -> dict[str, _Each]:
-    """The six passes of one redundancy test, as `tempo_analysis.studies.ablation.redundancy` names them."""
+    """The six passes of one redundancy test, as `redundancy` names them."""
     own = {each: passes[f"{name} {each}"] for each in _redundancy(name, prefixed=False)}
     return {"base": passes["base"]} | own
 

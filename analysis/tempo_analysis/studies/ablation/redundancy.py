@@ -1,4 +1,4 @@
-"""Has A already removed what the values of an earlier token would have given? At one offset and at all."""
+"""Has A already removed what an earlier token would have given? At one offset, and at all."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from tempo.errors import TempoError
 from tempo.trace.run import Run
 from tempo_analysis.parallel.entropy import CHANCE as EVEN_ENTROPY
-from tempo_analysis.parallel.page_charts import Chart, HeadMap, Series, coded_map
+from tempo_analysis.parallel.page_charts import Chart, HeadMap, RoleMaps, Series, coded_map
 from tempo_analysis.parallel.results import plain
 from tempo_analysis.parallel.tables import model_facts
 from tempo_analysis.report.packing import base64
@@ -195,26 +195,26 @@ def census_maps(document: HeadsDocument) -> list[HeadMap]:
     return [one | owner for one in (*roles, *spread, *rest)]
 
 
-def run_role_maps(run: Run, axes: Mapping[str, Any]) -> tuple[list[HeadMap], list[Unanswered]]:
+def run_role_maps(run: Run, axes: Mapping[str, Any]) -> RoleMaps:
     """Roles for the head map of a run, where `heads.json` lies beside its traces.
 
     A census of another model, or a damaged one, is refused and said so.
     """
     if run.folder is None or not axes or not (run.folder / CENSUS_FILE).exists():
-        return [], []
+        return RoleMaps()
     try:
         document = read_census(run.folder)
         roles = roles_of(document)
     except TempoError as error:
-        return [], [Unanswered("roles of heads", "all arms", str(error))]
+        return RoleMaps(refusals=[Unanswered("roles of heads", "all arms", str(error))])
     found, own = (facts.get("fingerprint") for facts in (document["model_facts"], model_facts(run)))
     if found != own:
         reason = (
             f"expected a census of the model of this run ({own}) in {CENSUS_FILE}, got one of "
             f"{document['model']} ({found}); make it again with this model"
         )
-        return [], [Unanswered("roles of heads", "all arms", reason)]
-    return [_run_map(role, axes) for role in roles], []
+        return RoleMaps(refusals=[Unanswered("roles of heads", "all arms", reason)])
+    return RoleMaps([_run_map(role, axes) for role in roles])
 
 
 def _run_map(role: RoleHeads, axes: Mapping[str, Sequence[int]]) -> HeadMap:

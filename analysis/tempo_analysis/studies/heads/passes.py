@@ -73,7 +73,7 @@ class TextCensus:
 
     Attributes:
         roles: By name.
-        spectrum: Spread of the rows by measure, as in `tempo_analysis.studies.heads.detectors.spectrum.Spectrum`, with
+        spectrum: Spread of the rows by measure, as in `detectors.spectrum.Spectrum`, with
             `verticality` and `value_share_of_sink`: the share of what a head writes that comes from
             slot 0 (no value for even rows).
         funnels: Entropy along the layers, with the sink and without.
@@ -360,7 +360,7 @@ def read_needles(model: LanguageModel, battery: Battery) -> NeedleCensus:
         "retrieval",
         [each.hits for each in trials],
         [each.null for each in trials],
-        threshold=retrieval.THRESHOLD,
+        threshold=retrieval.RETRIEVAL_THRESHOLD,
         unit="share of the needle",
         seed=battery.seed,
     )

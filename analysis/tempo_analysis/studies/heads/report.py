@@ -1,21 +1,15 @@
 """Write what a census found: tables, figures and the page, beside `heads.json` or in a run."""
 
-from base64 import b64encode
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from tempo.trace.run_folder import RUN_FILE
-from tempo.trace.store import disk_errors
-from tempo_analysis.parallel.page import PAGE_FILE, json_inside, own_text
 from tempo_analysis.parallel.results import plain
 from tempo_analysis.report.csv import csv_text, write_tables
-from tempo_analysis.report.files import write_atomic
+from tempo_analysis.report.page import HERE, json_inside, page_text, save_page
 from tempo_analysis.report.table import Table
 from tempo_analysis.studies.heads.figures import write_census_figures
 from tempo_analysis.studies.heads.page_charts import (
@@ -33,9 +27,11 @@ from tempo_analysis.studies.heads.result import (
 )
 from tempo_analysis.studies.heads.tables import census_facts, census_tables
 
+_OWN = Path(__file__).parent
 CENSUS_SCRIPTS = (
-    *("decode.js", "draw.js", "save.js", "headmap.js", "charts.js"),
-    *("census_depth.js", "census_head.js", "census.js"),
+    *(HERE / "decode.js", HERE / "draw.js", HERE / "save.js"),
+    *(HERE / "headmap.js", HERE / "charts.js"),
+    *(_OWN / "census_depth.js", _OWN / "census_head.js", _OWN / "census.js"),
 )
 OPEN_TABLES = ("roles", "comparison")
 
@@ -47,27 +43,20 @@ def write_census_page(document: HeadsDocument, tables: Sequence[Table], folder: 
         CorruptTraceError: The document lacks what a census has.
         OutputError: The disk refused.
     """
-    folder = Path(folder)
-    text = census_page_text(document, tables)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / PAGE_FILE, text)
-    return folder / PAGE_FILE
+    return save_page(census_page_text(document, tables), Path(folder))
 
 
 def census_page_text(document: HeadsDocument, tables: Sequence[Table]) -> str:
     """The page as text."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    script = "\n".join(own_text(name) for name in CENSUS_SCRIPTS)
     roles = roles_of(document)
     layers, heads = shape_of(document)
     held = np.any([role.assigned for role in roles], axis=0) if roles else np.zeros(1, bool)
-    return environment.from_string(own_text("census.html.j2")).render(
+    return page_text(
+        _OWN / "census.html.j2",
+        scripts=CENSUS_SCRIPTS,
+        styles=[HERE / "page.css", _OWN / "census.css"],
         title=str(document["model"]),
-        style=Markup(own_text("page.css") + own_text("census.css")),
-        script=Markup(script),
-        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
-        census=Markup(json_inside(_page_document(document, tables))),
+        census=json_inside(_page_document(document, tables)),
         n_layers=layers,
         n_heads=heads,
         n_roles=len(roles),

@@ -1,4 +1,4 @@
-"""Does a head look a fixed number of tokens back, whatever stands there? One token back is the previous-token head."""
+"""Does a head look a fixed number of tokens back, such as at the previous token?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,9 +172,9 @@ def previous_token(rows: SequenceRows) -> HeadScore:
     """Mean over queries q >= 1 of the weight on slot q - 1.
 
     Query 1 is in, though it has two slots only. Chance depends on the length. TransformerLens
-    divides by all queries instead; TransformerLens does.
+    divides by all queries instead.
 
-    The null is the same score of rows with shuffled keys (`tempo_analysis.studies.heads.detectors.rows`), whose
+    The null is the same score of rows with shuffled keys (`detectors.rows`), whose
     expectation is the mean of each row. Random text is no null: a positional head is right to keep
     its score there, so that score is reported beside this one and takes no role away.
 

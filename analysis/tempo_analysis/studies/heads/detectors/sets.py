@@ -1,4 +1,4 @@
-"""What heads do with parallel sets: attend to siblings, read sets as wholes, follow the winner, ignore sets."""
+"""What heads do with parallel sets: attend to siblings, spread over sets, follow winners, ignore."""
 
 from collections.abc import Sequence
 
@@ -237,12 +237,12 @@ _OTHERS = ("recent_prompt", "other_prompt", "earlier_singletons")
 def set_ignoring(
     observed: ObservedTrace, greedy: ObservedTrace, labels: Labels
 ) -> tuple[HeadScore, HeadScore]:
-    """Minus the log-ratio of `tempo_analysis.parallel.ratio` without the sink, and its null, for one prompt.
+    """Minus the log-ratio of `parallel.ratio` without the sink, and its null, for one prompt.
 
     The ratio is the mean weight per slot of earlier sets over that per other earlier slot, both
     over the rows that see both kinds; 0 is chance. Sets are younger than the prompt, so a head
     that likes old slots ignores them too: the null is the greedy run of the same prompt, whose
-    steps inherit the labels of the sets beside them (`tempo_analysis.parallel.arms`). Steps that both runs have
+    steps inherit the labels of the sets beside them (`parallel.arms`). Steps that both runs have
     count.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Does a head park its attention: on the first token, on punctuation, on the same slot from everywhere?"""
+"""Does a head park its attention: on the first token, on punctuation, on one slot from everywhere?"""
 
 from dataclasses import dataclass
 

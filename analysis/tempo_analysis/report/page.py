@@ -1,0 +1,71 @@
+"""One offline HTML page: a template, its styles and its scripts in one file.
+
+The page asks the network for nothing, and its Content-Security-Policy allows one script only, by
+its hash. Each room keeps the template and the scripts that only its own page needs beside itself;
+what several pages share lies here.
+"""
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from tempo.trace.store import disk_errors
+from tempo_analysis.report.files import write_atomic
+
+PAGE_FILE = "report.html"
+HERE = Path(__file__).parent
+
+
+def page_text(
+    template: Path,
+    *,
+    scripts: Sequence[Path],
+    styles: Sequence[Path],
+    filters: Mapping[str, Callable[..., str]] | None = None,
+    **parts: Any,
+) -> str:
+    """The page as text.
+
+    Args:
+        template: A Jinja template; everything it shows is escaped unless it is `Markup`.
+        scripts: JavaScript files, in the order in which they run.
+        styles: CSS files, in the order in which they apply.
+        filters: Further filters of the template.
+        parts: What the template shows.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    for name, shown in (filters or {}).items():
+        environment.filters[name] = shown
+    script = "\n".join(file.read_text(encoding="utf-8") for file in scripts)
+    style = "".join(file.read_text(encoding="utf-8") for file in styles)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
+        script=Markup(script),
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        style=Markup(style),
+        **parts,
+    )
+
+
+def save_page(text: str, folder: Path) -> Path:
+    """Write `report.html` into a folder, whole or not at all; gives its path.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / PAGE_FILE, text)
+    return folder / PAGE_FILE
+
+
+def json_inside(value: Any) -> Markup:
+    """JSON that is also safe inside a script element: `<`, `>` and `&` are escaped."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    safe = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(safe)
