@@ -289,7 +289,7 @@ def index_shares(
 
 
 def kind_columns(kind: Int[np.ndarray, "layer head"]) -> Float64[np.ndarray, "layer head kind"]:
-    """A column for each of `parallel.head_kinds.KINDS`, 1 where a head is of it; NaN without a kind."""
+    """A column for each of `KINDS`, 1 where a head is of it; NaN without a kind."""
     columns = (kind[..., None] == np.arange(len(KINDS))).astype(np.float64)
     columns[kind == UNTYPED] = np.nan
     return columns

@@ -1,7 +1,7 @@
 """Is what looks like down-weighting a matter of rank? Lambda by rank and probability in a set.
 
-Lambda is the log of a member's mass over that of the prompt, as in `parallel.set_effect`; here one value
-for each member, averaged over the same layers, heads and queries in the set and alone.
+Lambda is the log of a member's mass over that of the prompt, as in `parallel.set_effect`; here one
+value for each member, averaged over the same layers, heads and queries in the set and alone.
 """
 
 from collections.abc import Mapping, Sequence

@@ -230,7 +230,7 @@ U = TypeVar("U")
 class Terms(Generic[T]):
     """One of something for each part of the split, all in nats.
 
-    total = drift + competition, competition = predicted + elsewhere; see `parallel.set_effect.SetSplit`.
+    total = drift + competition, competition = predicted + elsewhere; see `SetSplit`.
     """
 
     total: T

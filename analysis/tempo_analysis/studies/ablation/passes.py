@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
 from tempo.errors import InputError
-from tempo_analysis.stats.distributions import log_probabilities
+from tempo_analysis.stats.distributions import kl_nats, log_probabilities
 
 Outputs = Float32[np.ndarray, "layer hidden"]
 """What the attention of each layer gives at t, after its output projection."""
@@ -97,9 +97,7 @@ def next_token_kl_nats(
 ) -> Float64[np.ndarray, " query"]:
     """KL(base || changed) over the whole vocabulary, in nats; never below 0."""
     rows = zip(base_logits, logits, strict=True)  # one by one: a vocabulary in float64 is large
-    found = [
-        next_token_kl_nats(log_probabilities(base), log_probabilities(one)) for base, one in rows
-    ]
+    found = [kl_nats(log_probabilities(base), log_probabilities(one)) for base, one in rows]
     return np.array(found, np.float64)
 
 

@@ -136,7 +136,7 @@ def receiver_heads(kurtosis: Stacked, *, n: int = N_RECEIVERS) -> tuple[Head, ..
 
 
 def receiver_cut(shares: Stacked, *, n: int = N_RECEIVERS) -> float:
-    """The threshold of the role: what only the top heads exceed, and never less than `RECEIVER_THRESHOLD`.
+    """The threshold of the role: what only the top heads exceed, at least `RECEIVER_THRESHOLD`.
 
     The paper's rule is a rank, so that a model with second sinks (a delimiter, the first line end)
     in most of its heads still has few receivers.

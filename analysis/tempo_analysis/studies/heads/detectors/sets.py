@@ -1,4 +1,4 @@
-"""What heads do with parallel sets: attend to siblings, spread over sets, follow winners, ignore."""
+"""What heads do with parallel sets: attend to siblings, spread over sets, follow winners."""
 
 from collections.abc import Sequence
 

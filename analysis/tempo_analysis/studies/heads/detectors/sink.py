@@ -1,4 +1,4 @@
-"""Does a head park its attention: on the first token, on punctuation, on one slot from everywhere?"""
+"""Does a head park its attention on the first token, on punctuation, or on one slot?"""
 
 from dataclasses import dataclass
 
