@@ -254,11 +254,11 @@ def run_and_look_for_torch(program: str) -> subprocess.CompletedProcess[str]:
     "program",
     [
         "import tempo",
-        "import analysis",
-        "import tempo, analysis; dir(tempo)",
+        "import tempo_analysis",
+        "import tempo, tempo_analysis; dir(tempo)",
         "sys.argv = ['tempo', '--help']; from tempo.cli import main; main()",
     ],
-    ids=["import tempo", "import analysis", "dir(tempo)", "tempo --help"],
+    ids=["import tempo", "import tempo_analysis", "dir(tempo)", "tempo --help"],
 )
 def test_torch_is_not_imported_until_a_model_is_needed(program: str):
     done = run_and_look_for_torch(program)
