@@ -5,6 +5,7 @@ that RoPE sees, a float. A *step* is one forward pass; step 0 reads the prompt.
 """
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from tempo.errors import InputError
@@ -56,3 +57,11 @@ def parse_head(text: str) -> Head:
         raise InputError(f"expected a head such as L3H5, 3.5 or (3, 5), got {text!r}")
     layer, head = (int(number) for number in match.groups() if number is not None)
     return Head(layer, head)
+
+
+OnProgress = Callable[[str], object]
+"""Called with a short text before each stage of a long call; what it returns is ignored."""
+
+
+def silent(_: str) -> None:
+    """The `on_progress` of a call that reports nothing."""

@@ -28,7 +28,7 @@ def main(quick: bool, out: Path) -> None:
     n, length = options[f"{kind}sequences"], options[f"{kind}length"]
     roles = QUICK_ROLES if quick else None
     found = tempo.heads(
-        MODEL, roles=roles, n=n, length=length, seed=options["seed"], effects=not quick
+        MODEL, roles=roles, n=n, length=length, seed=options["seed"], check_effects=not quick
     )
     made = made_by(
         HERE.name,

@@ -87,8 +87,8 @@ def concepts(
             permutations=permutations,
             seed=options.seed,
             top=top,
-            effect=not no_effect,
-            on_stage=lambda doing: status.update(Text(doing)),
+            check_effects=not no_effect,
+            on_progress=lambda doing: status.update(Text(doing)),
         )
         paths = [] if out is None else write_concept(found, out, force=force)
     if as_json:

@@ -185,8 +185,8 @@ def heads(
         models += [load_model(against, **settings)] if against else []
     wanted = None if roles is None else [role.strip() for role in roles.split(",")]
     asked: dict[str, Any] = {"roles": wanted, "corpus": corpus, "n": sequences, "length": length}
-    asked |= {"seed": seed, "effects": effects}
-    found = [ask(model, on_pass=_saying(model.name), **asked) for model in models]
+    asked |= {"seed": seed, "check_effects": effects}
+    found = [ask(model, on_progress=_saying(model.name), **asked) for model in models]
 
     if as_json:
         show_document(found)

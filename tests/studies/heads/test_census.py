@@ -121,14 +121,16 @@ def test_a_copy_of_a_grouped_model_with_its_kv_heads_repeated_scores_the_same():
         state[name] = halves.repeat_interleave(2, 0).reshape(-1, state[name].shape[-1])
     copy.hf.load_state_dict(state)
     roles = ("previous_token", "induction", "bos_sink", "ov_copying", "copy_suppression")
-    ours = tempo.heads(grouped, roles=roles, effects=False, **SMALL)
-    theirs = tempo.heads(load_model((copy.hf, copy.tokenizer)), roles=roles, effects=False, **SMALL)
+    ours = tempo.heads(grouped, roles=roles, check_effects=False, **SMALL)
+    theirs = tempo.heads(
+        load_model((copy.hf, copy.tokenizer)), roles=roles, check_effects=False, **SMALL
+    )
     for role in roles:
         np.testing.assert_allclose(theirs.roles[role].score, ours.roles[role].score, atol=1e-5)
 
 
 def test_only_the_roles_asked_for_are_answered():
-    found = tempo.heads(tiny_model("llama"), roles=["bos_sink"], effects=False, **SMALL)
+    found = tempo.heads(tiny_model("llama"), roles=["bos_sink"], check_effects=False, **SMALL)
     assert list(found.roles) == ["bos_sink"]
     assert not found.more
     assert not found.refused
@@ -193,7 +195,7 @@ def test_an_untrained_model_with_whole_words_holds_no_successor_head(seed: int):
                 if weight.ndim == 2:
                     weight.normal_(0, 1.0 if "embed" in name else 0.35)
     roles = ("successor_attention", "s_inhibition", "successor_ov")
-    found = tempo.heads(load_model((hf, tokenizer)), roles=roles, effects=False)
+    found = tempo.heads(load_model((hf, tokenizer)), roles=roles, check_effects=False)
     assert {role: np.argwhere(one.assigned).tolist() for role, one in found.roles.items()} == {
         role: [] for role in roles
     }
@@ -202,11 +204,13 @@ def test_an_untrained_model_with_whole_words_holds_no_successor_head(seed: int):
 def test_a_role_without_enough_data_is_refused_and_not_held_by_nobody(census):
     assert all(not np.isnan(one.p).all() for one in census.every.values())
     windowed = tiny_model("mistral")
-    found = tempo.heads(windowed, roles=["bos_sink", "induction"], effects=False, n=9, length=64)
+    found = tempo.heads(
+        windowed, roles=["bos_sink", "induction"], check_effects=False, n=9, length=64
+    )
     assert list(found.roles) == ["bos_sink"]
     assert "sequences with data, got 0 of 9" in found.refused["induction"]
     with pytest.raises(InputError, match="expected roles that can be asked, got none: induction"):
-        tempo.heads(windowed, roles=["induction"], effects=False, n=9, length=64)
+        tempo.heads(windowed, roles=["induction"], check_effects=False, n=9, length=64)
 
 
 def test_what_silencing_costs_can_be_refused_without_taking_the_rest(tmp_path: Path):

@@ -1,6 +1,6 @@
 """`tempo.concepts`: contrasts the two sides of paired scenarios, head by head."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tempo.models.load import Source, load_model
 from tempo.models.projections import head_slices, output_projections
 from tempo.prompts.pairs import BUNDLED, Pairs, load_pairs
 from tempo.run.recorder import model_facts
-from tempo.vocabulary import Head
+from tempo.vocabulary import Head, OnProgress, silent
 from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
 from tempo_analysis.studies.concepts.effect import (
     FITTED,
@@ -225,8 +225,6 @@ FEWEST_PERMUTATIONS = 200
 SWAPS_PER_HEAD = 20
 """With as many swaps for each head as this, one head alone can be assigned."""
 
-Say = Callable[[str], object]
-
 
 def concepts(
     model: Source,
@@ -236,8 +234,8 @@ def concepts(
     permutations: int | None = None,
     seed: int = 0,
     top: int = TOP,
-    effect: bool = True,
-    on_stage: Say | None = None,
+    check_effects: bool = True,
+    on_progress: OnProgress = silent,
 ) -> ConceptFindings:
     """Which heads tell the two sides of paired scenarios apart, and do they carry it?
 
@@ -250,8 +248,8 @@ def concepts(
             for each head, whichever is more.
         seed: Of every draw.
         top: Heads that the causal check silences.
-        effect: Whether to make that check; it runs half of the texts another 22 times.
-        on_stage: Told what is done next.
+        check_effects: Whether to make the causal check; it runs half of the texts 22 times more.
+        on_progress: Called with a short text before each stage.
 
     Raises:
         InputError: Pairs or an option cannot be used.
@@ -261,19 +259,18 @@ def concepts(
     chosen = (
         pairs if isinstance(pairs, Pairs) else load_pairs(BUNDLED[0] if pairs is None else pairs)
     )
-    say = on_stage or _silent
     loaded = load_model(model)
-    say("reading the pairs")
+    on_progress("reading the pairs")
     inputs = concept_inputs(loaded, chosen, pooling=pooling)
     swaps = permutations or enough_permutations(inputs)
-    say(f"swapping sides {swaps} times")
+    on_progress(f"swapping sides {swaps} times")
     found = concept_heads(
         inputs.positive, inputs.negative, inputs.out, permutations=swaps, seed=seed
     )
-    no_check = _why_no_check(found.n, loaded.n_heads) if effect else "it was not asked for"
+    no_check = _why_no_check(found.n, loaded.n_heads) if check_effects else "it was not asked for"
     check = None
     if not no_check:
-        say("silencing heads")
+        on_progress("silencing heads")
         check = _check(loaded, chosen, inputs, top=top, seed=seed)
     return ConceptFindings(
         model=model_facts(loaded),
@@ -337,14 +334,14 @@ def _check(
 
     measured = Pairs(pairs.name, pairs.pairs[MEASURED])
 
-    def silent(heads: Sequence[tuple[int, int]], means: Means | None) -> np.ndarray:
+    def silenced(heads: Sequence[tuple[int, int]], means: Means | None) -> np.ndarray:
         streams = inputs.stream.copy()
         streams[:, MEASURED] = streams_without(model, measured, heads, means=means)
         return streams
 
     def effect(means: Means | None) -> ConceptEffect:
-        random = np.stack([silent(each, means) for each in others])
-        return concept_effect(inputs.stream, silent(heads, means), random)
+        random = np.stack([silenced(each, means) for each in others])
+        return concept_effect(inputs.stream, silenced(heads, means), random)
 
     means = pooled_means(half, model.n_layers)
     named = tuple(Head(*head) for head in heads)
@@ -354,7 +351,3 @@ def _check(
 def _endings(inputs: ConceptInputs) -> Endings:
     positive, negative = (float(np.mean(lengths)) for lengths in inputs.n_tokens)
     return Endings(inputs.same_last_token, positive, negative)
-
-
-def _silent(_: str) -> None:
-    """Told what is done, says nothing."""

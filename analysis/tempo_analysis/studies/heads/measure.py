@@ -21,7 +21,7 @@ from tempo.prompts.word_runs import families
 from tempo.run.api import compare
 from tempo.run.recorder import model_facts
 from tempo.trace.run import Run
-from tempo.vocabulary import Head
+from tempo.vocabulary import Head, OnProgress, silent
 from tempo_analysis.parallel.arms import inherited_labels
 from tempo_analysis.parallel.observation import observe
 from tempo_analysis.stats.intervals import SMALLEST_SAMPLE, Interval, estimate_with_interval
@@ -252,9 +252,6 @@ def _sample(battery: Battery) -> list[int]:
     return sorted(rng.choice(known, min(N_TOKENS, len(known)), replace=False).tolist())
 
 
-Say = Callable[[str], object]
-
-
 @dataclass(slots=True)
 class _Answers:
     """What has been answered so far."""
@@ -289,8 +286,8 @@ def heads(
     n: int = N_SEQUENCES,
     length: int = LENGTH,
     seed: int = 0,
-    effects: bool = True,
-    on_pass: Say | None = None,
+    check_effects: bool = True,
+    on_progress: OnProgress = silent,
 ) -> Census:
     """Score every attention head for every role, beside chance, null and interval.
 
@@ -301,8 +298,8 @@ def heads(
         n: Sequences of each kind; at least 8.
         length: Tokens of a text; repeated halves are half as long each.
         seed: Of every draw.
-        effects: Whether heads that hold a role are silenced as well, to see what that costs.
-        on_pass: Told the name of each pass before it begins.
+        check_effects: Whether each head with a role is also silenced, to measure the added loss.
+        on_progress: Called with the name of each pass before it runs.
 
     Raises:
         InputError: The model has no tokenizer, or the corpus is too short.
@@ -316,16 +313,15 @@ def heads(
         )
     battery = Battery(token_facts(loaded), text, chosen_roles(roles), n, length, seed)
     answers = _Answers()
-    say = on_pass or _silent
     for name, ask in _ASKED.items():
         if battery.wants(name):
-            say(name)
+            on_progress(name)
             _try(name, ask, loaded, battery, answers)
     answers.refuse_untested()
     if not answers.roles:
         raise InputError(f"expected roles that can be asked, got none: {_reasons(answers)}")
-    if effects:
-        say("effects")
+    if check_effects:
+        on_progress("effects")
         _try_effects(loaded, battery, answers)
     answers.detail["battery"] = _asked_on(battery)
     return Census(
@@ -493,7 +489,3 @@ def _asked_on(battery: Battery) -> dict[str, Any]:
         "corpus": battery.corpus.source,
         "corpus_sha256": battery.corpus.sha256,
     }
-
-
-def _silent(_: str) -> None:
-    """Told what is asked, says nothing."""
