@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tempo.engine.attention import PACKED_ATTENTION
 from tempo.engine.batch import SequenceBatch
 from tempo.engine.capture import Capture
-from tempo.engine.edits import check_edit_list, check_slots, check_touched
+from tempo.engine.edits import check_applied, check_edit_list, check_slots
 from tempo.engine.forward import ForwardOutput
 from tempo.engine.forward import forward as run_forward
 from tempo.engine.kv_cache import SlotCache
@@ -111,7 +111,7 @@ def forward_each(
     cache = SlotCache(n_sequences=len(variants), capacity=len(ids))
     with torch.inference_mode(), attention_as(loaded.hf, PACKED_ATTENTION):
         passes = run_forward(session, cache, [view] * len(variants), first=0)
-    check_touched(session.edits, session.touched)
+    check_applied(session.edits, session.applied_edits)
     if any(not torch.isfinite(one.logits).all() for one in passes):
         raise NumericalError(
             "expected finite logits, got NaN or infinity; check the weights, the size of the "

@@ -19,7 +19,7 @@ from tempo.trace.trace import Trace
 
 
 class Member(NamedTuple):
-    """One member of a set: what it adds to the text, how probable it was, whether it lives."""
+    """One member of a set: what it adds to the text, how probable it was, whether it was kept."""
 
     text: str
     probability: float

@@ -50,16 +50,16 @@ class Forward:
     """State of one packed forward, handed through the model as a keyword.
 
     Attributes:
-        instead: What attends in place of `attend` in edited layers.
-        rows_of: What computes the captured rows there, where scores or weights are edited.
+        attention_overrides: What attends in place of `attend` in edited layers.
+        row_overrides: What computes the captured rows there, where scores or weights are edited.
     """
 
     packing: Packing
     cache: SlotCache
     mask: Callable[[int | None], Mask]
     keep: frozenset[int]
-    instead: Mapping[int, Attend] = field(default_factory=dict)
-    rows_of: Mapping[int, RowsOf] = field(default_factory=dict)
+    attention_overrides: Mapping[int, Attend] = field(default_factory=dict)
+    row_overrides: Mapping[int, RowsOf] = field(default_factory=dict)
     attended: set[int] = field(default_factory=set)
     calls: dict[int, LayerCall] = field(default_factory=dict)
 
@@ -87,7 +87,7 @@ def tempo_attention(
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
         sequence=packing.sequence,
-        place=packing.place,
+        cache_column=packing.cache_column,
     )
     queries = packing.unpack(query[0].transpose(0, 1))
     keys, values = tempo_forward.cache.read(layer, packing.sequences, packing.n_slots)
@@ -95,7 +95,7 @@ def tempo_attention(
     call = LayerCall(queries, float(scaling), sliding_window, softcap, s_aux)
     if layer in tempo_forward.keep:
         tempo_forward.calls[layer] = call
-    out = tempo_forward.instead.get(layer, attend)(call, keys, values, mask)
+    out = tempo_forward.attention_overrides.get(layer, attend)(call, keys, values, mask)
     return packing.pack(out).unsqueeze(0), None
 
 

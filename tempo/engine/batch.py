@@ -26,8 +26,8 @@ class Packing:
         sequences: Neighbouring sequences of the batch that take part.
         n_slots: Largest number of slots that the cache holds of any, this forward included.
         sequence: Number of the row's sequence in the batch.
-        query: Place of the row among its sequence's rows.
-        place: Place in the cache that the row writes.
+        query: Index of the row among its sequence's rows.
+        cache_column: Column of the cache that the row writes.
         row: Row number for each (sequence, query); rows that do not exist repeat row 0.
     """
 
@@ -35,11 +35,11 @@ class Packing:
     n_slots: int
     sequence: Int64[Tensor, " row"]
     query: Int64[Tensor, " row"]
-    place: Int64[Tensor, " row"]
+    cache_column: Int64[Tensor, " row"]
     row: Int64[Tensor, "sequence query"]
 
     def unpack(self, rows: Float[Tensor, "row head channel"]) -> Query:
-        """Rows laid out per sequence; places without a row hold a copy of row 0."""
+        """Rows laid out per sequence; padding holds a copy of row 0."""
         return rows[self.row.to(rows.device)].transpose(1, 2)
 
     def pack(self, laid_out: Query) -> Float[Tensor, "row head channel"]:
@@ -50,7 +50,7 @@ class Packing:
 
 
 def packed(
-    places: Sequence[Int[np.ndarray, " _"]],
+    cache_columns: Sequence[Int[np.ndarray, " _"]],
     n_slots: Sequence[int],
     *,
     first: int,
@@ -59,12 +59,12 @@ def packed(
     """The packing of some neighbouring sequences.
 
     Args:
-        places: Where in the cache each sequence's rows are written.
-        n_slots: Slots held of each sequence, these included.
+        cache_columns: Where in the cache each sequence's rows are written.
+        n_slots: Slots cached of each sequence, these included.
         first: Number in the batch of the first sequence.
     """
-    counts = [len(one) for one in places]
-    row = np.zeros((len(places), max(counts)), np.int64)
+    counts = [len(one) for one in cache_columns]
+    row = np.zeros((len(cache_columns), max(counts)), np.int64)
     for number, (start, count) in enumerate(zip(np.cumsum([0, *counts[:-1]]), counts, strict=True)):
         row[number, :count] = np.arange(start, start + count)
 
@@ -72,11 +72,11 @@ def packed(
         return torch.from_numpy(values.astype(np.int64)).to(device)
 
     return Packing(
-        sequences=slice(first, first + len(places)),
+        sequences=slice(first, first + len(cache_columns)),
         n_slots=max(n_slots),
-        sequence=tensor(first + np.repeat(np.arange(len(places)), counts)),
+        sequence=tensor(first + np.repeat(np.arange(len(cache_columns)), counts)),
         query=tensor(np.concatenate([np.arange(count) for count in counts])),
-        place=tensor(np.concatenate(places)),
+        cache_column=tensor(np.concatenate(cache_columns)),
         row=tensor(row),
     )
 
@@ -88,32 +88,32 @@ class SequenceBatch:
     Attributes:
         table: Every slot ever written, up to and including the rows of this forward.
         queries: Slots of those rows.
-        held: Slots in the cache, in the order of their places; the columns of every row.
+        cached_slots: Slots in the cache, in the order of its columns; the columns of every row.
     """
 
     table: SlotTable
     queries: Int[np.ndarray, " query"]
     policy: Policy
-    held: Int[np.ndarray, " held"]
+    cached_slots: Int[np.ndarray, " cached"]
 
     @property
-    def places(self) -> Int[np.ndarray, " query"]:
+    def cache_columns(self) -> Int[np.ndarray, " query"]:
         """Where in the cache the rows are written."""
-        return np.searchsorted(self.held, self.queries)
+        return np.searchsorted(self.cached_slots, self.queries)
 
     def sees(self, window: int | None) -> tuple[Sees, Scores]:
-        """Which held slots each row sees in layers with this sliding window, and added scores.
+        """Which cached slots each row sees in layers with this sliding window, and added scores.
 
-        Where deaths are recomputed, the rules are asked about the table without its dead.
+        Where pruning recomputes, the rules read the table without its pruned slots.
         """
         whole = self.policy.keep != "recompute"
-        table = self.table if whole else self.table.living()
-        queries = self.queries if whole else self.places
+        table = self.table if whole else self.table.without_pruned()
+        queries = self.queries if whole else self.cache_columns
         visible = visible_slots(self.policy.see, table, queries, window=window)
         scores = total_bias(self.policy.bias, table, queries, visible)
-        if len(table) == len(self.held):
+        if len(table) == len(self.cached_slots):
             return visible, scores
-        return visible[:, self.held], scores[:, self.held]
+        return visible[:, self.cached_slots], scores[:, self.cached_slots]
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ class BatchMask:
     _masks: dict[int | None, Mask] = field(default_factory=dict)
 
     def visible(self, window: int | None) -> list[Sees]:
-        """For each sequence, which held slots its rows see."""
+        """For each sequence, which cached slots its rows see."""
         return [visible for visible, _ in self._both(window)]
 
     def bias(self, window: int | None) -> list[Scores]:
@@ -154,7 +154,7 @@ class BatchMask:
 
     def _build(self, window: int | None) -> Tensor:
         n_queries = max(len(view.queries) for view in self.views)
-        n_slots = max(len(view.held) for view in self.views)
+        n_slots = max(len(view.cached_slots) for view in self.views)
         mask = np.full((len(self.views), n_queries, n_slots), -np.inf, np.float32)
         for number, (visible, added) in enumerate(self._both(window)):
             rows, columns = visible.shape

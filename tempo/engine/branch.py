@@ -54,7 +54,7 @@ def decode_forks(
     """
     found: dict[int, Decoding] = {}
     past: list[list[StepOutcome]] = [[] for _ in trunks]
-    unseen = [replace(plan, rows_from=plan.steps + 1) for plan in trunks]
+    unseen = [replace(plan, capture_from_step=plan.steps + 1) for plan in trunks]
     quiet = replace(session, on_step=lambda outcome: past[outcome.number].append(outcome))
     last = max((group[0].step for group in groups), default=0)
     with torch.inference_mode(), attention_as(session.model.hf, PACKED_ATTENTION):

@@ -107,7 +107,7 @@ def _layer_tensors(
             piece |= _reduced(kept, sight, number)
         else:
             piece["q"] = call.query[number, heads, :n_queries].float()
-            piece["k"] = keys[number, :, torch.from_numpy(view.places)].float()
+            piece["k"] = keys[number, :, torch.from_numpy(view.cache_columns)].float()
         tensors.append({name: value.cpu().numpy() for name, value in piece.items()})
     return tensors
 
@@ -128,18 +128,19 @@ def _by_slot(
     weights: Float32[Tensor, "head query place"], view: SequenceBatch
 ) -> Float32[Tensor, "head query slot"]:
     """Rows over every slot ever written; 0 for what the cache no longer holds."""
-    held = weights[..., : len(view.held)]
-    if len(view.held) == len(view.table):
-        return held
-    whole = held.new_zeros(*held.shape[:2], len(view.table))
-    whole[..., torch.from_numpy(view.held).to(held.device)] = held
+    cached = weights[..., : len(view.cached_slots)]
+    if len(view.cached_slots) == len(view.table):
+        return cached
+    whole = cached.new_zeros(*cached.shape[:2], len(view.table))
+    whole[..., torch.from_numpy(view.cached_slots).to(cached.device)] = cached
     return whole
 
 
 def _rows(layer: int, call: LayerCall, *, forward: Forward, sight: BatchMask) -> _Rows:
     keys, _ = forward.cache.read(layer, forward.packing.sequences, forward.packing.n_slots)
-    if layer in forward.rows_of:
-        return _Rows(*forward.rows_of[layer](call, keys, sight.mask(call.window).to(keys.device)))
+    if layer in forward.row_overrides:
+        mask = sight.mask(call.window).to(keys.device)
+        return _Rows(*forward.row_overrides[layer](call, keys, mask))
     n_heads, n_kv = call.query.shape[1], keys.shape[1]
     scores = explicit_scores(fold(call.query.float(), n_kv), keys.float(), call)
     mask = sight.mask(call.window).to(scores.device)
@@ -176,7 +177,7 @@ def _seen(sight: BatchMask, number: int, windows: Mapping[int | None, None]) -> 
 
     def by_slot(columns: np.ndarray) -> np.ndarray:
         whole = np.zeros((len(columns), len(view.table)), columns.dtype)
-        whole[:, view.held] = columns
+        whole[:, view.cached_slots] = columns
         return whole
 
     seen = {

@@ -25,7 +25,7 @@ from tempo.errors import NumericalError
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.policy.next_set import Choosing, Nodes, choose
 from tempo.policy.presets import Policy, greedy
-from tempo.policy.pruning import DECISIONS, Decision, dead_of, with_descendants
+from tempo.policy.pruning import DECISIONS, Decision, pruned_slots, with_descendants
 from tempo.policy.selection import DROP_REASONS, Choice, Dropped
 from tempo.policy.slots import COLUMNS, SlotTable, prompt_table
 
@@ -83,7 +83,7 @@ class Pruned:
     """One sequence after the prune phase.
 
     Attributes:
-        logits: Of the living members of the last set, run again where deaths are recomputed.
+        logits: Of the unpruned members of the last set, run again where pruning recomputes.
     """
 
     decoding: Decoding
@@ -99,41 +99,43 @@ def prune(
     ran: ForwardOutput,
     step: int,
 ) -> Pruned:
-    """Judge the members of one sequence, and do what a death does."""
+    """Apply the prune rule to one sequence, and mask, evict or recompute what it pruned."""
     policy, table = decoding.plan.policy, decoding.table
     decisions = policy.prune.judge(table, step, ran.received)
     if policy.branches:
         decisions = with_descendants(table, decisions)
-    dead = dead_of(table, decisions)
-    if not dead:
+    chosen = pruned_slots(table, decisions)
+    if not chosen:
         return Pruned(decoding, ran.logits, decisions)
-    table = table.killed(dead, step)
-    living = table.survivors(step)
-    logits = ran.logits[torch.from_numpy(living - table.members(step)[0]).to(ran.logits.device)]
-    held = decoding.held
+    table = table.mark_pruned(chosen, step)
+    unpruned = table.unpruned(step)
+    # slots of a step are consecutive, so a slot less the first is its row in the logits
+    logits = ran.logits[torch.from_numpy(unpruned - table.members(step)[0]).to(ran.logits.device)]
+    cached = decoding.cached_slots
     if policy.keep != "mask":
-        stays = ~np.isin(held, dead)
+        stays = ~np.isin(cached, chosen)
         cache.evict(number, torch.from_numpy(np.flatnonzero(stays)))
-        held = held[stays]
+        cached = cached[stays]
     if policy.keep == "recompute":
-        again = held[table.step[held] >= table.step[dead].min()]
-        view = SequenceBatch(table, again, policy, held)
+        # keys and values of the pruned set's step and of every later one may depend on it
+        again = cached[table.step[cached] >= table.step[chosen].min()]
+        view = SequenceBatch(table, again, policy, cached)
         rerun = forward(replace(session, capture=NOTHING), cache, [view], first=number)
-        logits = rerun[0].logits[-len(living) :]
-    return Pruned(
-        replace(decoding, table=_reweighted(table, policy, step), held=held), logits, decisions
-    )
+        logits = rerun[0].logits[-len(unpruned) :]
+    table = _reweighted(table, policy, step)
+    return Pruned(replace(decoding, table=table, cached_slots=cached), logits, decisions)
 
 
 def _reweighted(table: SlotTable, policy: Policy, step: int) -> SlotTable:
-    """Shares of the readout over the survivors of the last set; the dead have none."""
-    members, living = table.members(step), table.survivors(step)
-    if len(members) == len(living):
+    """Shares of the readout over the unpruned members of the last set; pruned ones get 0."""
+    members, unpruned = table.members(step), table.unpruned(step)
+    if len(members) == len(unpruned):
         return table
     with np.errstate(divide="ignore"):
-        logs = np.log(table.weight if policy.branches else table.probability)[living]
+        logs = np.log(table.weight if policy.branches else table.probability)[unpruned]
     share = policy.read.weights(logs)
-    return table.reweighted(members, np.zeros(len(members), np.float32)).reweighted(living, share)
+    cleared = table.reweighted(members, np.zeros(len(members), np.float32))
+    return cleared.reweighted(unpruned, share)
 
 
 PREFILL_ROWS = 512
@@ -166,7 +168,7 @@ def prefill(
     tables = [prompt_table(list(token_ids)) for token_ids in prompts]
     cache = SlotCache(n_sequences=len(prompts), capacity=max(map(len, prompts)))
     chunks: list[list[ForwardOutput]] = [[] for _ in prompts]
-    wanted = any(not plan.rows_from for plan in plans)
+    wanted = any(not plan.capture_from_step for plan in plans)
     for group in _prefill_groups([len(prompt) for prompt in prompts]):
         views = [_chunk(tables[number], start, stop) for number, start, stop in group]
         ran = forward(session, cache, views, first=group[0][0], last_row_only=True, rows=wanted)
@@ -184,7 +186,7 @@ def prefill(
         row = log_probability[leader : leader + 1]
         nodes = _nodes(plan, row, table.weight[-1:])
         decoding = Decoding(plan, table, len(table), readouts[leader], np.arange(len(table)), nodes)
-        rows = {} if plan.rows_from else joined[leader]
+        rows = {} if plan.capture_from_step else joined[leader]
         tensors = rows | step_tensors(decoding.table, 0, readouts[leader])
         session.on_step(
             StepOutcome(number, 0, decoding, logits[leader], tensors, chunks[leader][0].facts)
@@ -205,11 +207,11 @@ def advance(
             decoding.table,
             decoding.table.members(step) if choice else np.empty(0, np.int64),
             decoding.plan.policy,
-            decoding.held,
+            decoding.cached_slots,
         )
         for decoding, choice in placed
     ]
-    rows = any(choice and step >= one.plan.rows_from for one, choice in placed)
+    rows = any(choice and step >= one.plan.capture_from_step for one, choice in placed)
     ran = forward(session, cache, views, first=0, guarded=step == 1, rows=rows)
     pruned = [
         prune(session, cache, number, placed[number][0], ran[number], step)
@@ -222,7 +224,7 @@ def advance(
         if choice:
             excluded = session.model.eos_ids if after[number].plan.eos == "ignore" else ()
             margins = (decodings[number].readout.top2_margin(excluded), choice.tau_margin)
-            captured = ran[number].tensors if step >= after[number].plan.rows_from else {}
+            captured = ran[number].tensors if step >= after[number].plan.capture_from_step else {}
             tensors = captured | step_tensors(
                 after[number].table,
                 step,
@@ -246,9 +248,9 @@ def _place(model: LanguageModel, decoding: Decoding, step: int) -> tuple[Decodin
     if reason or plan.policy.select.exhausted(step):
         return replace(decoding, stopped=reason or "forced"), None
     choice = choose(_choosing(model, plan), decoding.readout.log_probability, step, decoding.nodes)
-    living = before.survivors(step - 1)[-1 if step == 1 else 0 :]
-    width = len(choice.token)
-    parent = np.full(width, before.heir()) if choice.parent is None else living[choice.parent]
+    width, last = len(choice.token), before.last_set()
+    # only a tree says which member a token follows; otherwise the set follows the best member
+    parent = np.full(width, last[0]) if choice.parent is None else last[choice.parent]
     position = plan.policy.place.of_set(before, decoding.base, parent)
     if position.max() >= model.max_positions:
         return replace(decoding, stopped="context"), None
@@ -261,13 +263,13 @@ def _place(model: LanguageModel, decoding: Decoding, step: int) -> tuple[Decodin
             choice.log_probability if weighed_by is None else weighed_by
         ),
         parent=parent,
-        evidence=_evidence(decoding, choice, step),
+        evidence=_evidence(decoding, choice),
     )
     return replace(
         decoding,
         table=table,
         base=plan.policy.place.next_base(decoding.base, width),
-        held=np.concatenate([decoding.held, table.members(step)]),
+        cached_slots=np.concatenate([decoding.cached_slots, table.members(step)]),
     ), choice
 
 
@@ -283,14 +285,12 @@ def _choosing(model: LanguageModel, plan: SequencePlan) -> Choosing:
     )
 
 
-def _evidence(
-    decoding: Decoding, choice: Choice, step: int
-) -> Float32[np.ndarray, "member previous"] | None:
-    """What each member of the last set gave the tokens chosen now, -inf where it is dead."""
+def _evidence(decoding: Decoding, choice: Choice) -> Float32[np.ndarray, "member previous"] | None:
+    """Log-probabilities of the chosen tokens after each member of the last set; pruned: -inf."""
     if decoding.nodes is None:
         return None
     table = decoding.table
-    members = table.members(step - 1)[-1 if step == 1 else 0 :]
+    members = table.last_set(with_pruned=True)
     evidence = np.full((len(choice.token), len(members)), -np.inf, np.float32)
     evidence[:, table.alive[members]] = decoding.nodes.log_probability[:, choice.token].T
     return evidence
@@ -335,8 +335,8 @@ def _read(
 
 
 def _weights(decoding: Decoding) -> Float32[np.ndarray, " member"]:
-    """Shares of the living members of the last set."""
-    return decoding.table.weight[decoding.table.survivors(decoding.table.n_steps)]
+    """Shares of the unpruned members of the last set."""
+    return decoding.table.weight[decoding.table.last_set()]
 
 
 def _checked(

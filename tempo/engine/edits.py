@@ -92,17 +92,17 @@ def check_slots(edit: Edit, n_slots: int) -> None:
         )
 
 
-def check_touched(edits: Sequence[Edit], touched: Set[int]) -> None:
+def check_applied(edits: Sequence[Edit], applied_edits: Set[int]) -> None:
     """Refuse edits that never found a row or slot to act on.
 
     Args:
-        touched: Numbers of those that did.
+        applied_edits: Numbers of those that did.
 
     Raises:
         InputError: Names the first that did not.
     """
     real = ((number, edit) for number, edit in enumerate(edits) if not is_nothing(edit))
-    idle = [edit for number, edit in real if number not in touched]
+    idle = [edit for number, edit in real if number not in applied_edits]
     if idle:
         raise InputError(
             "expected edits that find something to act on, got "
@@ -133,7 +133,7 @@ class EditApplier:
     Attributes:
         heads: Of each edit, by layer; empty where it has none or changes nothing.
         within: Place of the sequence that each edit is made in; None is all.
-        touched: Numbers of the edits that found a row and a visible slot to act on.
+        applied_edits: Numbers of the edits that found a row and a visible slot to act on.
         outputs: What each layer's heads gave, after the edits, where it is kept.
     """
 
@@ -142,16 +142,16 @@ class EditApplier:
     views: Sequence[SequenceBatch]
     within: Sequence[int | None]
     keeps_outputs: bool = False
-    touched: set[int] = field(default_factory=set)
+    applied_edits: set[int] = field(default_factory=set)
     outputs: dict[int, Query] = field(default_factory=dict)
 
-    def instead(self, n_layers: int) -> dict[int, Attend]:
+    def attention_overrides(self, n_layers: int) -> dict[int, Attend]:
         """What attends in the layers that are edited, or in all where outputs are kept."""
         named = {layer for heads in self.heads for layer in heads}
         layers = range(n_layers) if self.keeps_outputs else sorted(named)
         return {layer: partial(self.attended, layer) for layer in layers}
 
-    def rows_of(self) -> dict[int, RowsOf]:
+    def row_overrides(self) -> dict[int, RowsOf]:
         """What computes the rows of layers whose scores or weights are edited."""
         layers = {
             layer
@@ -224,7 +224,7 @@ class EditApplier:
         ]
         for number, edit in moves:
             if self._moved(number, edit).any():
-                self.touched.add(number)
+                self.applied_edits.add(number)
         return shift_of([(edit, self._moved(number, edit)) for number, edit in moves])
 
     def _moved(self, number: int, edit: EmbeddingOffset) -> Bool[np.ndarray, " row"]:
@@ -295,13 +295,13 @@ class EditApplier:
         for place, view in enumerate(self.views):
             if not self._concerns(number, place):
                 continue
-            cells = edit.cells(view.table, view.queries)[:, view.held]
+            cells = edit.cells(view.table, view.queries)[:, view.cached_slots]
             rows, columns = cells.shape
             seen = torch.isfinite(mask[place, :rows, :columns])
             seen &= torch.from_numpy(cells).to(seen.device)
             chosen[place, heads, :rows, :columns] = seen
             if seen.any():
-                self.touched.add(number)
+                self.applied_edits.add(number)
         return chosen
 
     def _rows(self, number: int, edit: Rows, out: Tensor) -> Bool[Tensor, "sequence query"]:
@@ -310,7 +310,7 @@ class EditApplier:
             rows = edit.asked(view.table, view.queries) & self._concerns(number, place)
             chosen[place, : len(rows)] = torch.from_numpy(rows).to(out.device)
             if rows.any():
-                self.touched.add(number)
+                self.applied_edits.add(number)
         return chosen
 
 

@@ -60,10 +60,10 @@ def forward(
     Raises:
         ModelError: The model did not do what the slot table says.
     """
-    cache.reserve(max(len(view.held) for view in views))
+    cache.reserve(max(len(view.cached_slots) for view in views))
     packing = packed(
-        [view.places for view in views],
-        [len(view.held) for view in views],
+        [view.cache_columns for view in views],
+        [len(view.cached_slots) for view in views],
         first=first,
         device=session.model.device,
     )
@@ -74,7 +74,8 @@ def forward(
     within = [None if one is None else one - first for one in session.within()]
     edits = editing(session.model, session.edits, views, within=within, keeps=session.keeps_outputs)
     if edits is not None:
-        state.instead, state.rows_of = edits.instead(session.model.n_layers), edits.rows_of()
+        state.attention_overrides = edits.attention_overrides(session.model.n_layers)
+        state.row_overrides = edits.row_overrides()
         guarded = False
     counts = [1 if last_row_only else len(view.queries) for view in views]
     through = session.projections if rows else NONE
@@ -85,7 +86,7 @@ def forward(
     ):
         logits = _logits(session.model, views, last_row_only=last_row_only, state=state)
     if edits is not None:
-        session.touched.update(edits.touched)
+        session.applied_edits.update(edits.applied_edits)
     capture = session.capture if rows else NOTHING
     tensors = captured(state, sight, capture)
     if guarded:

@@ -1,6 +1,6 @@
 """Keys and values of every slot, per layer, for a batch of sequences.
 
-Slots are kept in the order written; a sequence uses the first `n` places of its row, and its slots
+Slots are kept in the order written; a sequence uses the first `n` columns of its row, and its slots
 move up where one is evicted. Buffers grow by doubling and live on each layer's own device.
 """
 
@@ -40,9 +40,9 @@ class SlotCache:
         value: Float[Tensor, "row kv_head channel"],
         *,
         sequence: Int64[Tensor, " row"],
-        place: Int64[Tensor, " row"],
+        cache_column: Int64[Tensor, " row"],
     ) -> None:
-        """Store each row at its sequence and place."""
+        """Store each row at its sequence and cache column."""
         for buffers, rows in ((self._keys, key), (self._values, value)):
             if layer not in buffers:
                 n_heads, n_channels = rows.shape[1:]
@@ -50,7 +50,7 @@ class SlotCache:
                     self.n_sequences, n_heads, self.capacity, n_channels
                 )
             device = rows.device
-            buffers[layer][sequence.to(device), :, place.to(device)] = rows
+            buffers[layer][sequence.to(device), :, cache_column.to(device)] = rows
 
     def read(self, layer: int, sequences: slice, n_slots: int) -> tuple[Buffer, Buffer]:
         """Views of the first `n_slots` keys and values of some sequences."""
@@ -59,7 +59,7 @@ class SlotCache:
         ]
 
     def evict(self, sequence: int, kept: Int64[Tensor, " kept"]) -> None:
-        """Free every place of a sequence but these, which move up in their order."""
+        """Free every column of a sequence but these, which move up in their order."""
         for buffers in (self._keys, self._values):
             for buffer in buffers.values():
                 own = buffer[sequence]

@@ -24,7 +24,7 @@ class SequencePlan:
 
     Attributes:
         eos: "stop" ends at an end-of-sequence token that ranks first; "ignore" never selects one.
-        rows_from: Rows of earlier steps are not captured.
+        capture_from_step: First step whose attention rows are captured.
     """
 
     prompt_id: str
@@ -33,7 +33,7 @@ class SequencePlan:
     policy: Policy
     steps: int
     eos: str = "stop"
-    rows_from: int = 0
+    capture_from_step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Decoding:
         table: Slots written so far.
         base: Position base of the next set.
         readout: The distribution that chooses the next set.
-        held: Slots in the cache, by place.
-        nodes: What each living member of the last set predicts; None where no rule asks.
+        cached_slots: Slots in the cache; a slot's index here is its column in the cache.
+        nodes: What each unpruned member of the last set predicts; None where no rule asks.
         stopped: Why it ended: steps, eos, forced or context; empty while it goes on.
     """
 
@@ -53,7 +53,7 @@ class Decoding:
     table: SlotTable
     base: int
     readout: Distribution
-    held: Int64[np.ndarray, " held"]
+    cached_slots: Int64[np.ndarray, " cached"]
     nodes: Nodes | None = None
     stopped: str = ""
 
@@ -64,8 +64,8 @@ class StepOutcome:
 
     Attributes:
         number: Place of the sequence among the plans.
-        logits: Raw logits of the step's rows, living and dead; of the prompt, those of its last
-            slot only.
+        logits: Raw logits of the step's rows, pruned ones included; of the prompt, those of its
+            last slot only.
         tensors: Everything for the trace.
         facts: Scaling, window, soft cap and sinks of the captured layers.
     """
@@ -88,7 +88,7 @@ class DecodeContext:
         edits: What is changed in every forward.
         edited: For each edit the number of the sequence it is made in; where empty, every edit is
             made in all of them.
-        touched: Numbers of the edits that have found something to act on.
+        applied_edits: Numbers of the edits that have found something to act on.
         keeps_outputs: Whether each forward hands on what the heads gave.
         projections: What slots write through, where their values are captured.
     """
@@ -99,7 +99,7 @@ class DecodeContext:
     on_step: Callable[[StepOutcome], None] = lambda _: None
     edits: tuple[Edit, ...] = ()
     edited: tuple[int, ...] = ()
-    touched: set[int] = field(default_factory=set)
+    applied_edits: set[int] = field(default_factory=set)
     keeps_outputs: bool = False
     projections: Projections = field(init=False)
 

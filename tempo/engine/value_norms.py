@@ -65,11 +65,11 @@ def captured_values(
     """For each sequence, the norms of the values that this forward wrote."""
     if not through.grams:
         return [{} for _ in views]
-    places = [torch.from_numpy(view.places) for view in views]
+    columns = [torch.from_numpy(view.cache_columns) for view in views]
     norms: list[list[np.ndarray]] = [[] for _ in views]
     for layer, gram in through.grams.items():
         _, values = forward.cache.read(layer, forward.packing.sequences, forward.packing.n_slots)
-        for number, own in enumerate(places):
+        for number, own in enumerate(columns):
             written = values[number][:, own][list(through.kv_heads)]
             norms[number].append(value_norms(written, gram).cpu().numpy())
     return [{"value_norm": np.stack(one)} for one in norms]

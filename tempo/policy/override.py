@@ -121,7 +121,7 @@ def alone(reference: SlotTable, policy: Policy, slot: int) -> Policy:
 def without_siblings(table: SlotTable, slot: int) -> SlotTable:
     """The table in which one member of its set was alone; everything else is the same."""
     siblings = (table.step == table.step[slot]) & (np.arange(len(table)) != slot)
-    return table.killed(np.flatnonzero(siblings).tolist(), 0).living()
+    return table.mark_pruned(np.flatnonzero(siblings).tolist(), 0).without_pruned()
 
 
 def members_of_sets(reference: SlotTable) -> dict[tuple[int, int], int]:

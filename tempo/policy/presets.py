@@ -14,7 +14,7 @@ from tempo.policy.visibility import ISOLATED, ORDERED, TREE, VISIBLE, Relation
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a step chooses, places, shows, reads and prunes a set, and what a death does.
+    """How a step chooses, places, shows, reads and prunes a set, and what pruning does.
 
     Attributes:
         select: Which tokens enter.
@@ -22,8 +22,8 @@ class Policy:
         see: Who sees whom.
         bias: Finite scores added to what is seen.
         read: The next distribution.
-        prune: Which members die.
-        keep: What a death does; see `tempo.policy.pruning.Keep`.
+        prune: Which members are pruned.
+        keep: What pruning does; see `tempo.policy.pruning.Keep`.
     """
 
     select: Select

@@ -1,4 +1,4 @@
-"""Which members die after a step, and what becomes of them.
+"""Which members are pruned after a step, and what pruning does to their slots.
 
 A rule judges members of parallel sets; what it decided, and by what number, goes into the trace.
 """
@@ -20,7 +20,7 @@ class Decision:
     """What a prune rule decided about one member.
 
     Attributes:
-        value: The number it was judged by; NaN where the death was given.
+        value: The number it was judged by; NaN where the slot was given.
         reason: One of `DECISIONS`.
     """
 
@@ -32,7 +32,7 @@ class Decision:
 DECISIONS = ("kept", "attention", "attention_share", "given", "parent")
 
 Keep = Literal["mask", "evict", "recompute"]
-"""What a death does. mask: later queries no longer see the slot. evict: the same, and its keys and
+"""What pruning does. mask: later queries no longer see the slot. evict: the same, and its keys and
 values are freed. recompute: every later slot is run again as if it had never been written."""
 KEEPS: tuple[str, ...] = get_args(Keep)
 Received = Float32[np.ndarray, " slot"]
@@ -55,10 +55,10 @@ class Prune(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Never(Prune):
-    """Every member lives."""
+    """No member is pruned."""
 
     def judge(self, table: SlotTable, step: int, received: Received) -> tuple[Decision, ...]:
-        """Nobody is looked at."""
+        """No decisions."""
         return ()
 
 
@@ -70,7 +70,7 @@ class AttentionBelow(Prune):
     is a question, not a premise: see FINDINGS.md.
 
     Attributes:
-        level: Least mean weight, or least share of what the living members of the set got.
+        level: Least mean weight, or least share of what the unpruned members of the set got.
         relative: Whether `level` is such a share.
     """
 
@@ -86,7 +86,7 @@ class AttentionBelow(Prune):
             )
 
     def judge(self, table: SlotTable, step: int, received: Received) -> tuple[Decision, ...]:
-        """Every living member of an earlier set of two or more."""
+        """Every unpruned member of an earlier set of two or more."""
         return tuple(
             decision
             for earlier in range(1, step)
@@ -94,37 +94,43 @@ class AttentionBelow(Prune):
         )
 
     def _set(self, table: SlotTable, step: int, received: Received) -> Iterator[Decision]:
-        members = table.survivors(step)
+        members = table.unpruned(step)
         if len(members) < 2:
             return
         got = received[members].astype(np.float64)
         value = got / max(got.sum(), np.finfo(float).tiny) if self.relative else got
         reason = "attention_share" if self.relative else "attention"
-        for place, slot in enumerate(members.tolist()):
-            dies = value[place] < self.level and place != got.argmax()
-            yield Decision(slot, float(value[place]), reason if dies else "kept")
+        for rank, slot in enumerate(members.tolist()):
+            # of several that got most, the first is kept, so a set is never emptied
+            is_pruned = value[rank] < self.level and rank != got.argmax()
+            yield Decision(slot, float(value[rank]), reason if is_pruned else "kept")
 
 
 @dataclass(frozen=True, slots=True)
 class Kill(Prune):
-    """Given deaths: `(step, slot)` pairs; the slot dies once that step has run."""
+    """Prunes given slots.
+
+    Attributes:
+        deaths: `(step, slot)` pairs; the slot is pruned once that step has run.
+    """
 
     deaths: tuple[tuple[int, int], ...]
 
     def judge(self, table: SlotTable, step: int, received: Received) -> tuple[Decision, ...]:
-        """Those given for this step."""
+        """The slots given for this step."""
         slots = [slot for when, slot in self.deaths if when == step]
         for slot in slots:
             if not 0 <= slot < len(table) or slot < table.n_prompt:
                 raise InputError(
-                    f"expected a generated slot from {table.n_prompt} to {len(table) - 1} to die "
+                    f"expected a generated slot from {table.n_prompt} to {len(table) - 1} to prune "
                     f"at step {step}, got {slot}"
                 )
         return tuple(Decision(slot, float("nan"), "given") for slot in slots)
 
 
 def with_descendants(table: SlotTable, decisions: tuple[Decision, ...]) -> tuple[Decision, ...]:
-    """Decisions, and the deaths in a tree of everything that descends from the dead."""
+    """Decisions, and with each pruned slot of a tree everything that descends from it."""
+    # a parent comes before its child, so one pass in slot order finds all descendants
     doomed = {decision.slot for decision in decisions if decision.reason != "kept"}
     follow: list[Decision] = []
     for slot, parent in enumerate(table.parent.tolist()):
@@ -134,19 +140,20 @@ def with_descendants(table: SlotTable, decisions: tuple[Decision, ...]) -> tuple
     return (*decisions, *follow)
 
 
-def dead_of(table: SlotTable, decisions: tuple[Decision, ...]) -> list[int]:
-    """Slots that die by some decisions.
+def pruned_slots(table: SlotTable, decisions: tuple[Decision, ...]) -> list[int]:
+    """Slots that some decisions prune.
 
     Raises:
-        InputError: A whole set would die.
+        InputError: A whole set would be pruned.
     """
-    dead = sorted({one.slot for one in decisions if one.reason != "kept" and table.alive[one.slot]})
-    for step in np.unique(table.step[dead]).tolist():
-        if np.isin(table.survivors(step), dead).all():
+    chosen = {one.slot for one in decisions if one.reason != "kept" and table.alive[one.slot]}
+    pruned = sorted(chosen)
+    for step in np.unique(table.step[pruned]).tolist():
+        if np.isin(table.unpruned(step), pruned).all():
             raise InputError(
-                f"expected a survivor in the set of step {step}, got the death of all its members"
+                f"expected a set of step {step} that keeps a member, got all pruned; prune fewer"
             )
-    return dead
+    return pruned
 
 
 def parse_prune(text: str) -> Prune:

@@ -17,14 +17,14 @@ class SlotTable:
         token: Token ids.
         position: Logical position, the number RoPE sees; members of a set may share it.
         step: The forward pass that wrote the slot; 0 for the prompt.
-        parent: In a tree the true parent, otherwise the top-ranked living member of the previous
+        parent: In a tree the true parent, otherwise the top-ranked unpruned member of the previous
             set; -1 for slot 0.
         rank: Rank in its set by probability, from 0; 0 in the prompt.
         probability: Probability under the readout that chose it; NaN in the prompt.
         weight: Share in the readout of its step; 0 in the prompt except its last slot, 1.
         died_at_step: Step at which the member was pruned, -1 if never.
         evidence: For each set, the log-probability of each member after each member of the set
-            before, -inf after a dead one; empty where no rule asks for it. Not a column.
+            before, -inf after a pruned one; empty where no rule asks for it. Not a column.
     """
 
     token: Int64[np.ndarray, " slot"]
@@ -59,7 +59,7 @@ class SlotTable:
 
     @property
     def alive(self) -> Bool[np.ndarray, " slot"]:
-        """Slots that no pruning has killed."""
+        """Slots that have not been pruned."""
         return self.died_at_step == NEVER_DIED
 
     @property
@@ -72,16 +72,26 @@ class SlotTable:
         """Slots written by one step, in rank order."""
         return np.flatnonzero(self.step == step)
 
-    def survivors(self, step: int) -> Int64[np.ndarray, " member"]:
-        """Living slots written by one step, in rank order."""
+    def unpruned(self, step: int) -> Int64[np.ndarray, " member"]:
+        """Slots written by one step and not pruned since, in rank order."""
         return np.flatnonzero((self.step == step) & self.alive)
+
+    def last_set(self, *, with_pruned: bool = False) -> Int64[np.ndarray, " member"]:
+        """The slots whose predictions choose the next set, in rank order, without pruned ones.
+
+        Right after the prompt that is its last slot alone: the other prompt slots predict tokens
+        that are already in the prompt.
+        """
+        last = self.n_steps
+        slots = self.members(last) if with_pruned else self.unpruned(last)
+        return slots[-1:] if last == PROMPT_STEP else slots
 
     def upto(self, n_slots: int) -> "SlotTable":
         """The table as it was after its first `n_slots` rows."""
         return self._rows(np.arange(n_slots))
 
-    def killed(self, slots: Sequence[int], step: int) -> "SlotTable":
-        """The table after some slots died at a step."""
+    def mark_pruned(self, slots: Sequence[int], step: int) -> "SlotTable":
+        """The table after some slots were pruned at a step."""
         died = self.died_at_step.copy()
         died[list(slots)] = step
         return replace(self, died_at_step=died)
@@ -94,19 +104,22 @@ class SlotTable:
         shares[slots] = weight
         return replace(self, weight=shares)
 
-    def living(self) -> "SlotTable":
-        """The table without its dead, as if they had never been written.
+    def without_pruned(self) -> "SlotTable":
+        """The table without its pruned slots, as if they had never been written.
 
-        The child of a dead slot becomes the child of the first living slot of its set.
+        The child of a pruned slot becomes the child of the first unpruned slot of its set.
         """
         kept = np.flatnonzero(self.alive)
         of_step = self.step[self.parent]
-        heir = np.searchsorted(self.step[kept], of_step)
-        rooted = np.where(self.parent < 0, -1, heir)
-        lives = self.alive[self.parent] & (self.parent >= 0)
+        # steps do not decrease along the slots: this finds the first kept slot of the parent's set
+        first_kept = np.searchsorted(self.step[kept], of_step)
+        replacement = np.where(self.parent < 0, -1, first_kept)
+        # a parent of -1 reads the last slot here; the second condition undoes it
+        is_kept = self.alive[self.parent] & (self.parent >= 0)
         number = np.cumsum(self.alive) - 1
-        parent = np.where(lives, number[self.parent], rooted).astype(np.int32)
+        parent = np.where(is_kept, number[self.parent], replacement).astype(np.int32)
         alive_in = [self.alive[self.members(step)] for step in range(self.n_steps + 1)]
+        # evidence of the first set is given after the last prompt slot only
         alive_in[0] = alive_in[0][-1:]
         evidence = tuple(
             known[alive_in[step]][:, alive_in[step - 1]]
@@ -126,11 +139,13 @@ class SlotTable:
     ) -> "SlotTable":
         """The table after one more step, which writes a parallel set in rank order."""
         n = len(token)
+        if parent is None:
+            parent = np.full(n, self.continuation_parent(), np.int32)
         added = {
             "token": token,
             "position": position,
             "step": np.full(n, self.n_steps + 1, np.int32),
-            "parent": np.full(n, self.heir(), np.int32) if parent is None else parent,
+            "parent": parent,
             "rank": np.arange(n, dtype=np.int32),
             "probability": probability,
             "weight": weight,
@@ -144,10 +159,9 @@ class SlotTable:
             **columns, evidence=self.evidence if evidence is None else (*self.evidence, evidence)
         )
 
-    def heir(self) -> int:
-        """The slot that a merged set descends from: the best living one of the last set."""
-        before = self.survivors(self.n_steps)
-        return int(before[0] if self.n_steps > PROMPT_STEP else before[-1])
+    def continuation_parent(self) -> int:
+        """The parent of the next set where members have none of their own: the best of the last."""
+        return int(self.last_set()[0])
 
     def _rows(self, rows: Int64[np.ndarray, " row"]) -> "SlotTable":
         return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})

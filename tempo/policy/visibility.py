@@ -1,7 +1,7 @@
 """Who sees whom: relations between query slots and slots.
 
 Relations compose with ``&``, ``|`` and ``~`` and govern queries of steps >= 1 only; prompt rows are
-causal by slot. Nobody sees a later step or, after it died, a dead member.
+causal by slot. No query sees a later step, or a member that was pruned before it.
 """
 
 from abc import ABC, abstractmethod

@@ -10,7 +10,7 @@ from typing import Any
 from tempo.engine.branch import Fork, decode_forks
 from tempo.engine.capture import Capture
 from tempo.engine.decode import decode
-from tempo.engine.edits import check_touched
+from tempo.engine.edits import check_applied
 from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
 from tempo.policy.serialize import describe, described_edit
 from tempo.run.batching import Batch, Layout, fitting
@@ -75,7 +75,7 @@ def decode_batch(
     finally:
         for recorder in recorders:
             recorder.writer.flush()
-    found = {EDITS_FOUND: sorted(session.touched)} if request.edits else {}
+    found = {EDITS_FOUND: sorted(session.applied_edits)} if request.edits else {}
     for recorder, decoding in zip(recorders, decodings, strict=True):
         recorder.writer.close(decoding.stopped, **found)
     return _in_memory(plans, recorders)
@@ -89,7 +89,7 @@ def check_found(request: Request, traces: Mapping[Pair, Trace]) -> None:
     """
     if request.edits:
         found = [trace.header.run.get(EDITS_FOUND, []) for trace in traces.values()]
-        check_touched(request.edits, {number for each in found for number in each})
+        check_applied(request.edits, {number for each in found for number in each})
 
 
 def _decode_alone(
@@ -110,7 +110,7 @@ def _decode_alone(
     forks: dict[Pair, Fork] = {}
     for number, trace in enumerate(references):
         for pair, plan in request.alone_plans(trace).items():
-            forks[pair] = Fork(len(forks), number, plan.rows_from - 1, plan)
+            forks[pair] = Fork(len(forks), number, plan.capture_from_step - 1, plan)
     if folder is not None and all(is_whole(trace_folder(folder, *pair)) for pair in forks):
         return {}
     return _decode_forks(request, planned, references, forks, folder=folder, watch=watch)

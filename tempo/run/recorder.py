@@ -45,8 +45,8 @@ class Recorder:
 
 
 def best_path(table: SlotTable) -> list[int]:
-    """Tokens from the start to the best living member of the last set, parent by parent."""
-    slot, path = table.heir(), []
+    """Tokens from the start to the best unpruned member of the last set, parent by parent."""
+    slot, path = table.continuation_parent(), []
     while slot >= 0:
         path.append(int(table.token[slot]))
         slot = int(table.parent[slot])

@@ -244,7 +244,7 @@ def check_replayable(trace: Trace) -> None:
     """Refuse a trace that cannot be fed again exactly.
 
     Raises:
-        InputError: It was edited, members died in it, or it is not whole.
+        InputError: It was edited, members were pruned in it, or it is not whole.
     """
     why = ""
     if trace.header.stopped == "running":
@@ -252,10 +252,10 @@ def check_replayable(trace: Trace) -> None:
     elif trace.header.run.get("edits"):
         why = "an edited one: a trace records edits without their arrays, so they cannot be redone"
     elif not trace.slots.alive.all():
-        why = "one in which members died: what a member does beside the dead has no twin alone"
+        why = "one with pruned members: what a member does beside pruned ones has no twin alone"
     if why:
         raise InputError(
-            f"expected a whole trace without edits or deaths, got {why}; decode "
+            f"expected a whole trace without edits or pruning, got {why}; decode "
             f"{trace.header.prompt_id!r} again without"
         )
 
@@ -275,7 +275,7 @@ def replay_set(model: LanguageModel, trace: Trace, step: int) -> Replay:
     ids = tuple(table.token[: table.n_prompt].tolist())
     plans = [
         SequencePlan(
-            header.prompt_id, header.arm, ids, rule, trace.n_steps, "ignore", rows_from=step
+            header.prompt_id, header.arm, ids, rule, trace.n_steps, "ignore", capture_from_step=step
         )
         for rule in rules
     ]

@@ -73,7 +73,7 @@ class Request:
         for (step, rank), slot in members_of_sets(reference.slots).items():
             pair = (prompt_id, f"{ALONE}@{self.alone}/{step:02d}.{rank}")
             plan = self._plan(pair, alone(reference.slots, policy, slot))
-            plans[pair] = replace(plan, steps=step + 1, rows_from=step + 1)
+            plans[pair] = replace(plan, steps=step + 1, capture_from_step=step + 1)
         return plans
 
     def replay_pairs(self) -> tuple[Pair, ...]:
@@ -165,8 +165,8 @@ def _check_rules(request: Request) -> None:
         if policy.keep == "recompute" and (options.capture == "qk" or options.values):
             kind = "qk" if options.capture == "qk" else "values"
             raise InputError(
-                "expected capture of weights or reduced without values where deaths are "
-                f"recomputed, which writes keys and values anew, got {kind} with {name}; capture "
+                "expected capture of weights or reduced without values where pruning "
+                f"recomputes, which writes keys and values anew, got {kind} with {name}; capture "
                 "weights only"
             )
     longest = min(request.n_slots_at_most(), request.model.max_positions) - 1

@@ -83,9 +83,9 @@ class Trace:
         pieces = {name: [self.tensor(step, f"slots/{name}") for step in steps] for name in COLUMNS}
         columns: Any = {name: np.concatenate(pieces[name]) for name in COLUMNS}
         table = SlotTable(**columns)
-        for step in steps:  # a slot is stored when it is written, and may die later
-            dead = [one.slot for one in self.decisions(step) if one.reason != "kept"]
-            table = table.killed(dead, step) if dead else table
+        for step in steps:  # a slot is stored when it is written, and may be pruned later
+            pruned = [one.slot for one in self.decisions(step) if one.reason != "kept"]
+            table = table.mark_pruned(pruned, step) if pruned else table
         return table
 
     @cached_property

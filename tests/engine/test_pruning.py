@@ -80,12 +80,12 @@ def test_recomputing_equals_the_oracle_over_the_table_without_the_dead(
     model = model_of(family)
     policy = killing((2, 12), (3, 14), keep="recompute", see=RELATIONS[relation])
     decoded = run_one(model, policy, steps=4)
-    table = decoded.table.living()
+    table = decoded.table.without_pruned()
     reference = run_oracle(model, table, policy)
     assert_same_logits(decoded.logits(4), reference.logits[table.members(4)])
     readout = decoded.outcomes[4].decoding.readout.log_probability
     assert_same_logits(readout, reference.readout(table, 4, policy))
-    at_death = replace(decoded.outcomes[3].decoding.table).living()
+    at_death = replace(decoded.outcomes[3].decoding.table).without_pruned()
     readout = decoded.outcomes[3].decoding.readout.log_probability
     expected = run_oracle(model, at_death, policy).readout(at_death, 3, policy)
     assert_same_logits(readout, expected)
@@ -107,7 +107,7 @@ def test_evicting_frees_the_slot_and_never_reuses_its_number() -> None:
     decoded = run_one(model, policy, steps=5)
     table = decoded.table
     assert len(table) == 11 + 15
-    assert decoded.decoding.held.tolist() == np.flatnonzero(table.alive).tolist()
+    assert decoded.decoding.cached_slots.tolist() == np.flatnonzero(table.alive).tolist()
     assert decoded.weights(5).shape[-1] == len(table)
     dead_early = np.flatnonzero((table.died_at_step > 0) & (table.died_at_step < 5))
     assert (decoded.weights(5)[..., dead_early] == 0).all()
@@ -116,7 +116,7 @@ def test_evicting_frees_the_slot_and_never_reuses_its_number() -> None:
 def test_a_set_keeps_the_member_that_got_most() -> None:
     decoded = run_one(model_of("llama"), Policy(TopK(3), prune=AttentionBelow(1.0)), steps=4)
     table = decoded.table
-    assert [len(table.survivors(step)) for step in (1, 2, 3, 4)] == [1, 1, 1, 3]
+    assert [len(table.unpruned(step)) for step in (1, 2, 3, 4)] == [1, 1, 1, 3]
     for step in (2, 3, 4):
         received = decoded.weights(step).mean((0, 1, 2))
         judged = decoded.outcomes[step].tensors
@@ -151,7 +151,7 @@ def test_the_readout_is_shared_among_the_survivors() -> None:
 
 
 def test_the_death_of_a_whole_set_is_refused() -> None:
-    with pytest.raises(InputError, match="expected a survivor in the set of step 2"):
+    with pytest.raises(InputError, match="expected a set of step 2 that keeps a member"):
         run_one(model_of("llama"), killing((2, 14), (2, 15)), steps=3)
 
 
@@ -185,7 +185,7 @@ def test_capture_does_not_change_what_dies() -> None:
 
 def test_the_living_table_forgets_the_dead() -> None:
     table: SlotTable = run_one(model_of("llama"), killing((1, 11), (2, 15)), steps=4).table
-    living = table.living()
+    living = table.without_pruned()
     assert living.token[11:].tolist() == [60, 90, 40, 70, 80]
     assert living.parent[11:].tolist() == [10, 10, 11, 13, 14]
     assert isinstance(AttentionBelow(0.1).judge(living, 2, np.zeros(16, np.float32))[0], Decision)

@@ -105,7 +105,7 @@ def test_a_knocked_member_is_as_if_the_next_set_had_never_seen_it(family: str) -
     table = trace.slots.upto(trace.n_slots(one.step + 1))
     full = readout_of(model, table, one.step + 1)
     for member, slot in enumerate(table.members(one.step).tolist()):
-        without = readout_of(model, table.killed([slot], one.step), one.step + 1)
+        without = readout_of(model, table.mark_pruned([slot], one.step), one.step + 1)
         np.testing.assert_allclose(one.effect[member], kl(full, without), atol=1e-7, rtol=1e-2)
     received = trace.attention(one.step + 1)[..., table.members(one.step)].mean((0, 1, 2))
     np.testing.assert_allclose(one.predictors[0], received, rtol=1e-5)
@@ -166,9 +166,9 @@ def test_the_ghost_is_what_the_slow_executor_finds(family: str) -> None:
         last = one.step + 3
         table = trace.slots.upto(trace.n_slots(last))
         dead = table.members(one.step)[~one.survives].tolist()
-        pruned = table.killed(dead, one.step + 1)
+        pruned = table.mark_pruned(dead, one.step + 1)
         full, mask = readout_of(model, table, last), readout_of(model, pruned, last)
-        again = readout_of(model, pruned.living(), last)
+        again = readout_of(model, pruned.without_pruned(), last)
         assert one.nats["evict"] < 1e-9
         for name, pair in {"mask": (full, mask), "recompute": (full, again)}.items():
             assert one.nats[name] == pytest.approx(kl(*pair), rel=1e-2, abs=1e-7)

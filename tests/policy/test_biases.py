@@ -78,7 +78,7 @@ def test_the_posterior_passes_through_the_sets_in_between() -> None:
 
 
 def test_a_dead_member_leaves_its_share_to_the_others() -> None:
-    table = superposed().killed([2], 2)
+    table = superposed().mark_pruned([2], 2)
     assert shares(table, 6)[3] == pytest.approx(1)
 
 

@@ -122,7 +122,7 @@ def test_a_pruned_member_is_struck_and_says_when_it_died():
     trace = planted_trace(widths=(2, 1))
     alive = Page(trace._repr_html_())
     word = trace.token_text(6).strip()
-    markup = trace_markup(trace.header, trace.slots.killed([6], 2))
+    markup = trace_markup(trace.header, trace.slots.mark_pruned([6], 2))
     dead = Page(markup)
     assert "s" not in {tag for tag, _ in alive.elements}
     assert "pruned" not in alive.text

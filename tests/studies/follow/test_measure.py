@@ -80,7 +80,7 @@ def followed(family: str, relation: str = "isolated", rank: int = 1) -> Followed
 def oracle_of(model: LanguageModel, trace: Trace, *, dead: tuple[int, ...] = ()):
     """A slow forward as far as the next step, its readout there, and its table."""
     policy = Policy(TopK(3), see=relation_of(trace))
-    table = trace.slots.upto(trace.n_slots(NEXT)).killed(list(dead), SET)
+    table = trace.slots.upto(trace.n_slots(NEXT)).mark_pruned(list(dead), SET)
     run = run_oracle(model, table, policy)
     return run, run.readout(table, NEXT, policy)
 
@@ -502,13 +502,13 @@ def test_an_edited_trace_is_refused():
         follow(twin, slot_of(twin), model=model_of("llama"))
 
 
-def test_a_trace_with_deaths_is_refused():
+def test_a_trace_with_pruned_members_is_refused():
     model = model_of("llama")
     policy = Policy(TopK(3), prune=Kill(((2, N_PROMPT),)))
     trace = tempo.generate(
         model, list(random_prompt(model, N_PROMPT)), policy=policy, steps=3, eos="ignore"
     )[0]
-    with pytest.raises(InputError, match="members died"):
+    with pytest.raises(InputError, match="pruned members"):
         follow(trace, model=model)
 
 

@@ -108,7 +108,7 @@ def add_alone(model: LanguageModel, references: Sequence[Reference]) -> None:
     for number, one in enumerate(references):
         for (step, rank), slot in members_of_sets(one.table).items():
             policy = alone(one.table, isolated(), slot)
-            plan = replace(one.plan(), policy=policy, steps=step + 1, rows_from=step + 1)
+            plan = replace(one.plan(), policy=policy, steps=step + 1, capture_from_step=step + 1)
             forks.append(Fork(len(forks), number, step, plan))
             own.append((number, step, rank))
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float64
 from tempo.causal.logit_lens import lens_error, lens_logits
 from tempo.engine.attention import PACKED_ATTENTION
 from tempo.engine.decode import advance
-from tempo.engine.edits import check_touched
+from tempo.engine.edits import check_applied
 from tempo.engine.state import DecodeContext
 from tempo.errors import InputError, NoParallelSetsError
 from tempo.models.language_model import LanguageModel, attention_as
@@ -93,7 +93,7 @@ def _effects(model: LanguageModel, fork: SetFork, edits: Sequence[KnockOut]) -> 
             cache=fork.cache.take([0] * copies),
             step=fork.step + 1,
         )
-    check_touched(session.edits, session.touched)
+    check_applied(session.edits, session.applied_edits)
     readouts = np.stack([one.readout.log_probability for one in after])
     return divergence(readouts[:1], readouts[1:]).tolist()
 
@@ -127,7 +127,8 @@ def follow(
         on_stage: Told what is done next.
 
     Raises:
-        InputError: The slot is in no such set, nothing sees it, or the trace has edits or deaths.
+        InputError: The slot is in no such set, nothing sees it, or the trace has edits or
+            pruned members.
         NoParallelSetsError: The trace has no such set.
         TwinError: The model has other weights, or the run does not come out as recorded.
         ModelError: The model cannot be loaded, or its last norm is not known.
