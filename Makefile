@@ -1,5 +1,5 @@
 # Every target sets itself up on a machine with nothing but Python 3.11 or newer:
-#   make demo | test | test-fast | browser | bench | check | findings | findings-quick | clean
+#   make demo | test | test-fast | test-shapes | browser | bench | check | findings | findings-quick | clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -11,11 +11,15 @@ MODEL  := smollm2-135m
 CHROMIUM := chromium chromium-browser google-chrome google-chrome-stable
 # one thread for each of two processes; files stay whole, since they share what they build
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# the rooms whose signatures have shapes; tests/conftest.py leaves out all but two families
+SHAPES := -m 'not slow' --jaxtyping-packages=tempo,tempo_analysis,beartype.beartype \
+	tests/test_shapes.py tests/causal tests/engine tests/parallel tests/policy tests/report \
+	tests/stats tests/studies tests/trace --ignore tests/parallel/test_page_in_chromium.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install model browser demo test test-fast bench check findings findings-quick clean
+.PHONY: help install model browser demo test test-fast test-shapes bench check findings findings-quick clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -53,11 +57,15 @@ browser: install ## find Chromium for the tests of the page, or install it
 	$(BIN)/python -m playwright install chromium || \
 		echo "no Chromium: the tests of the page are skipped"
 
-test: model browser check ## check, then every test, fast and slow
+test: model browser check ## check, then every test, fast and slow, then test-shapes
 	@$(PYTEST)
+	@$(PYTEST) $(SHAPES)
 
 test-fast: browser check ## check, then the tests that need no real model
 	@$(PYTEST) -m 'not slow'
+
+test-shapes: install ## some tests again, with every shape and type in a signature checked
+	@$(PYTEST) $(SHAPES)
 
 bench: model ## speed against Hugging Face generate
 	@$(BIN)/python -m benchmarks.speed
