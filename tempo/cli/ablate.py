@@ -145,7 +145,7 @@ def ablate(
             sweep=sweep,
             donor=donor,
             seed=options.seed,
-            on_prompt=lambda done, of: status.update(Text(f"prompt {done} of {of}")),
+            on_progress=lambda doing: status.update(Text(doing)),
         )
         status.update(Text("drawing"))
         paths = [] if out is None else write_ablation(found, out, force=force)

@@ -125,8 +125,8 @@ def boost(
             chosen,
             **asked,
             seed=options.seed,
-            free=not no_free,
-            on_pass=lambda doing: status.update(Text(visible(doing))),
+            check_effects=not no_free,
+            on_progress=lambda doing: status.update(Text(visible(doing))),
         )
         paths = [] if out is None else write_boost(found, out, force=force)
     if as_json:

@@ -12,7 +12,7 @@ from tempo.cli.live import GrowingLattices, StepCount, counting, growing
 from tempo.cli.tables import plan_table
 from tempo.run.batching import Layout
 from tempo.run.budget import human
-from tempo.run.execute import Watch, execute
+from tempo.run.execute import OnStep, execute
 from tempo.run.recorder import text_of
 from tempo.run.request import Request
 from tempo.trace.run import Run
@@ -59,13 +59,13 @@ def decode_counting(request: Request, layout: Layout, *, out: Path | None, force
 def _decode(
     request: Request,
     layout: Layout,
-    view: AbstractContextManager[Watch],
+    view: AbstractContextManager[OnStep],
     out: Path | None,
     *,
     force: bool,
 ) -> Run:
-    with view as watch, interruptible(watch, _remains(out)) as take:
-        return execute(request, layout, out=out, force=force, watch=take)
+    with view as on_step, interruptible(on_step, _remains(out)) as take:
+        return execute(request, layout, out=out, force=force, on_progress=take)
 
 
 def _remains(out: Path | None) -> str:

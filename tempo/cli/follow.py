@@ -85,7 +85,7 @@ def follow(
             trace,
             slot,
             model=None if model is None else load_model(model, dtype=trace.header.model["dtype"]),
-            on_stage=lambda doing: status.update(Text(visible(doing))),
+            on_progress=lambda doing: status.update(Text(visible(doing))),
         )
         paths = [] if out is None else write_member(found, out, force=force)
     if as_json:

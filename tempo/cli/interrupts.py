@@ -8,16 +8,16 @@ from typing import Any
 
 from tempo.errors import Interrupted
 
-Watch = Callable[[Any], None]
+OnStep = Callable[[Any], None]
 """As in `tempo.run.execute`, which imports torch; a run is measured without."""
 
 
 @contextmanager
-def interruptible(watch: Watch, message: str) -> Generator[Watch]:
+def interruptible(on_step: OnStep, message: str) -> Generator[OnStep]:
     """Hold Ctrl-C back until the end of the step; a second one does not wait.
 
     Args:
-        watch: What to tell of every step.
+        on_step: Called after every step.
         message: What to say when the run was stopped.
 
     Raises:
@@ -32,7 +32,7 @@ def interruptible(watch: Watch, message: str) -> Generator[Watch]:
         asked = True
 
     def take(outcome: Any) -> None:
-        watch(outcome)
+        on_step(outcome)
         if asked:
             raise KeyboardInterrupt
 

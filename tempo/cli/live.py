@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tempo.cli.console import notes, visible
 from tempo.engine.state import StepOutcome
-from tempo.run.execute import Watch
+from tempo.run.execute import OnStep
 from tempo.run.request import Pair
 from tempo.trace.trace import Trace
 
@@ -177,7 +177,7 @@ class StepCount:
 
 
 @contextmanager
-def growing(lattices: GrowingLattices) -> Generator[Watch]:
+def growing(lattices: GrowingLattices) -> Generator[OnStep]:
     """Show lattices live where stderr is a terminal."""
     console = notes()
     if not _is_alive(console):
@@ -195,7 +195,7 @@ def growing(lattices: GrowingLattices) -> Generator[Watch]:
 
 
 @contextmanager
-def counting(count: StepCount) -> Generator[Watch]:
+def counting(count: StepCount) -> Generator[OnStep]:
     """Show a bar where stderr is a terminal.
 
     Members decoded alone come last; how many there are follows from the sets, so they only show.

@@ -12,7 +12,7 @@ from tempo.policy.override import Change, as_policy, parse_change
 from tempo.policy.presets import Policy
 from tempo.policy.selection import Greedy
 from tempo.run.batching import layout
-from tempo.run.execute import Watch, execute
+from tempo.run.execute import OnStep, execute
 from tempo.run.options import COMPARE_DEFAULTS, Options, make_options
 from tempo.run.request import (
     Pair,
@@ -44,7 +44,7 @@ def generate(
     edits: Sequence[Edit] = (),
     out: str | Path | None = None,
     force: bool = False,
-    watch: Watch | None = None,
+    on_progress: OnStep | None = None,
     **options: Any,
 ) -> Run:
     """Decode prompts in parallel sets and keep a trace of each.
@@ -57,7 +57,7 @@ def generate(
             an edit says otherwise. They are recorded in the trace.
         out: Folder for the run; in memory if not given.
         force: Replace a run that lies there.
-        watch: Called after every step of every sequence.
+        on_progress: Called after every step of every sequence.
         **options: Fields of `tempo.run.options.Options`: steps, threshold, max_width, readout,
             positions, eos, chat, capture, layers, heads, readouts, budget, dtype, device, ...
 
@@ -65,7 +65,7 @@ def generate(
         TempoError: Something the caller can fix; nothing was decoded.
     """
     request = generate_request(model, prompts, policy=policy, edits=edits, **options)
-    return execute(request, layout(request), out=out, force=force, watch=watch)
+    return execute(request, layout(request), out=out, force=force, on_progress=on_progress)
 
 
 def compare(
@@ -76,7 +76,7 @@ def compare(
     paired: bool = False,
     out: str | Path | None = None,
     force: bool = False,
-    watch: Watch | None = None,
+    on_progress: OnStep | None = None,
     **options: Any,
 ) -> Run:
     """Decode every prompt under every arm, batched together.
@@ -101,7 +101,7 @@ def compare(
         TempoError: Something the caller can fix; nothing was decoded.
     """
     request = compare_request(model, prompts, arms=arms, paired=paired, **options)
-    return execute(request, layout(request), out=out, force=force, watch=watch)
+    return execute(request, layout(request), out=out, force=force, on_progress=on_progress)
 
 
 def generate_request(

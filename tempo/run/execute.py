@@ -22,7 +22,7 @@ from tempo.trace.store import TraceKeeper, TraceWriter
 from tempo.trace.trace import Trace
 from tempo.vocabulary import TOP_READOUT
 
-Watch = Callable[[StepOutcome], None]
+OnStep = Callable[[StepOutcome], None]
 EDITS_FOUND = "edits_found"
 """In the header of a trace: numbers of the edits that found something to act on in its batch."""
 
@@ -33,7 +33,7 @@ def execute(
     *,
     out: str | Path | None = None,
     force: bool = False,
-    watch: Watch | None = None,
+    on_progress: OnStep | None = None,
 ) -> Run:
     """Decode a request, or go on with one that was interrupted in the same folder."""
     folder = None if out is None else Path(out)
@@ -43,9 +43,9 @@ def execute(
     kept: dict[Pair, Trace] = {}
     for batch in planned.batches:
         plans = _plans(request, batch, kept, folder)
-        kept |= decode_batch(request, batch.capture, plans, folder=folder, watch=watch)
+        kept |= decode_batch(request, batch.capture, plans, folder=folder, on_progress=on_progress)
     if request.alone is not None:
-        kept |= _decode_alone(request, planned, kept, folder=folder, watch=watch)
+        kept |= _decode_alone(request, planned, kept, folder=folder, on_progress=on_progress)
     check_found(request, kept if folder is None else open_run(folder).traces)
     if folder is None:
         return Run(
@@ -61,7 +61,7 @@ def decode_batch(
     plans: Mapping[Pair, SequencePlan],
     *,
     folder: Path | None = None,
-    watch: Watch | None = None,
+    on_progress: OnStep | None = None,
 ) -> dict[Pair, Trace]:
     """Decode one batch; on disk, a batch that is whole already is left as it is."""
     if not plans or (
@@ -69,7 +69,7 @@ def decode_batch(
     ):
         return {}
     recorders = [_recorder(request, capture, plan, folder) for plan in plans.values()]
-    session = _session(request, capture, recorders, watch)
+    session = _session(request, capture, recorders, on_progress)
     try:
         decodings = decode(session, list(plans.values()))
     finally:
@@ -98,7 +98,7 @@ def _decode_alone(
     kept: Mapping[Pair, Trace],
     *,
     folder: Path | None,
-    watch: Watch | None,
+    on_progress: OnStep | None,
 ) -> dict[Pair, Trace]:
     """Decode every member of every set of one arm without its siblings.
 
@@ -113,7 +113,9 @@ def _decode_alone(
             forks[pair] = Fork(len(forks), number, plan.capture_from_step - 1, plan)
     if folder is not None and all(is_whole(trace_folder(folder, *pair)) for pair in forks):
         return {}
-    return _decode_forks(request, planned, references, forks, folder=folder, watch=watch)
+    return _decode_forks(
+        request, planned, references, forks, folder=folder, on_progress=on_progress
+    )
 
 
 def _decode_forks(
@@ -123,10 +125,10 @@ def _decode_forks(
     forks: Mapping[Pair, Fork],
     *,
     folder: Path | None,
-    watch: Watch | None,
+    on_progress: OnStep | None,
 ) -> dict[Pair, Trace]:
     recorders = [_recorder(request, planned.rows, fork.plan, folder) for fork in forks.values()]
-    session = _session(request, planned.rows, recorders, watch)
+    session = _session(request, planned.rows, recorders, on_progress)
     trunks = [request.again(trace) for trace in references]
     try:
         decodings = decode_forks(session, trunks, fitting(request, list(forks.values())))
@@ -139,14 +141,14 @@ def _decode_forks(
 
 
 def _session(
-    request: Request, capture: Capture, recorders: Sequence[Recorder], watch: Watch | None
+    request: Request, capture: Capture, recorders: Sequence[Recorder], on_progress: OnStep | None
 ) -> DecodeContext:
     """Records every outcome, and shows it."""
 
     def take(outcome: StepOutcome) -> None:
         recorders[outcome.number].take(outcome)
-        if watch is not None:
-            watch(outcome)
+        if on_progress is not None:
+            on_progress(outcome)
 
     size = None if request.options.readouts == "full" else TOP_READOUT
     return DecodeContext(request.model, capture, size, take, edits=request.edits)

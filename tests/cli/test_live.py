@@ -136,7 +136,7 @@ def test_compare_shows_a_bar_on_a_terminal_and_nothing_of_it_on_a_pipe():
 @cache
 def real_outcomes() -> tuple[StepOutcome, ...]:
     seen: list[StepOutcome] = []
-    generate(model_of("llama"), CAT, threshold=0.05, steps=3, watch=seen.append)
+    generate(model_of("llama"), CAT, threshold=0.05, steps=3, on_progress=seen.append)
     return tuple(seen)
 
 
@@ -181,7 +181,7 @@ def test_a_single_lattice_grows_to_that_of_its_trace():
     model = model_of("llama")
     lattices = GrowingLattices({"p0000": CAT}, model.token_text)
     assert drawn(lattices, width=80, height=10) == []
-    run = generate(model, CAT, threshold=0.05, steps=3, watch=lattices.take)
+    run = generate(model, CAT, threshold=0.05, steps=3, on_progress=lattices.take)
     first, last = drawn(lattices, width=80, height=10)
     assert first == visible(run[0].lattice())
     assert last.startswith("probability")

@@ -103,7 +103,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_never_stopped(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tempo.compare(model, TEXTS, out=tmp_path / "broken", watch=stop, **options)
+        tempo.compare(model, TEXTS, out=tmp_path / "broken", on_progress=stop, **options)
     manifest = json.loads((tmp_path / "broken/run.json").read_text())
     assert not manifest["complete"]
     assert len(manifest["batches"]) >= 2
@@ -114,7 +114,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_never_stopped(
         model,
         TEXTS,
         out=tmp_path / "broken",
-        watch=lambda o: resumed_steps.append(o.decoding.plan.prompt_id),
+        on_progress=lambda o: resumed_steps.append(o.decoding.plan.prompt_id),
         **options,
     )
     assert 0 < len(resumed_steps) < 15 * 4
@@ -128,7 +128,9 @@ def test_what_an_interrupt_leaves_reads_to_the_last_whole_step(tmp_path: Path) -
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tempo.generate(model_of("llama"), TEXTS[0], out=tmp_path / "run", watch=stop, **quick())
+        tempo.generate(
+            model_of("llama"), TEXTS[0], out=tmp_path / "run", on_progress=stop, **quick()
+        )
     trace = tempo.open_trace(tmp_path / "run")
     assert trace.n_steps == 2
     assert trace.header.stopped == "running"
@@ -139,7 +141,9 @@ def test_a_finished_run_is_not_decoded_again(tmp_path: Path) -> None:
     model = model_of("llama")
     tempo.generate(model, TEXTS[0], out=tmp_path / "run", **quick())
     watched: list[object] = []
-    again = tempo.generate(model, TEXTS[0], out=tmp_path / "run", watch=watched.append, **quick())
+    again = tempo.generate(
+        model, TEXTS[0], out=tmp_path / "run", on_progress=watched.append, **quick()
+    )
     assert again.already_complete
     assert not watched
 

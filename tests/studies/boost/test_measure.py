@@ -136,7 +136,13 @@ def test_the_restoring_dose_at_layer_0_is_the_root_of_the_odds_law():
     model = shallow()
     betas = np.linspace(-2, 3, 41)
     asked = boost(
-        model, TEXTS, betas=betas.tolist(), threshold=TAU, steps=2, targets=["all"], free=False
+        model,
+        TEXTS,
+        betas=betas.tolist(),
+        threshold=TAU,
+        steps=2,
+        targets=["all"],
+        check_effects=False,
     )
     (measured,) = asked.restoring
     batch = batch_of_texts(model, TEXTS, steps=2)
@@ -375,7 +381,7 @@ def test_no_prompt_chooses_its_own_dose(monkeypatch: pytest.MonkeyPatch):
         return repairs_of(study, *rest)
 
     monkeypatch.setattr("tempo_analysis.studies.boost.measure.repairs_of", noted)
-    boost(model_of("llama"), TEXTS, betas=(-1, 1), threshold=TAU, steps=3, free=False)
+    boost(model_of("llama"), TEXTS, betas=(-1, 1), threshold=TAU, steps=3, check_effects=False)
     (study,) = seen
     before = [_own_biases(study, half) for half in (0, 1)]
     for by_place in study.kept.values():
@@ -396,7 +402,7 @@ def test_a_control_that_some_prompts_lack_is_no_error():
         targets=["all", "control"],
         threshold=0.03,
         steps=3,
-        free=False,
+        check_effects=False,
     )
     assert np.isnan(asked.dose("control").values["share"]).any()
     assert np.isfinite(asked.dose("all").values["kl"]).all()
@@ -420,7 +426,9 @@ def test_the_same_question_has_the_same_answer():
 
 
 def test_one_prompt_cannot_choose_heads_on_another():
-    asked = boost(model_of("llama"), TEXTS[0], betas=(0, 1), threshold=TAU, steps=3, free=False)
+    asked = boost(
+        model_of("llama"), TEXTS[0], betas=(0, 1), threshold=TAU, steps=3, check_effects=False
+    )
     assert set(asked.skipped) == {"set readers", "other heads", "middle third"}
     assert "2 layers has no layer of its own" in asked.skipped["middle third"]
     assert "only one prompt" in asked.skipped["set readers"]
@@ -431,7 +439,9 @@ def test_one_prompt_cannot_choose_heads_on_another():
 def test_prompts_without_a_set_are_named_and_not_counted_as_0():
     model = model_of("llama")
     ids = [random_prompt(model, 6, seed) for seed in range(12)]
-    asked = boost(model, ids, betas=(0, 1), threshold=0.25, steps=3, targets=["all"], free=False)
+    asked = boost(
+        model, ids, betas=(0, 1), threshold=0.25, steps=3, targets=["all"], check_effects=False
+    )
     assert asked.refused
     assert "no set of two or more members" in next(iter(asked.refused.values()))
     assert set(asked.prompts) | set(asked.refused) == {f"p{n:04d}" for n in range(12)}
@@ -441,7 +451,13 @@ def test_prompts_without_a_set_are_named_and_not_counted_as_0():
 def test_a_set_in_the_step_before_the_last_has_no_next_set_to_predict():
     """Two steps: the readout that sees the set is the last, and nothing followed it."""
     asked = boost(
-        model_of("llama"), TEXTS, betas=(0, 1), threshold=TAU, steps=2, targets=["all"], free=False
+        model_of("llama"),
+        TEXTS,
+        betas=(0, 1),
+        threshold=TAU,
+        steps=2,
+        targets=["all"],
+        check_effects=False,
     )
     assert np.isnan(asked.dose("all").values["set_nll"]).all()
     assert np.isfinite(asked.dose("all").values["kl"]).all()
@@ -451,7 +467,7 @@ def test_a_set_in_the_step_before_the_last_has_no_next_set_to_predict():
 def test_it_answers_on_other_families(family: str):
     model = model_of(family)
     ids = [random_prompt(model, 6, seed) for seed in range(4)]
-    asked = boost(model, ids, betas=(0, 1), threshold=0.03, steps=3, free=False)
+    asked = boost(model, ids, betas=(0, 1), threshold=0.03, steps=3, check_effects=False)
     assert np.isfinite(asked.dose("all").values["kl"]).all()
 
 

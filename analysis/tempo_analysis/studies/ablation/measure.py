@@ -1,6 +1,6 @@
 """`tempo.ablate`: what heads, values and edges at a token do, each beside its control."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from tempo.prompts.suites import load_suite
 from tempo.run.recorder import model_facts
 from tempo.run.request import PromptInput, check_different, prompts_from
 from tempo.trace.run import Prompt
-from tempo.vocabulary import Head
+from tempo.vocabulary import Head, OnProgress, silent
 from tempo_analysis.report.predictions import PredictionTable, PromptTokens, prediction_table
 from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
 from tempo_analysis.studies.ablation.passes import Pass
@@ -273,7 +273,7 @@ def ablate(
     sweep: int = 4,
     donor: str | Sequence[int] | None = None,
     seed: int = 0,
-    on_prompt: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress = silent,
 ) -> Ablation:
     """Take heads, values and edges out at one token t of each prompt, and say what that changed.
 
@@ -290,7 +290,7 @@ def ablate(
         sweep: Ask the same of the values 1 to so many tokens back; 0 is none.
         donor: Text whose heads stand in under `head:resample`; another prompt, drawn, where None.
         seed: Of every draw and interval.
-        on_prompt: Told how many prompts are done, of how many.
+        on_progress: Called with how many prompts are done, of how many.
 
     Raises:
         InputError: A head, condition, token or donor cannot be used; nothing was run.
@@ -318,8 +318,7 @@ def ablate(
             seed=(seed, CONTROL_DRAW, number),
         )
         _measure(found, passes, text, plan, model=loaded)
-        if on_prompt is not None:
-            on_prompt(number + 1, len(texts))
+        on_progress(f"prompt {number + 1} of {len(texts)}")
     facts = _facts(loaded, plan, texts, at=str(at), seed=seed)
     notes = _notes(plan, texts, left_out, donors)
     findings = ablation_findings(

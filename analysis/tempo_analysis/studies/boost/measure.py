@@ -16,7 +16,7 @@ from tempo.policy.edits import Edit, ScoreBias
 from tempo.run.options import Options, make_options
 from tempo.run.recorder import model_facts
 from tempo.run.request import PromptInput, check_different, make_request, prompts_from
-from tempo.vocabulary import Head
+from tempo.vocabulary import Head, OnProgress, silent
 from tempo_analysis.stats.averages import mean_over_prompts
 from tempo_analysis.studies.boost.dose_matching import Restoring, crossing, restoring
 from tempo_analysis.studies.boost.dose_response import Dose, Repair, find
@@ -76,7 +76,7 @@ class Study:
     betas: tuple[float, ...]
     base: Mapping[int, Replayed]
     options: Options
-    say: Callable[[str], object]
+    on_progress: OnProgress
     kept: dict[float, dict[int, Replayed]]
 
     def replay(
@@ -94,7 +94,7 @@ class Study:
         for beta in self.betas:
             found = dict(self.base)
             if beta != 0:
-                self.say(f"{target.name}: beta {beta:g}")
+                self.on_progress(f"{target.name}: beta {beta:g}")
                 found = self.replay(lambda half, b=beta: [target.edit(half, b)], _layers(target))
             if target.name == ALL:
                 self.kept[beta] = found
@@ -125,7 +125,7 @@ class Study:
         """Decoded freely at every dose of one target."""
         columns: list[dict[str, Column]] = []
         for beta in self.betas:
-            self.say(f"{target.name}, freely: beta {beta:g}")
+            self.on_progress(f"{target.name}, freely: beta {beta:g}")
             found = self.written(lambda half, b=beta: [target.edit(half, b)] if b else [])
             columns.append(self._masked(target, found))
         values = {name: np.stack([c[name] for c in columns], 1) for name in MEASURES}
@@ -197,7 +197,7 @@ def repairs_of(
         plans.append(("a bias for each head", _about(halves), lambda half: _edits(halves[half])))
     made: list[Repair] = []
     for name, about, edits in plans:
-        study.say(f"repairing with {name}")
+        study.on_progress(f"repairing with {name}")
         found = study.replay(edits, range(study.model.n_layers))
         values = study.column(everywhere, found)
         if text is not None:
@@ -269,8 +269,6 @@ MOST = 20.0
 TOGETHER = 64
 """References that are replayed together."""
 
-Say = Callable[[str], object]
-
 
 def boost(
     model: Source,
@@ -282,8 +280,8 @@ def boost(
     threshold: float = 0.1,
     steps: int = 10,
     seed: int = 0,
-    free: bool = True,
-    on_pass: Say | None = None,
+    check_effects: bool = True,
+    on_progress: OnProgress = silent,
 ) -> BoostFindings:
     """What does a bias on the scores of parallel members do, dose by dose?
 
@@ -301,8 +299,8 @@ def boost(
         threshold: Tokens with at least this probability enter a set.
         steps: Sets to decode.
         seed: Of the heads drawn for comparison, and of the intervals.
-        free: Whether to decode freely under the bias too, in all heads and in the control.
-        on_pass: Told what is done next.
+        check_effects: Whether to decode freely under the bias too, in all heads and in the control.
+        on_progress: Called with what is done next.
 
     Raises:
         InputError: A dose, a target, a group or a prompt cannot be used.
@@ -317,7 +315,7 @@ def boost(
         name: given_target(name, heads, loaded.n_layers, loaded.n_heads)
         for name, heads in (groups or {}).items()
     }
-    study, refused = _study(loaded, prompts, doses, options, on_pass or _silent)
+    study, refused = _study(loaded, prompts, doses, options, on_progress)
     chosen, skipped = _chosen(study, wanted, seed)
     found = {**_fixed(loaded, wanted, skipped), **chosen, **given}
     ordered = [found[name] for name in (*wanted, *given) if name in found]
@@ -327,7 +325,9 @@ def boost(
     forced = tuple(study.dose(target) for target in ordered)
     pairs = zip(ordered, forced, strict=True)
     restored = tuple(study.restoring(*pair) for pair in pairs if not pair[0].control)
-    texts = tuple(study.texts(one) for one in ordered if free and one.name in (ALL, CONTROL))
+    texts = tuple(
+        study.texts(one) for one in ordered if check_effects and one.name in (ALL, CONTROL)
+    )
     repairs, no_repair = repairs_of(study, everywhere, forced, restored, texts)
     return BoostFindings(
         betas=doses,
@@ -436,21 +436,21 @@ def _study(
     prompts: PromptInput | Sequence[PromptInput],
     doses: tuple[float, ...],
     options: Options,
-    say: Say,
+    on_progress: OnProgress,
 ) -> tuple[Study, dict[str, str]]:
     """Everything that is decoded without a bias."""
-    say("decoding without a bias")
+    on_progress("decoding without a bias")
     references, refused = _references(model, prompts, options)
-    say("decoding every member alone")
+    on_progress("decoding every member alone")
     for start in range(0, len(references), TOGETHER):
         add_alone(model, references[start : start + TOGETHER])
-    say("running every path of the first sets")
+    on_progress("running every path of the first sets")
     batches = _batches(model, references)
-    say("reading the references")
+    on_progress("reading the references")
     base: dict[int, Replayed] = {}
     for batch in batches:
         base |= zip(batch.places, replayed(batch, [], range(model.n_layers)), strict=True)
-    return Study(model, tuple(references), batches, doses, base, options, say, {}), refused
+    return Study(model, tuple(references), batches, doses, base, options, on_progress, {}), refused
 
 
 def _fixed(
@@ -505,7 +505,3 @@ def _hash(references: Sequence[Reference]) -> str:
         line = f"{one.prompt_id} {table.token.tolist()} {table.position.tolist()}\n"
         digest.update(line.encode())
     return digest.hexdigest()
-
-
-def _silent(_: str) -> None:
-    """Told what is done, says nothing."""

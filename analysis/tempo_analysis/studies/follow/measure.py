@@ -1,6 +1,6 @@
 """`tempo.follow`: one member of a parallel set through the layers, beside its controls."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,7 +31,7 @@ from tempo.run.replay import (
 )
 from tempo.trace.compare import check_same_model
 from tempo.trace.trace import Trace
-from tempo.vocabulary import PROMPT_STEP, SINK_SLOT
+from tempo.vocabulary import PROMPT_STEP, SINK_SLOT, OnProgress, silent
 from tempo_analysis.studies.follow.logit_lens import divergence, lens_of
 from tempo_analysis.studies.follow.result import Followed
 from tempo_analysis.studies.follow.trajectory import (
@@ -102,8 +102,6 @@ NO_CONTROL = "the prompt has no slot but slot 0 that the next step sees"
 ASKED = "it was asked for"
 CHOSEN = "of the widest set that another follows, the member that gets most attention"
 
-Say = Callable[[str], object]
-
 
 def follow(
     trace: Trace,
@@ -111,7 +109,7 @@ def follow(
     *,
     model: Source | None = None,
     siblings: bool = True,
-    on_stage: Say | None = None,
+    on_progress: OnProgress = silent,
 ) -> Followed:
     """Follow one member of a parallel set through the layers of the model that made the trace.
 
@@ -124,7 +122,7 @@ def follow(
             that gets most attention in the widest such set (the first of equals).
         model: The model that made the trace; loaded by its name there if not given.
         siblings: Whether to follow the other members too, which takes most of the time.
-        on_stage: Told what is done next.
+        on_progress: Called with what is done next.
 
     Raises:
         InputError: The slot is in no such set, nothing sees it, or the trace has edits or
@@ -133,20 +131,19 @@ def follow(
         TwinError: The model has other weights, or the run does not come out as recorded.
         ModelError: The model cannot be loaded, or its last norm is not known.
     """
-    say = on_stage or _silent
     check_replayable(trace)
     step = _step_of(trace.slots, slot)
-    say("loading the model")
+    on_progress("loading the model")
     name, dtype = trace.header.model["name"], trace.header.model["dtype"]
     loaded = load_model(name, dtype=dtype) if model is None else load_model(model)
     check_same_model(trace, model_facts(loaded))
-    say("feeding the run again")
+    on_progress("feeding the run again")
     replay = replay_set(loaded, trace, step)
     seen = tuple(
         seen_at(loaded, replay.policy, replay.table, later)
         for later in range(step + 1, trace.n_steps + 1)
     )
-    return _Following(loaded, trace, replay, seen, say).followed(slot, siblings=siblings)
+    return _Following(loaded, trace, replay, seen, on_progress).followed(slot, siblings=siblings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +158,7 @@ class _Following:
     trace: Trace
     replay: Replay
     seen: tuple[Bool[np.ndarray, "layer _ _"], ...]
-    say: Say
+    on_progress: OnProgress
 
     def followed(self, slot: int | None, *, siblings: bool) -> Followed:
         """Everything about one member."""
@@ -215,7 +212,7 @@ class _Following:
         if is_alone:
             own, fork, column = self.replay.alone[place], self.replay.forks[place + 1], 0
         text = self.trace.token_text(slot)
-        self.say(f"hiding {text!r}{' alone' if is_alone else ''} layer by layer")
+        self.on_progress(f"hiding {text!r}{' alone' if is_alone else ''} layer by layer")
         lens = lens_of(
             lens_logits(self.model, own.states[:, column]),
             own.logits[column],
@@ -297,7 +294,7 @@ class _Following:
         wanted = np.log(_mean(member.attention[0]))
         slot = min(means, key=lambda each: abs(np.log(means[each]) - wanted))
         text = self.trace.token_text(slot)
-        self.say(f"hiding {text!r} of the prompt layer by layer")
+        self.on_progress(f"hiding {text!r} of the prompt layer by layer")
         knocked = self._knocked(self.replay.forks[0], slot, slot)
         assert knocked is not None
         return Control(slot, text, got[slot], knocked)
@@ -342,7 +339,3 @@ def _unseen(slots: list[int]) -> InputError:
 def _mean(attention: Float64[np.ndarray, "layer head"]) -> float:
     """Over heads and the layers where it is seen; NaN where there is none."""
     return float(np.nanmean(attention)) if np.isfinite(attention).any() else float("nan")
-
-
-def _silent(_: str) -> None:
-    """Told what is done, says nothing."""
