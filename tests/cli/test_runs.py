@@ -52,7 +52,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def write_without_figures(_run: object, results: Results, folder: Path) -> Path:
+def write_without_figures(_run: object, results: Results, folder: Path, **_: object) -> Path:
     """Stands in for `write_report`: drawing takes seconds, and most tests do not look."""
     for name in ("figures", "tables"):
         (folder / name).mkdir(exist_ok=True)
