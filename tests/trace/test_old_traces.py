@@ -35,10 +35,9 @@ def test_every_trace_of_an_old_run_is_read_whole(old: Path):
     assert run.arms == ("isolated", "greedy", "visible@isolated", "alone@isolated")
     for trace in run:
         for step in range(trace.n_steps + 1):
-            seen = trace.visible(step)
             assert np.isfinite(trace.readout(step).entropy_nats)
             if trace.has_rows(step):
-                rows = trace.attention(step)
+                rows, seen = trace.attention(step), trace.visible(step)
                 assert ((rows > 0) == seen[:, None]).all()
                 np.testing.assert_allclose(rows.sum(-1), 1, atol=1e-5)
     assert run.trace("p0000", "isolated").lattice() == "The cat sat[T|k| r][[|`| th][R| r]"
