@@ -6,6 +6,7 @@ tokenizer's bos token stands in front where the tokenizer itself would put it.
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +121,21 @@ def corpus_file(path: str | Path) -> Corpus:
     except UnicodeDecodeError as error:
         raise InputError(f"expected UTF-8 text in {path}, got {error}; convert it") from None
     return _corpus(text, Path(path).name)
+
+
+def corpus_of(texts: Sequence[str]) -> Corpus:
+    """A user's own texts, one after another with a blank line between, as the bundled topics are.
+
+    Raises:
+        InputError: One text instead of a list, no text, or an empty one.
+    """
+    if isinstance(texts, str) or not texts or not all(texts):
+        got = "one text" if isinstance(texts, str) else f"{len(texts)}, one of them empty"
+        raise InputError(
+            f"expected a list of texts, none of them empty, got {got if texts else 'nothing'}; "
+            "give texts=[...]"
+        )
+    return _corpus("\n\n".join(texts), f"{len(texts)} text{'s' if len(texts) > 1 else ''}")
 
 
 def text_windows(

@@ -14,7 +14,15 @@ from tempo.models.circuit_weights import CircuitWeights
 from tempo.models.head_weights import circuit_weights, processed_embedding
 from tempo.models.language_model import LanguageModel
 from tempo.models.load import load_model
-from tempo.prompts.sequences import LENGTH, N_SEQUENCES, bundled_corpus, corpus_file, text_windows
+from tempo.prompts.sequences import (
+    LENGTH,
+    N_SEQUENCES,
+    Corpus,
+    bundled_corpus,
+    corpus_file,
+    corpus_of,
+    text_windows,
+)
 from tempo.prompts.suites import load_suite
 from tempo.prompts.tokens import token_facts
 from tempo.prompts.word_runs import families
@@ -283,6 +291,7 @@ def heads(
     *,
     roles: Sequence[str] | None = None,
     corpus: str | Path | None = None,
+    texts: Sequence[str] | None = None,
     n: int = N_SEQUENCES,
     length: int = LENGTH,
     seed: int = 0,
@@ -295,17 +304,27 @@ def heads(
         model: As `tempo.load_model` takes it.
         roles: Some of `tempo_analysis.studies.heads.plan.ROLES` and `MORE_ROLES`; all where None.
         corpus: A text file to take windows from; Python's own help topics where None.
+        texts: Texts of your own to take windows from, instead of a file; they are joined, so a
+            window may reach from one text into the next. With few texts, lower `n` or `length`.
         n: Sequences of each kind; at least 8.
         length: Tokens of a text; repeated halves are half as long each.
         seed: Of every draw.
         check_effects: Whether each head with a role is also silenced, to measure the added loss.
         on_progress: Called with the name of each pass before it runs.
 
+    Example:
+        >>> census = tempo.heads(model, roles=["induction"])
+        >>> census.holders("induction")  # labels such as "L16H0", best first
+
+    Returns:
+        A `Census`: scores of every head by role, and `holders(role)` for the heads that hold one.
+
     Raises:
-        InputError: The model has no tokenizer, or the corpus is too short.
+        InputError: The model has no tokenizer, a role is not known, the corpus is too short, or
+            both a corpus and texts are given.
     """
     loaded = model if isinstance(model, LanguageModel) else load_model(model)
-    text = bundled_corpus() if corpus is None else corpus_file(corpus)
+    text = _corpus(corpus, texts)
     if n < SMALLEST_SAMPLE or length < 16:
         raise InputError(
             f"expected at least {SMALLEST_SAMPLE} sequences of 16 tokens, got {n} of {length}; ask "
@@ -332,6 +351,15 @@ def heads(
         refused=answers.refused,
         detail=answers.detail,
     )
+
+
+def _corpus(corpus: str | Path | None, texts: Sequence[str] | None) -> Corpus:
+    """What the windows are taken from."""
+    if corpus is not None and texts is not None:
+        raise InputError("expected a corpus or texts, got both; leave one out")
+    if texts is not None:
+        return corpus_of(texts)
+    return bundled_corpus() if corpus is None else corpus_file(corpus)
 
 
 def _try(

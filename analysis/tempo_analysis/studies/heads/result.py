@@ -317,6 +317,21 @@ class Census:
         """The roles and their further versions."""
         return {**self.roles, **self.more}
 
+    def holders(self, role: str) -> list[str]:
+        """Labels of the heads that hold a role, such as `L16H0`, best first.
+
+        Raises:
+            InputError: The role was not asked, or had no answer; the message says why.
+        """
+        if role in self.refused:
+            raise InputError(f"expected a role with an answer, got {role!r}: {self.refused[role]}")
+        if role not in self.every:
+            raise InputError(
+                f"expected a role of {', '.join(self.every)}, got {role!r}; ask for it in roles=..."
+            )
+        found = self.every[role]
+        return [str(Head(*place)) for place in found.best_first() if found.assigned[place]]
+
     def document(self) -> Document:
         """The content of `heads.json`: plain JSON values, `None` where there is no data."""
         return {
