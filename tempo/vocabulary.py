@@ -5,7 +5,7 @@ that RoPE sees, a float. A *step* is one forward pass; step 0 reads the prompt.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from tempo.errors import InputError
@@ -46,6 +46,19 @@ _HEAD = re.compile(
 )
 
 
+HeadName = str | Head | tuple[int, int]
+"""A head as a user writes it: `"L3H5"`, or its two numbers."""
+
+
+def head_of(name: HeadName) -> Head:
+    """A head by its label or its numbers.
+
+    Raises:
+        InputError: A label of no known form.
+    """
+    return parse_head(name) if isinstance(name, str) else Head(*name)
+
+
 def parse_head(text: str) -> Head:
     """Read ``L3H5``, ``3.5``, ``A3.5`` or ``(3, 5)``.
 
@@ -65,3 +78,36 @@ OnProgress = Callable[[str], object]
 
 def silent(_: str) -> None:
     """The `on_progress` of a call that reports nothing."""
+
+
+def parse_numbers(text: str, *, what: str) -> tuple[int, ...]:
+    """Read ``0,3,10-14``, ascending and each once.
+
+    Args:
+        what: What is numbered, for the message.
+
+    Raises:
+        InputError: Not such a list.
+    """
+    numbers: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise InputError(f"expected {what} such as 0,3,10-14, got {text!r}")
+        numbers |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    if not numbers:
+        raise InputError(f"expected {what} such as 0,3,10-14, got {text!r}")
+    return tuple(sorted(numbers))
+
+
+def spell_numbers(numbers: Iterable[int]) -> str:
+    """Write numbers as `parse_numbers` reads them, three or more in a row as ``10-14``."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(
+        f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs
+    )

@@ -20,8 +20,8 @@ from tempo.policy.edits import (
     Edit,
     EmbeddingOffset,
     HeadEdit,
-    HeadOutput,
     KnockOut,
+    ReplaceHeadOutput,
     Rows,
     ScoreBias,
     ScoreScale,
@@ -46,7 +46,7 @@ def heads_in(edit: Edit, model: LanguageModel) -> dict[int, list[int]]:
             f"expected a vector of {width} channels, got {len(edit.vector)}; give one of the "
             "model's own width"
         )
-    if isinstance(edit, HeadOutput) and edit.values is not None:
+    if isinstance(edit, ReplaceHeadOutput) and edit.values is not None:
         found = (len(edit.values), *edit.values.shape[-2:])
         if found != (model.n_layers, model.n_heads, model.head_dim):
             raise InputError(
@@ -73,7 +73,7 @@ def check_edit_list(edits: object) -> None:
     if strange:
         raise InputError(
             f"expected edits of tempo.edits, got {type(strange[0]).__name__}; make one, such as "
-            "tempo.edits.HeadOutput(heads=['L3H5'])"
+            "tempo.edits.ReplaceHeadOutput(heads=['L3H5'])"
         )
 
 
@@ -260,14 +260,14 @@ class EditApplier:
     def _replaced(self, layer: int, out: Query) -> Query:
         """Head outputs put in place of what the heads gave."""
         for number, edit, heads in self._of_layer(layer):
-            if isinstance(edit, HeadOutput):
+            if isinstance(edit, ReplaceHeadOutput):
                 rows = self._rows(number, edit, out)
                 chosen = torch.zeros(out.shape[:3], dtype=torch.bool, device=out.device)
                 chosen[:, heads] = rows[:, None]
                 out = torch.where(chosen[..., None], self._donated(number, layer, edit, out), out)
         return out
 
-    def _donated(self, number: int, layer: int, edit: HeadOutput, out: Query) -> Query:
+    def _donated(self, number: int, layer: int, edit: ReplaceHeadOutput, out: Query) -> Query:
         if edit.values is None:
             return torch.zeros_like(out)
         given = torch.from_numpy(np.ascontiguousarray(edit.values[layer])).to(out)

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float32, Int
 
 from tempo.errors import InputError
 from tempo.policy.slots import SlotTable, group_of
-from tempo.vocabulary import GROUPS, Head, parse_head
+from tempo.vocabulary import GROUPS, Head, HeadName, head_of
 
-HeadNames = Sequence[str | Head | tuple[int, int]]
+HeadNames = Sequence[HeadName]
 _LARGEST = 1e6
 """Of a bias or a scale: in float32 nothing else is left of a row long before."""
 Cells = Bool[np.ndarray, "query slot"]
@@ -86,7 +86,7 @@ class Columns(Rows):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeadOutput(Rows):
+class ReplaceHeadOutput(Rows):
     """Replace what heads give to the output projection, at its input.
 
     Attributes:
@@ -108,7 +108,7 @@ class HeadOutput(Rows):
             needs = donor.get(self.how, "no values")
             raise InputError(
                 f"expected {needs} with {self.how}, got "
-                f"{'none' if found is None else f'{found} axes'}; see HeadOutput.values"
+                f"{'none' if found is None else f'{found} axes'}; see ReplaceHeadOutput.values"
             )
         if self.values is not None and not np.isfinite(self.values).all():
             raise InputError(
@@ -208,15 +208,124 @@ class EmbeddingOffset:
         return kept
 
 
-HeadEdit = HeadOutput | ValueZero | ScoreBias | ScoreScale | KnockOut
+HeadEdit = ReplaceHeadOutput | ValueZero | ScoreBias | ScoreScale | KnockOut
 Edit = HeadEdit | EmbeddingOffset
 
 
-def isolated(
-    *, heads: HeadNames = (), layers: Sequence[int] = (), steps: Sequence[int] | None = None
-) -> KnockOut:
-    """Members of a set no longer see their siblings in these heads or layers."""
-    return KnockOut(heads=heads, layers=layers, steps=steps, groups=("siblings",))
+def zero_heads(*heads: HeadName, **where: Any) -> ReplaceHeadOutput:
+    """What heads give to the output projection becomes zero.
+
+    Args:
+        *heads: Labels such as `"L16H0"`, or pairs of numbers.
+        **where: Fields of `Rows`: `layers` for all their heads, `steps`, `queries`,
+            `query_positions`. Everywhere where none is given.
+
+    Raises:
+        InputError: A label of no known form.
+
+    Example:
+        >>> tempo.generate(model, text, edits=[tempo.edits.zero_heads("L16H0")])
+    """
+    return ReplaceHeadOutput(heads=_checked(heads), **where)
+
+
+def mean_heads(
+    *heads: HeadName, values: Float32[np.ndarray, "layer head channel"], **where: Any
+) -> ReplaceHeadOutput:
+    """What heads give to the output projection becomes a mean.
+
+    Args:
+        *heads: As in `zero_heads`.
+        values: The mean of every head of the model, such as of `Forwarded.head_outputs` over the
+            queries of some texts.
+        **where: Fields of `Rows`.
+
+    Raises:
+        InputError: A label of no known form, or values of another shape.
+
+    Example:
+        >>> values = tempo.forward(model, text).head_outputs.mean(1)
+        >>> tempo.edits.mean_heads("L16H0", values=values)
+    """
+    return ReplaceHeadOutput(heads=_checked(heads), how="mean", values=values, **where)
+
+
+def resample_heads(
+    *heads: HeadName, values: Float32[np.ndarray, "layer query head channel"], **where: Any
+) -> ReplaceHeadOutput:
+    """What heads give to the output projection becomes what they gave in another text.
+
+    Args:
+        *heads: As in `zero_heads`.
+        values: `Forwarded.head_outputs` of the other text; query i is put in the place of query i.
+        **where: Fields of `Rows`.
+
+    Raises:
+        InputError: A label of no known form, or values of another shape.
+
+    Example:
+        >>> donor = tempo.forward(model, "A dog sat on the")
+        >>> tempo.edits.resample_heads("L16H0", values=donor.head_outputs)
+    """
+    return ReplaceHeadOutput(heads=_checked(heads), how="resample", values=values, **where)
+
+
+def knock_out(*heads: HeadName, softmax: str = "before", **where: Any) -> KnockOut:
+    """Heads no longer see some slots.
+
+    Args:
+        *heads: As in `zero_heads`.
+        softmax: "before": the rest of the row takes the place of what is gone. "after": it does
+            not, and the row sums to less than 1.
+        **where: Fields of `Columns`: those of `Rows`, and `slots`, `slot_positions`, `groups`.
+
+    Raises:
+        InputError: A label of no known form, an unknown group, or another word for `softmax`.
+
+    Example:
+        >>> tempo.edits.knock_out("L3H5", slots=[2])
+    """
+    return KnockOut(heads=_checked(heads), softmax=softmax, **where)
+
+
+def block_siblings(*heads: HeadName, **where: Any) -> KnockOut:
+    """Members of a set no longer see their siblings in these heads or layers.
+
+    Args:
+        *heads: As in `zero_heads`.
+        **where: Fields of `Rows`.
+
+    Raises:
+        InputError: A label of no known form.
+
+    Example:
+        >>> tempo.edits.block_siblings(layers=[3, 4])
+    """
+    return knock_out(*heads, groups=("siblings",), **where)
+
+
+def boost(*heads: HeadName, amount: float, **where: Any) -> ScoreBias:
+    """Add to the scores of some slots before the softmax.
+
+    Args:
+        *heads: As in `zero_heads`.
+        amount: In nats; below 0 it takes away. See `ScoreBias`.
+        **where: Fields of `Columns`.
+
+    Raises:
+        InputError: A label of no known form, an unknown group, or an amount that is not finite.
+
+    Example:
+        >>> tempo.edits.boost(layers=[3], groups=["earlier_sets"], amount=1.0)
+    """
+    return ScoreBias(heads=_checked(heads), amount=amount, **where)
+
+
+def _checked(heads: HeadNames) -> HeadNames:
+    """Heads as given, once each label can be read."""
+    for name in heads:
+        head_of(name)
+    return heads
 
 
 def heads_of(edit: Edit, *, n_layers: int, n_heads: int) -> dict[int, list[int]]:
@@ -268,11 +377,6 @@ def _at(
     if wanted is None:
         return np.ones(len(positions), bool)
     return np.isin(positions, np.asarray(list(wanted), np.float32))
-
-
-def head_of(name: str | Head | tuple[int, int]) -> Head:
-    """A head by its name or its numbers."""
-    return parse_head(name) if isinstance(name, str) else Head(*name)
 
 
 def _finite(value: Any, what: str) -> None:

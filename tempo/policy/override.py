@@ -78,6 +78,29 @@ def as_policy(policy: Policy) -> Change:
     return Change(place=policy.place, see=policy.see, bias=policy.bias, read=policy.read)
 
 
+def as_change(rules: Policy | Change | Place | Relation | Bias | Read | str) -> Change:
+    """The change that a policy, a single rule or a twin's name means.
+
+    Raises:
+        InputError: None of these, or a policy that cannot be fed the sets of another.
+    """
+    match rules:
+        case str():
+            return parse_change(rules)
+        case Policy():
+            return as_policy(rules)
+        case Change():
+            return rules
+        case Place():
+            return Change(place=rules)
+        case Relation():
+            return Change(see=rules)
+        case Bias():
+            return Change(bias=(rules,))
+        case Read():
+            return Change(read=rules)
+
+
 def parse_change(text: str) -> Change:
     """Read a twin's name, several joined with a plus.
 

@@ -19,7 +19,8 @@ from tempo.policy import (
     selection,
     visibility,
 )
-from tempo.policy.edits import Edit, head_of
+from tempo.policy.edits import Edit, ReplaceHeadOutput
+from tempo.vocabulary import head_of
 
 # Every module that holds rules: a recorded rule is found by the name of its class.
 _ROOMS: tuple[ModuleType, ...] = (
@@ -65,7 +66,9 @@ def described_edit(edit: Edit) -> Mapping[str, Any]:
     """An edit as plain values, for the record; arrays by their shape and SHA-256."""
     fields = {name: getattr(edit, name) for name in type(edit).__dataclass_fields__}
     plain = {name: _recorded(value) for name, value in fields.items() if value is not None}
-    return {"edit": type(edit).__name__} | plain
+    # Traces of format 1 know the replacement of head outputs by its first name.
+    name = "HeadOutput" if isinstance(edit, ReplaceHeadOutput) else type(edit).__name__
+    return {"edit": name} | plain
 
 
 def _recorded(value: Any) -> Any:

@@ -17,13 +17,16 @@ from tempo.errors import InputError, ModelError, NoParallelSetsError, TwinError
 from tempo.models.hooks import watched_rows_stream
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.load import Source, load_model
+from tempo.policy.biases import Bias
 from tempo.policy.edits import Edit
-from tempo.policy.override import Change, alone, as_policy, forced, parse_change
+from tempo.policy.override import Change, alone, as_change, forced
+from tempo.policy.positions import Place
 from tempo.policy.presets import Policy
 from tempo.policy.pruning import Never
+from tempo.policy.readout import Read
 from tempo.policy.serialize import rule_from
 from tempo.policy.slots import SlotTable
-from tempo.policy.visibility import visible_slots
+from tempo.policy.visibility import Relation, visible_slots
 from tempo.run.execute import check_found, decode_batch
 from tempo.run.options import make_options
 from tempo.run.recorder import model_facts
@@ -32,7 +35,10 @@ from tempo.trace.compare import changed_axes, check_axes, check_same_model
 from tempo.trace.run import Prompt, Run
 from tempo.trace.trace import Trace
 
-Rules = Policy | Change | str
+Rules = Policy | Change | Place | Relation | Bias | Read | str
+"""What a twin does otherwise: a whole policy, a change, one rule, or a twin by name."""
+TWIN = "twin"
+"""Arm of the only twin of a replay."""
 
 
 def replay(
@@ -42,26 +48,33 @@ def replay(
     model: Source | None = None,
     axes: Collection[str] | None = None,
     edits: Sequence[Edit] = (),
-) -> Trace | Run:
+) -> Run:
     """Feed the sets of a trace again under other rules, and make sure that one thing changed.
 
     Args:
         trace: The reference; its tokens and their probabilities are kept, set by set.
         policy: A `Policy` (its rule of selection and its pruning are not used), a twin by name
             (`visible`, `unique`, `offset:0.01`, `sequential`, `boost:0.5`, `duplicates:3`, ...),
-            or a `tempo.policy.override.Change`; several, by a name each, decode together.
+            a single rule such as `Offset(0.01)`, or a `tempo.twins.Change`; several, by a name
+            each, decode together.
         model: The model that made the trace; loaded by its name there if not given.
         edits: From `tempo.edits`, made in every forward of the twins and in none of the reference;
             with edits alone, leave `policy` out.
-        axes: In what the twins may differ, of `compare.AXES`; if not given, in what the change
+        axes: In what the twins may differ, of `tempo.twins.AXES`; if not given, in what the change
             says, and for a `Policy` in one axis.
 
     Returns:
-        The twin; for several, a run of the reference and its twins.
+        A run in memory of the reference, under its own arm, and its twins: arm `twin` where there
+        is one, else the names given. `analyze` takes it.
 
     Raises:
+        InputError: A twin that cannot be read, or one with the name of the reference.
         TwinError: The model has other weights, the trace has edits, or more changed than was to.
         NoParallelSetsError: The trace has no set of two or more, so no twin can differ.
+
+    Example:
+        >>> run = tempo.replay(trace, policy="unique")
+        >>> twin = run.trace(arm="twin")  # the same tokens, each at a position of its own
     """
     loaded = load_model(trace.header.model["name"] if model is None else model)
     check_same_model(trace, model_facts(loaded))
@@ -78,8 +91,13 @@ def replay(
     if policy is None and not edits:
         raise TwinError("expected a policy or edits that change something, got neither; give one")
     rules = Change() if policy is None else policy
-    wanted = dict(rules) if isinstance(rules, Mapping) else {"twin": rules}
-    changes = {name: _change(one) for name, one in wanted.items()}
+    wanted = dict(rules) if isinstance(rules, Mapping) else {_name_beside(trace): rules}
+    if trace.header.arm in wanted:
+        raise InputError(
+            f"expected names other than {trace.header.arm!r}, the arm of the reference, got it for "
+            "a twin; rename the twin"
+        )
+    changes = {name: as_change(one) for name, one in wanted.items()}
     reference = rule_from(trace.header.policy)
     twins = _decode(loaded, trace, reference, changes, edits)
     for name, twin in twins.items():
@@ -88,7 +106,12 @@ def replay(
         else:
             meant = changes[name].against(reference).axes if axes is None else axes
             check_axes(trace, twin, {*meant, *(["edits"] if edits else [])})
-    return _run_of(trace, twins, changes) if isinstance(policy, Mapping) else twins["twin"]
+    return _run_of(trace, twins, changes)
+
+
+def _name_beside(trace: Trace) -> str:
+    """Arm of the only twin; that of a twin's twin says so."""
+    return TWIN if trace.header.arm != TWIN else f"{TWIN}@{TWIN}"
 
 
 def _run_of(trace: Trace, twins: Mapping[str, Trace], changes: Mapping[str, Change]) -> Run:
@@ -105,12 +128,6 @@ def _run_of(trace: Trace, twins: Mapping[str, Trace], changes: Mapping[str, Chan
             "axes": {name: sorted(change.axes) for name, change in changes.items()},
         },
     )
-
-
-def _change(rules: Rules) -> Change:
-    if isinstance(rules, str):
-        return parse_change(rules)
-    return as_policy(rules) if isinstance(rules, Policy) else rules
 
 
 def _decode(

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from tempo.vocabulary import GROUPS
 
 Weights = Float32[np.ndarray, "layer head query slot"]
+HeadWeights = Float32[np.ndarray, "query slot"]
 GroupMass = Float32[np.ndarray, "layer head query group"]
 
 

@@ -1,6 +1,6 @@
 """A run: every trace that one command left behind, by prompt and by arm."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,21 +42,30 @@ class Run:
     folder: Path | None = None
     already_complete: bool = False
 
-    def trace(self, prompt_id: str, arm: str | None = None) -> Trace:
-        """The trace of one prompt under one arm; the arm may be left out where there is one.
+    def trace(self, prompt_id: str | None = None, arm: str | None = None) -> Trace:
+        """The trace of one prompt under one arm; on disk, no other trace is opened.
+
+        Args:
+            prompt_id: May be left out where the run has one prompt.
+            arm: May be left out where the run has one arm.
 
         Raises:
-            InputError: No such prompt or arm; the message lists those there are.
+            InputError: No such prompt or arm, or several to choose from; the message lists them.
+
+        Example:
+            >>> tempo.generate(model, "The cat sat on the").trace()
+            >>> run.trace("p0003", "isolated")
         """
-        chosen = arm if arm is not None else self.arms[0] if len(self.arms) == 1 else None
-        if (prompt_id, chosen) not in self.traces:
-            ids = ", ".join(prompt.id for prompt in self.prompts[:8])
+        ids = [prompt.id for prompt in self.prompts]
+        chosen = (_only(ids, prompt_id), _only(self.arms, arm))
+        if chosen not in self.traces:
+            given = [name for name in (prompt_id, arm) if name is not None]
             raise InputError(
-                f"expected a prompt of {ids}{', ...' if len(self.prompts) > 8 else ''} and an "
-                "arm of "
-                f"{', '.join(self.arms)}; got {prompt_id!r}, {arm!r}"
+                f"expected a prompt of {', '.join(ids[:8])}{', ...' if len(ids) > 8 else ''} and "
+                f"an arm of {', '.join(self.arms)}, got {', '.join(map(repr, given)) or 'neither'}"
+                f"; such as run.trace({ids[0]!r}, {self.arms[0]!r})"
             )
-        return self.traces[prompt_id, str(chosen)]
+        return self.traces[chosen]
 
     def pairs(self, *arms: str) -> Iterator[tuple[Prompt, tuple[Trace, ...]]]:
         """Prompts decoded under all the arms named, with their traces in that order."""
@@ -81,7 +90,8 @@ class Run:
         return len(self.traces)
 
     def __getitem__(self, number: int) -> Trace:
-        return list(self.traces.values())[number]
+        # By its key: going through the values would open every trace of a folder before this one.
+        return self.traces[list(self.traces)[number]]
 
     def __repr__(self) -> str:
         rows = [
@@ -106,3 +116,8 @@ class Run:
         for prompt in self.prompts[:MOST_PROMPTS]:
             pairs = ((arm, (prompt.id, arm)) for arm in self.arms[:MOST_ARMS])
             yield prompt.id, {arm: self.traces[key] for arm, key in pairs if key in self.traces}
+
+
+def _only(names: Sequence[str], given: str | None) -> str:
+    """The name given, or the only one there is; empty where there are several."""
+    return given if given is not None else names[0] if len(names) == 1 else ""

@@ -184,6 +184,10 @@ class _LazyTraces(Mapping[tuple[str, str], Trace]):
             )
         return trace
 
+    def __contains__(self, pair: object) -> bool:
+        # Mapping's own would open the trace to find out.
+        return pair in self._pairs
+
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._pairs)
 

@@ -4,7 +4,7 @@ Tensors are looked up by name in a mapping: a dict for a run in memory, a lazy r
 `docs/trace-format.md` lists the names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from tempo.policy.selection import DROP_REASONS, Dropped
 from tempo.policy.slots import COLUMNS, SlotTable, group_of, prompt_table
 from tempo.trace.attention import (
     GroupMass,
+    HeadWeights,
     Weights,
     entropy_nats,
     group_onehot,
@@ -27,7 +28,7 @@ from tempo.trace.attention import (
 from tempo.trace.glyphs import line_glyphs
 from tempo.trace.notebook import trace_markup
 from tempo.trace.schema import Readout, TraceHeader, bias_name, tensor_name, visible_name
-from tempo.vocabulary import Head
+from tempo.vocabulary import Head, HeadName, head_of, spell_numbers
 
 
 @dataclass(frozen=True)
@@ -100,17 +101,31 @@ class Trace:
         """Slot numbers written by a step: the query axis of its rows."""
         return self.slots.members(step)
 
-    def attention(self, step: int) -> Weights:
+    def attention(self, step: int, *, head: HeadName | None = None) -> Weights | HeadWeights:
         """What every query of a step pays to every slot written so far; 0 where it may not see.
 
         Step 0 is the prompt square; step k >= 1 has the members of set k in rank order.
 
+        Args:
+            step: From 0 to `n_steps`.
+            head: One head by its label, `"L3H5"` or `(3, 5)`, in the numbers of the model, whatever
+                was captured; its rows alone, without the layer and head axes. All where None.
+
         Raises:
+            InputError: No such step, or a head that was not captured.
             LevelError: The trace was reduced to group masses.
+
+        Example:
+            >>> trace.attention(3).shape  # layer, head, query, slot
+            >>> trace.attention(3, head="L3H5").shape  # query, slot
         """
-        if self.level == "qk":
-            return self._rows(step)[0]
-        return self.tensor(step, "weights")
+        if head is None:
+            every = range(len(self.layers))
+            return self._rows(step, every) if self.level == "qk" else self.tensor(step, "weights")
+        layer, number = self.index_of(head)
+        if self.level == "qk":  # one layer is enough: rows are computed when they are read
+            return self._rows(step, [layer])[0, number]
+        return self.tensor(step, "weights")[layer, number]
 
     def has_rows(self, step: int) -> bool:
         """Whether this step was captured; a twin may keep the rows of its last steps only."""
@@ -248,10 +263,26 @@ class Trace:
         """Name of the head at one place of the layer and head axes."""
         return Head(self.layers[layer], self.heads[head])
 
+    def index_of(self, head: HeadName) -> tuple[int, int]:
+        """Where a head stands on the layer and head axes, which hold what was captured only.
+
+        Raises:
+            InputError: Its layer or its head was not captured; the message names those that were.
+        """
+        named = head_of(head)
+        if named.layer not in self.layers or named.head not in self.heads:
+            raise InputError(
+                f"expected a head of the captured layers {spell_numbers(self.layers)} and "
+                f"heads {spell_numbers(self.heads)}, got {named}; capture it with "
+                "layers=... and heads=..."
+            )
+        return self.layers.index(named.layer), self.heads.index(named.head)
+
     def _table_at(self, step: int) -> SlotTable:
         return self.slots.upto(self.n_slots(step))
 
-    def _rows(self, step: int) -> tuple[Weights, Float32[np.ndarray, "layer head query"]]:
+    def _rows(self, step: int, layers: Sequence[int]) -> Weights:
+        """Rows of some places on the layer axis, from queries and keys."""
         q, k, visible, bias = (
             self.queries(step),
             self.keys(step),
@@ -269,10 +300,10 @@ class Trace:
                 bias=None if bias is None else bias[layer],
                 softcap=self.header.softcap[layer],
                 sinks=None if sinks[layer] is None else np.asarray(sinks[layer], np.float32),
-            )
-            for layer in range(len(self.layers))
+            )[0]
+            for layer in layers
         ]
-        return np.stack([weights for weights, _ in rows]), np.stack([lse for _, lse in rows])
+        return np.stack(rows)
 
     def __repr__(self) -> str:
         name = f"{self.header.prompt_id}/{self.header.arm}, {self.n_steps} steps"

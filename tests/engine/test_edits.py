@@ -13,17 +13,16 @@ from tempo.models.projections import output_projections
 from tempo.policy.edits import (
     Edit,
     EmbeddingOffset,
-    HeadOutput,
     KnockOut,
+    ReplaceHeadOutput,
     ScoreBias,
     ScoreScale,
     ValueZero,
-    isolated,
+    block_siblings,
 )
 from tempo.policy.serialize import described_edit
 from tempo.testing.tiny import FAMILIES
 from tempo.trace.compare import changed_axes
-from tempo.trace.trace import Trace
 from tests.decoding import model_of, plain_forward, random_prompt
 
 HEAD = "L1H2"
@@ -61,7 +60,7 @@ def test_head_outputs_are_what_the_output_projection_reads(family: str):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_zeroing_a_head_is_deleting_its_columns_of_the_output_projection(family: str):
     model = model_of(family)
-    found = run(family, HeadOutput(heads=[HEAD]))
+    found = run(family, ReplaceHeadOutput(heads=[HEAD]))
     linear = output_projections(model, (LAYER,))[LAYER]
     width = linear.in_features // model.n_heads
     kept = linear.weight.detach().clone()
@@ -80,7 +79,7 @@ def test_zeroing_a_head_agrees_with_silencing_it_by_a_hook():
     model = model_of("llama")
     with ablated(model, [(LAYER, H)]):
         expected = plain_forward(model, ids_of("llama")).logits[0]
-    found = run("llama", HeadOutput(heads=[HEAD])).logits
+    found = run("llama", ReplaceHeadOutput(heads=[HEAD])).logits
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -117,7 +116,7 @@ def test_zeroing_part_of_what_a_layer_writes_is_another_operation():
         mistaken = plain_forward(model, ids_of("llama")).logits[0]
     finally:
         hook.remove()
-    right = run("llama", HeadOutput(heads=[HEAD])).logits
+    right = run("llama", ReplaceHeadOutput(heads=[HEAD])).logits
     assert np.abs(right - mistaken.numpy()).max() > 1e-2
 
 
@@ -194,7 +193,7 @@ def test_edits_of_different_places_compose_in_any_order(family: str):
     edits = (
         ScoreBias(heads=["L0H1"], slots=[2], amount=0.7),
         ValueZero(heads=["L0H3"], slots=[P]),
-        HeadOutput(heads=[HEAD]),
+        ReplaceHeadOutput(heads=[HEAD]),
         KnockOut(heads=["L1H0"], slots=[4]),
     )
     one, other = run(family, *edits), run(family, *reversed(edits))
@@ -204,17 +203,17 @@ def test_edits_of_different_places_compose_in_any_order(family: str):
 
 def test_a_donor_of_the_same_text_changes_nothing_and_of_another_gives_its_output():
     model, plain = model_of("llama"), run("llama")
-    same = run("llama", HeadOutput(heads=[HEAD], how="resample", values=plain.head_outputs))
+    same = run("llama", ReplaceHeadOutput(heads=[HEAD], how="resample", values=plain.head_outputs))
     np.testing.assert_allclose(same.logits, plain.logits, atol=1e-5)
     donor = tempo.forward(model, random_prompt(model, 12, seed=7))
-    other = run("llama", HeadOutput(heads=[HEAD], how="resample", values=donor.head_outputs))
+    other = run("llama", ReplaceHeadOutput(heads=[HEAD], how="resample", values=donor.head_outputs))
     np.testing.assert_allclose(other.head_outputs[LAYER, :, H], donor.head_outputs[LAYER, :, H])
     assert np.abs(other.logits - plain.logits).max() > 1e-3
 
 
 def test_a_head_is_held_at_its_mean():
     means = run("llama").head_outputs.mean(1)
-    found = run("llama", HeadOutput(heads=[HEAD], how="mean", values=means, queries=[T]))
+    found = run("llama", ReplaceHeadOutput(heads=[HEAD], how="mean", values=means, queries=[T]))
     np.testing.assert_allclose(found.head_outputs[LAYER, T, H], means[LAYER, H], atol=1e-6)
     kept = np.delete(found.head_outputs[LAYER, :, H], T, axis=0)
     np.testing.assert_allclose(kept, np.delete(run("llama").head_outputs[LAYER, :, H], T, axis=0))
@@ -224,7 +223,7 @@ def test_nothing_is_left_behind_even_by_an_edit_that_fails():
     model = model_of("llama")
     setting = model.hf.config._attn_implementation
     before = plain_forward(model, ids_of("llama")).logits
-    run("llama", HeadOutput(layers=[0]), KnockOut(layers=[1], slots=[1]))
+    run("llama", ReplaceHeadOutput(layers=[0]), KnockOut(layers=[1], slots=[1]))
     with pytest.raises(InputError):
         run("llama", KnockOut(layers=[1], slots=[0]))
     assert model.hf.config._attn_implementation == setting
@@ -233,7 +232,9 @@ def test_nothing_is_left_behind_even_by_an_edit_that_fails():
 
 def test_an_edit_is_described_by_plain_values():
     means = np.zeros((2, 4, 16), np.float32)
-    found = described_edit(HeadOutput(heads=["L0H1", (1, 2)], how="mean", values=means, steps=[1]))
+    found = described_edit(
+        ReplaceHeadOutput(heads=["L0H1", (1, 2)], how="mean", values=means, steps=[1])
+    )
     assert found == {
         "edit": "HeadOutput",
         "heads": ["L0H1", "L1H2"],
@@ -242,21 +243,21 @@ def test_an_edit_is_described_by_plain_values():
         "how": "mean",
         "values": {"shape": [2, 4, 16], "sha256": found["values"]["sha256"]},
     }
-    other = described_edit(HeadOutput(heads=["L0H1"], how="mean", values=means + 1))
+    other = described_edit(ReplaceHeadOutput(heads=["L0H1"], how="mean", values=means + 1))
     assert other["values"]["sha256"] != found["values"]["sha256"]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: HeadOutput(heads=["L9H0"]), "expected heads from L0H0 to L1H3, got L9H0"),
-        (lambda: HeadOutput(heads=["L0H4"]), "got L0H4"),
-        (lambda: HeadOutput(heads=["nine"]), "expected a head such as L3H5"),
-        (HeadOutput, "expected heads or layers in HeadOutput, got none"),
-        (lambda: HeadOutput(layers=[2]), "got L2H0"),
-        (lambda: HeadOutput(heads=["L0H0"], how="resample"), "a donor's head outputs"),
-        (lambda: HeadOutput(heads=["L0H0"], how="mean"), "means of each head"),
-        (lambda: HeadOutput(heads=["L0H0"], how="half"), "expected zero, mean or resample"),
+        (lambda: ReplaceHeadOutput(heads=["L9H0"]), "expected heads from L0H0 to L1H3, got L9H0"),
+        (lambda: ReplaceHeadOutput(heads=["L0H4"]), "got L0H4"),
+        (lambda: ReplaceHeadOutput(heads=["nine"]), "expected a head such as L3H5"),
+        (ReplaceHeadOutput, "expected heads or layers in ReplaceHeadOutput, got none"),
+        (lambda: ReplaceHeadOutput(layers=[2]), "got L2H0"),
+        (lambda: ReplaceHeadOutput(heads=["L0H0"], how="resample"), "a donor's head outputs"),
+        (lambda: ReplaceHeadOutput(heads=["L0H0"], how="mean"), "means of each head"),
+        (lambda: ReplaceHeadOutput(heads=["L0H0"], how="half"), "expected zero, mean or resample"),
         (lambda: KnockOut(heads=["L0H0"], softmax="during"), "before or after the softmax"),
         (lambda: KnockOut(layers=[0], slots=[0]), "leave every row something to see"),
         (lambda: KnockOut(heads=["L0H0"], slots=[40]), "expected slots from 0 to 11, got 40"),
@@ -264,7 +265,7 @@ def test_an_edit_is_described_by_plain_values():
         (lambda: ScoreBias(heads=["L0H0"], amount=1e39), "expected a finite amount"),
         (lambda: ScoreBias(heads=["L0H0"], groups="siblings", amount=1.0), "got siblings"),
         (
-            lambda: HeadOutput(
+            lambda: ReplaceHeadOutput(
                 heads=["L0H0"], how="mean", values=np.full((2, 4, 16), np.nan, np.float32)
             ),
             "expected finite values to stand in for a head",
@@ -282,18 +283,20 @@ def test_an_edit_is_described_by_plain_values():
         ),
         (lambda: EmbeddingOffset(vector=np.ones(64, np.float32)), "find something to act on"),
         (
-            lambda: HeadOutput(heads=["L0H0"], how="mean", values=np.zeros((2, 4, 8), np.float32)),
+            lambda: ReplaceHeadOutput(
+                heads=["L0H0"], how="mean", values=np.zeros((2, 4, 8), np.float32)
+            ),
             "expected values of 2 layers, 4 heads and 16 channels, got 2, 4, 8",
         ),
-        (lambda: HeadOutput(heads=["L0H0"], steps=[3]), "find something to act on"),
-        (lambda: isolated(layers=[0]), "find something to act on"),
+        (lambda: ReplaceHeadOutput(heads=["L0H0"], steps=[3]), "find something to act on"),
+        (lambda: block_siblings(layers=[0]), "find something to act on"),
         (lambda: ScoreBias(heads=["L0H0"], amount=np.inf), "expected a finite amount"),
         (
             lambda: ValueZero(heads=["L0H0"], groups=["friends"]),
             "expected a list of groups of sink",
         ),
         (
-            lambda: HeadOutput(
+            lambda: ReplaceHeadOutput(
                 heads=["L0H0"], how="resample", values=np.zeros((2, 3, 4, 16), np.float32)
             ),
             "expected a donor with the rows of slot 11, got 3",
@@ -318,7 +321,7 @@ def test_an_edge_stays_out_whatever_is_scaled_after_it(factor: float):
 @pytest.mark.parametrize(
     ("edits", "message"),
     [
-        (HeadOutput(heads=[HEAD]), "expected a list of edits, got one HeadOutput"),
+        (ReplaceHeadOutput(heads=[HEAD]), "expected a list of edits, got one ReplaceHeadOutput"),
         ("zero", "expected a list of edits, got str"),
         (["zero"], "expected edits of tempo.edits, got str"),
     ],
@@ -401,9 +404,9 @@ def test_many_lists_of_edits_in_one_forward_are_as_each_alone(family: str):
     vector = np.linspace(-1, 1, model.config.hidden_size).astype(np.float32)
     variants: list[list[Edit]] = [
         [],
-        [HeadOutput(heads=[HEAD], queries=[T])],
-        [ValueZero(layers=[0], slots=[P]), HeadOutput(heads=["L1H0"])],
-        [HeadOutput(heads=["L0H0"], how="resample", values=donor, queries=[T])],
+        [ReplaceHeadOutput(heads=[HEAD], queries=[T])],
+        [ValueZero(layers=[0], slots=[P]), ReplaceHeadOutput(heads=["L1H0"])],
+        [ReplaceHeadOutput(heads=["L0H0"], how="resample", values=donor, queries=[T])],
         [EmbeddingOffset(vector=vector, slots=[P], parallel_only=False)],
         [KnockOut(heads=["L0H1"], queries=[T], slots=[P])],
     ]
@@ -432,7 +435,7 @@ def decoded(policy: str = "isolated", *edits: Edit, **options):
 
 def test_greedy_decoding_without_a_head_is_that_of_the_model_without_it():
     model = model_of("llama")
-    (trace,) = decoded("greedy", HeadOutput(heads=[HEAD]), steps=6)
+    (trace,) = decoded("greedy", ReplaceHeadOutput(heads=[HEAD]), steps=6)
     ids = torch.tensor([model.encode(CAT)])
     with ablated(model, [(LAYER, H)]):
         for _ in range(6):
@@ -444,7 +447,7 @@ def test_greedy_decoding_without_a_head_is_that_of_the_model_without_it():
 
 def test_isolating_every_layer_of_visible_sets_is_the_isolated_policy():
     (own,) = decoded("isolated", steps=3)
-    (edited,) = decoded("visible", isolated(layers=[0, 1]), steps=3)
+    (edited,) = decoded("visible", block_siblings(layers=[0, 1]), steps=3)
     assert (own.slots.width >= 2).any()
     np.testing.assert_array_equal(edited.slots.token, own.slots.token)
     for step in range(1, 4):
@@ -452,7 +455,7 @@ def test_isolating_every_layer_of_visible_sets_is_the_isolated_policy():
 
 
 def test_an_edit_that_finds_nothing_is_refused_again_by_the_same_call(tmp_path):
-    idle = HeadOutput(heads=["L0H0"], steps=[9])
+    idle = ReplaceHeadOutput(heads=["L0H0"], steps=[9])
     for _ in range(2):
         with pytest.raises(InputError, match="find something to act on"):
             decoded("isolated", idle, steps=3, out=tmp_path / "run")
@@ -461,14 +464,14 @@ def test_an_edit_that_finds_nothing_is_refused_again_by_the_same_call(tmp_path):
 def test_an_edit_need_not_find_something_in_every_batch(monkeypatch: pytest.MonkeyPatch):
     model = model_of("llama")
     texts = [list(random_prompt(model, 12)), [5, 6], [7, 8]]
-    edit = HeadOutput(heads=["L0H0"], queries=[10], steps=[0])
+    edit = ReplaceHeadOutput(heads=["L0H0"], queries=[10], steps=[0])
     monkeypatch.setattr("tempo.run.budget.MAX_BATCH", 1)
     found = tempo.generate(model, texts, policy="greedy", steps=1, edits=[edit], eos="ignore")
     assert [trace.header.run["edits_found"] for trace in found] == [[0], [], []]
 
 
 def test_a_trace_with_edits_is_not_replayed():
-    (trace,) = decoded("isolated", HeadOutput(layers=[1], steps=[2]), threshold=0.02)
+    (trace,) = decoded("isolated", ReplaceHeadOutput(layers=[1], steps=[2]), threshold=0.02)
     with pytest.raises(TwinError, match="expected a trace that was decoded without edits"):
         tempo.replay(trace, model=model_of("llama"), policy="visible")
 
@@ -492,7 +495,7 @@ def test_an_offset_of_parallel_members_moves_them_and_nothing_before():
 
 
 def test_an_edit_of_one_step_leaves_those_before_it_as_they_were():
-    (plain,), (edited,) = decoded(), decoded("isolated", HeadOutput(layers=[1], steps=[2]))
+    (plain,), (edited,) = decoded(), decoded("isolated", ReplaceHeadOutput(layers=[1], steps=[2]))
     np.testing.assert_array_equal(edited.attention(1), plain.attention(1))
     np.testing.assert_array_equal(edited.readout(1).token, plain.readout(1).token)
     before, after = plain.readout(2), edited.readout(2)
@@ -513,8 +516,7 @@ def test_edits_are_recorded_and_make_another_run(tmp_path):
 def test_a_replay_under_edits_is_a_twin_that_differs_in_them_alone():
     (trace,) = decoded()
     edit = ScoreBias(layers=[0, 1], groups=["earlier_sets"], amount=-2.0)
-    twin = tempo.replay(trace, model=model_of("llama"), edits=[edit])
-    assert isinstance(twin, Trace)
+    twin = tempo.replay(trace, model=model_of("llama"), edits=[edit]).trace(arm="twin")
     assert changed_axes(trace, twin) == {"edits"}
     np.testing.assert_array_equal(twin.slots.token, trace.slots.token)
     step = next(step for step in range(2, 5) if len(trace.members(step - 1)) > 1)
@@ -529,9 +531,13 @@ def test_a_replay_under_edits_is_a_twin_that_differs_in_them_alone():
 @pytest.mark.parametrize(
     ("edit", "options", "message"),
     [
-        (HeadOutput(heads=["L7H0"]), {}, "got L7H0"),
-        (HeadOutput(heads=["L0H0"]), {"capture": "qk"}, "capture of weights or reduced with edits"),
-        (HeadOutput(heads=["L0H0"], steps=[9]), {}, "find something to act on"),
+        (ReplaceHeadOutput(heads=["L7H0"]), {}, "got L7H0"),
+        (
+            ReplaceHeadOutput(heads=["L0H0"]),
+            {"capture": "qk"},
+            "capture of weights or reduced with edits",
+        ),
+        (ReplaceHeadOutput(heads=["L0H0"], steps=[9]), {}, "find something to act on"),
     ],
 )
 def test_a_run_that_cannot_be_edited_is_refused(edit: Edit, options: dict, message: str):

@@ -229,14 +229,16 @@ def reference() -> Trace:
 
 
 def test_a_replay_is_the_twin_of_its_trace(reference: Trace) -> None:
-    twin = tempo.replay(reference, policy="visible", model=model_of("llama"))
-    assert isinstance(twin, Trace)
+    run = tempo.replay(reference, policy="visible", model=model_of("llama"))
+    assert run.arms == ("isolated", "twin")
+    assert run.trace(arm="isolated") is reference
+    twin = run.trace(arm="twin")
     assert changed_axes(reference, twin) == {"relation"}
 
 
 def test_a_replay_under_the_same_rules_is_the_same_run(reference: Trace) -> None:
-    twin = tempo.replay(reference, policy=policies.isolated(), model=model_of("llama"))
-    assert isinstance(twin, Trace)
+    run = tempo.replay(reference, policy=policies.isolated(), model=model_of("llama"))
+    twin = run.trace(arm="twin")
     assert changed_axes(reference, twin) == set()
     for step in range(5):
         np.testing.assert_allclose(twin.attention(step), reference.attention(step), atol=1e-6)
@@ -257,12 +259,36 @@ def test_a_replay_that_changes_two_things_has_to_say_so(reference: Trace) -> Non
     both = Policy(Greedy(), Unique(), VISIBLE)
     with pytest.raises(TwinError, match="expected one thing to change, got positions, relation"):
         tempo.replay(reference, policy=both, model=model_of("llama"))
-    twin = tempo.replay(
+    run = tempo.replay(
         reference, policy=both, model=model_of("llama"), axes=("positions", "relation")
     )
+    twin = run.trace(arm="twin")
     assert changed_axes(reference, twin) == {"positions", "relation"}
     with pytest.raises(TwinError, match="in bias only"):
         tempo.replay(reference, policy="visible", model=model_of("llama"), axes=("bias",))
+
+
+@pytest.mark.parametrize(
+    ("rule", "axis"),
+    [
+        (Offset(0.25), "positions"),
+        (VISIBLE, "relation"),
+        (Boost(1), "bias"),
+        (Product(), "weights"),
+    ],
+)
+def test_a_twin_may_be_one_rule(reference: Trace, rule: object, axis: str) -> None:
+    run = tempo.replay(reference, policy=rule, model=model_of("llama"))
+    assert run.settings["axes"] == {"twin": [axis]}
+
+
+def test_a_twin_does_not_take_the_name_of_its_reference(reference: Trace) -> None:
+    with pytest.raises(InputError, match="expected names other than 'isolated'"):
+        tempo.replay(reference, policy={"isolated": "visible"}, model=model_of("llama"))
+    twin = tempo.replay(reference, policy="visible", model=model_of("llama")).trace(arm="twin")
+    assert tempo.replay(twin, policy="unique", model=model_of("llama")).arms == (
+        *("twin", "twin@twin"),
+    )
 
 
 def test_the_twin_of_a_trace_made_with_another_model_is_refused(reference: Trace) -> None:

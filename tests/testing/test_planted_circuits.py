@@ -8,7 +8,7 @@ from tempo.causal.forward import forward
 from tempo.errors import InputError
 from tempo.models.language_model import LanguageModel
 from tempo.models.projections import output_projections
-from tempo.policy.edits import Edit, HeadOutput, KnockOut, ValueZero
+from tempo.policy.edits import Edit, KnockOut, ReplaceHeadOutput, ValueZero
 from tempo.testing.circuits import (
     LONGEST,
     PlantedHead,
@@ -62,8 +62,8 @@ def a_pass(model: LanguageModel, ids: np.ndarray, t: int, *edits: Edit) -> Pass:
     return Pass(t, np.stack(outputs), found.logits, found.attention[:, :, t])
 
 
-def without(head: str, t: int) -> HeadOutput:
-    return HeadOutput(heads=[head], queries=[t])
+def without(head: str, t: int) -> ReplaceHeadOutput:
+    return ReplaceHeadOutput(heads=[head], queries=[t])
 
 
 def without_values(slot: int, *heads: str) -> ValueZero:

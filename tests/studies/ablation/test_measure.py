@@ -9,7 +9,7 @@ from tempo.causal.silence import mean_inputs
 from tempo.errors import InputError
 from tempo.models.language_model import attention_as
 from tempo.models.projections import output_projections
-from tempo.policy.edits import HeadOutput, KnockOut, ValueZero
+from tempo.policy.edits import KnockOut, ReplaceHeadOutput, ValueZero
 from tempo.prompts.suites import load_suite
 from tempo.vocabulary import Head
 from tempo_analysis.studies.ablation.measure import run_passes, texts_of
@@ -50,8 +50,8 @@ def ablated(family: str = "llama", **options) -> Ablation:
 @pytest.mark.parametrize(
     ("name", "edit"),
     [
-        ("head", HeadOutput(heads=HEADS, queries=[6])),
-        ("head:zero", HeadOutput(heads=HEADS, queries=[6])),
+        ("head", ReplaceHeadOutput(heads=HEADS, queries=[6])),
+        ("head:zero", ReplaceHeadOutput(heads=HEADS, queries=[6])),
         ("value:1", ValueZero(layers=(1,), slots=[5])),
         ("value:1+2:heads", ValueZero(heads=HEADS, slots=[5, 4])),
         ("value:before", ValueZero(layers=(1,), slots=[0, 1, 2, 3, 4, 5])),
@@ -81,7 +81,7 @@ def test_donors_go_into_the_edit():
     target = Target(HEADS, (1,), (None, None), 6, Donors(means, rows))
     for name, values in (("head:mean", means), ("head:resample", rows)):
         (edit,) = parse_condition(name).edits(target)
-        assert isinstance(edit, HeadOutput)
+        assert isinstance(edit, ReplaceHeadOutput)
         assert edit.values is values
 
 
@@ -152,7 +152,7 @@ def test_values_taken_out_before_t_count_in_the_published_means():
     at = len(ids) - 1
     for name, edit in (
         ("value:before", ValueZero(layers=[1], slots=list(range(at)))),
-        ("head", HeadOutput(heads=["L1H0"], queries=[at])),
+        ("head", ReplaceHeadOutput(heads=["L1H0"], queries=[at])),
     ):
         (effect, _) = ablated("llama", prompts=[ids], conditions=[name]).findings.effects
         base, changed = (
@@ -245,7 +245,7 @@ def test_an_ablated_head_leaves_the_layers_before_it_as_they_were():
 def test_the_predictions_are_those_of_the_edited_forward():
     found = ablated("llama", prompts=[CAT], conditions=["head", "value:through"])
     model = model_of("llama")
-    edit = HeadOutput(heads=["L1H0"], queries=[len(model.encode(CAT)) - 1])
+    edit = ReplaceHeadOutput(heads=["L1H0"], queries=[len(model.encode(CAT)) - 1])
     base, changed = (tempo.forward(model, CAT, edits=edits).logits[-1] for edits in ([], [edit]))
     (table,) = found.predictions
     row = table.conditions[0]
@@ -277,7 +277,7 @@ def test_means_are_over_the_suite_and_said_so():
             key=len,
         ),
     )
-    edit = HeadOutput(
+    edit = ReplaceHeadOutput(
         heads=["L1H0"], how="mean", values=means, queries=[len(model_of("llama").encode(CAT)) - 1]
     )
     expected = tempo.forward(model_of("llama"), CAT, edits=[edit]).logits[-1]

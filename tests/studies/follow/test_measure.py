@@ -496,7 +496,7 @@ def test_a_run_without_a_set_that_is_followed_is_refused():
 
 def test_an_edited_trace_is_refused():
     twin = tempo.replay(
-        traced("llama"), model=model_of("llama"), edits=[edits.HeadOutput(heads=["L0H1"])]
+        traced("llama"), model=model_of("llama"), edits=[edits.ReplaceHeadOutput(heads=["L0H1"])]
     )
     with pytest.raises(InputError, match="an edited one"):
         follow(twin, slot_of(twin), model=model_of("llama"))

@@ -15,7 +15,7 @@ from tempo.errors import InputError
 from tempo.models.language_model import LanguageModel
 from tempo.models.load import Source, load_model
 from tempo.models.projections import output_projections
-from tempo.policy.edits import Edit, HeadNames, HeadOutput
+from tempo.policy.edits import Edit, HeadNames, ReplaceHeadOutput
 from tempo.prompts.suites import load_suite
 from tempo.run.recorder import model_facts
 from tempo.run.request import PromptInput, check_different, prompts_from
@@ -364,7 +364,7 @@ def _plan(
         )
     if not 0 <= sweep <= LARGEST_SWEEP:
         raise InputError(f"expected a sweep of 0 to {LARGEST_SWEEP} offsets, got {sweep}")
-    by_layer = heads_in(HeadOutput(heads=heads), model)
+    by_layer = heads_in(ReplaceHeadOutput(heads=heads), model)
     named = tuple(Head(layer, head) for layer, own in by_layer.items() for head in own)
     wanted = parse_conditions(conditions)
     target = Target(named, tuple(by_layer), model.windows, at=0)

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from tempo.errors import InputError
-from tempo.policy.edits import Edit, HeadOutput, KnockOut, ValueZero
+from tempo.policy.edits import Edit, KnockOut, ReplaceHeadOutput, ValueZero
 from tempo.vocabulary import Head
 from tempo_analysis.studies.ablation.passes import Comparison
 
@@ -84,7 +84,9 @@ class Condition:
         if self.kind == "head":
             values = {"mean": target.donors.means, "resample": target.donors.rows}.get(self.how)
             return [
-                HeadOutput(heads=target.heads, queries=[target.at], how=self.how, values=values)
+                ReplaceHeadOutput(
+                    heads=target.heads, queries=[target.at], how=self.how, values=values
+                )
             ]
         heads, layers = self._where(target)
         slots = self._slots(target.at)
