@@ -1,8 +1,11 @@
 """Settings of all tests, and which cases run where the shapes in signatures are checked."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import settings
+from matplotlib.figure import Figure
 
 settings.register_profile("tempo", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("tempo")
@@ -13,6 +16,22 @@ torch.set_num_threads(1)
 # Checking every signature makes an engine case about five times as slow, and finds the same in
 # every family: one with grouped heads, and one with soft caps, windows and two layer types.
 SHAPE_FAMILIES = ("llama", "gemma2")
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every figure is saved empty: drawing is most of the time of a command, and is no number."""
+    draw_blank(monkeypatch)
+
+
+def draw_blank(patch: pytest.MonkeyPatch) -> None:
+    """Let `savefig` write an empty figure, for fixtures that live longer than a test."""
+    savefig = Figure.savefig
+
+    def save_blank(_: Figure, *arguments: Any, **options: Any) -> None:
+        savefig(Figure(figsize=(1, 1)), *arguments, **options)
+
+    patch.setattr(Figure, "savefig", save_blank)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

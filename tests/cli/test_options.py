@@ -139,6 +139,7 @@ def test_what_is_drawn_does_not_depend_on_what_decodes_beside_it(tmp_path: Path)
     assert members[1] != members[3], "the same text under another id is another draw"
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_seed_decides_what_is_drawn(tmp_path: Path):
     command = ("compare", CAT, "--arms", "isolated,greedy", "--select", "sample:2", "--steps", 4)
     found = []

@@ -45,6 +45,7 @@ def test_json_is_the_document_of_the_file(written: tuple[Path, str]):
     assert found == json.loads((folder / "ablation.json").read_text())
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_finished_folder_is_kept_unless_forced(written: tuple[Path, str]):
     folder, _ = written
     result = with_tiny("ablate", CAT, *QUICK, "--out", folder)

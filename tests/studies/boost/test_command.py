@@ -100,6 +100,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_loaded(tmp_path: Path):
     assert "expected an empty folder" in said
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_finding_is_replaced_with_force_only(written: tuple[Path, str]):
     folder, _ = written
     asked = ("boost", *TEXTS, "--betas", "0,1", "--targets", "all", "--no-free", *QUICK)
