@@ -90,7 +90,7 @@ def test_permuting_heads_permutes_results(name, seed):
 def test_a_slot_that_no_query_may_see_changes_nothing(name, seed):
     rows = random_rows(seed)
     more = [(0, 0), (0, 0), (0, 0), (0, 1)]
-    seen = np.pad(rows.sight(), more[1:])
+    seen = np.pad(rows.visibility(), more[1:])
     padded = SequenceRows(np.append(rows.token, 1), np.pad(rows.weights, more), seen)
     plain, found = DETECTORS[name](rows), DETECTORS[name](padded)
     np.testing.assert_allclose(found.score, plain.score, rtol=1e-6)
@@ -101,31 +101,31 @@ def test_a_slot_that_no_query_may_see_changes_nothing(name, seed):
 @pytest.mark.parametrize("name", DETECTORS)
 def test_causal_visibility_may_be_given_or_left_out(name):
     rows = random_rows(3)
-    given_ = replace(rows, visible=rows.sight().copy())
+    given_ = replace(rows, visible=rows.visibility().copy())
     np.testing.assert_array_equal(DETECTORS[name](given_).score, DETECTORS[name](rows).score)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_even_rows_in_a_window_have_the_chance_value_of_each_layer(name):
-    sight = windowed(3, T, 5)
-    even = np.repeat((sight / sight.sum(-1, keepdims=True))[:, None], 2, axis=1)
+    visible = windowed(3, T, 5)
+    even = np.repeat((visible / visible.sum(-1, keepdims=True))[:, None], 2, axis=1)
     token = np.random.default_rng(0).integers(0, 5, T)
-    found = DETECTORS[name](SequenceRows(token, even.astype(np.float32), sight))
+    found = DETECTORS[name](SequenceRows(token, even.astype(np.float32), visible))
     np.testing.assert_allclose(found.score, found.chance, rtol=1e-5)
     assert not np.isnan(found.score[0]).any()
 
 
 def slow_mean(rows: SequenceRows, is_target: Callable[[int, int], bool], *, every: bool):
     """Score and chance of one (layer, head) at a time, cell by cell."""
-    sight = rows.sight()
+    visible = rows.visibility()
     score, chance = np.full((2, *rows.weights.shape[:2]), np.nan)
     for layer, head in np.ndindex(score.shape):
         values, evens = [], []
         for q in range(rows.n_queries):
-            targets = [k for k in range(q + 1) if sight[layer, q, k] and is_target(q, k)]
+            targets = [k for k in range(q + 1) if visible[layer, q, k] and is_target(q, k)]
             if targets or every:
                 values.append(rows.weights[layer, head, q, targets].sum())
-                evens.append(len(targets) / sight[layer, q].sum())
+                evens.append(len(targets) / visible[layer, q].sum())
         if values:
             score[layer, head], chance[layer, head] = np.mean(values), np.mean(evens)
     return score, chance
@@ -136,9 +136,9 @@ def slow_mean(rows: SequenceRows, is_target: Callable[[int, int], bool], *, ever
 def test_masses_are_their_definition_cell_by_cell(name, window):
     rows = random_rows(5, layers=3, n=12)
     if window:
-        sight = windowed(3, 12, window)
-        kept = rows.weights * sight[:, None]
-        rows = SequenceRows(rows.token, kept / kept.sum(-1, keepdims=True), sight)
+        visible = windowed(3, 12, window)
+        kept = rows.weights * visible[:, None]
+        rows = SequenceRows(rows.token, kept / kept.sum(-1, keepdims=True), visible)
     token = rows.token
     targets = {
         "duplicate_token": lambda q, k: k < q and token[k] == token[q],
@@ -299,16 +299,16 @@ def test_an_offset_that_few_queries_reach_is_left_out():
 @pytest.mark.parametrize("sink_rule", ["with", "without"])
 def test_the_profile_is_its_definition_one_row_at_a_time(sink_rule):
     rows = random_rows(1, layers=3, n=14)
-    sight = windowed(3, 14, 6)
-    kept = rows.weights * sight[:, None]
-    rows = SequenceRows(rows.token, kept / kept.sum(-1, keepdims=True), sight)
+    visible = windowed(3, 14, 6)
+    kept = rows.weights * visible[:, None]
+    rows = SequenceRows(rows.token, kept / kept.sum(-1, keepdims=True), visible)
     found = offset_profile(rows, sink=sink_rule, smallest_share=0.0)
     first = 1 if sink_rule == "without" else 0
     for layer, head, o in np.ndindex(3, 3, 14):
         cells = [
             rows.weights[layer, head, q, q - o] / rows.weights[layer, head, q, first:].sum()
             for q in range(first, 14)
-            if q - o >= first and sight[layer, q, q - o]
+            if q - o >= first and visible[layer, q, q - o]
         ]
         expected = np.mean(cells) if cells else np.nan
         assert found.profile[layer, head, o] == pytest.approx(expected, rel=1e-5, nan_ok=True)
@@ -430,11 +430,11 @@ def test_rows_must_fit_their_tokens_and_their_visibility():
 @pytest.mark.parametrize("keeps_first", [False, True])
 def test_a_shuffle_moves_weights_within_what_a_row_sees(keeps_first):
     rows = random_rows(4, layers=3, n=12, spread=2.0)
-    sight = windowed(3, 12, 5)
-    rows = SequenceRows(rows.token, rows.weights * sight[:, None], sight)
+    visible = windowed(3, 12, 5)
+    rows = SequenceRows(rows.token, rows.weights * visible[:, None], visible)
     again = draw_shuffle(rows, key=(0,), keeps_first=keeps_first)(rows)
     np.testing.assert_array_equal(np.sort(again.weights, -1), np.sort(rows.weights, -1))
-    assert (again.weights[~np.broadcast_to(sight[:, None], rows.weights.shape)] == 0).all()
+    assert (again.weights[~np.broadcast_to(visible[:, None], rows.weights.shape)] == 0).all()
     assert (again.weights != rows.weights).mean() > 0.1
     assert (again.weights[..., 0] == rows.weights[..., 0]).all() == keeps_first
 

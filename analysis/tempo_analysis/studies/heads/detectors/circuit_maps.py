@@ -1,4 +1,4 @@
-"""The linear maps of one head with the norms around it, and how much it writes from each slot."""
+"""The linear maps of one head with the norms around it, and the share it writes from each slot."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from tempo.models.circuit_weights import CircuitWeights, Norm
 
 
 def heads_of(weights: CircuitWeights) -> Iterator[tuple[int, int]]:
-    """Every (layer, head)."""
+    """Every (layer, query head), by layer."""
     for layer in range(len(weights.layers)):
         for head in range(weights.n_heads):
             yield layer, head
@@ -18,7 +18,12 @@ def heads_of(weights: CircuitWeights) -> Iterator[tuple[int, int]]:
 def read_map(
     weights: CircuitWeights, layer: int, head: int, *, norm: bool = True
 ) -> Float32[np.ndarray, "channel hidden"]:
-    """W_V as the head reads it, behind the input norm's gain where `norm`."""
+    """W_V of a query head, which reads the value weights of its KV head (`value_of`).
+
+    Args:
+        norm: Whether the gain of the input norm is folded in, so that the map takes vectors divided
+            by their size (`sized`).
+    """
     before = weights.layers[layer].input_norm if norm else None
     return _behind(before, weights.value_of(layer, head))
 
@@ -26,9 +31,9 @@ def read_map(
 def write_map(
     weights: CircuitWeights, layer: int, head: int, *, norm: bool = True
 ) -> Float32[np.ndarray, "hidden channel"]:
-    """W_O of the head, times the gain of the norm that its output passes, where there is one."""
+    """W_O of a head; with `norm`, times the gain of a norm after attention (Gemma 2), if any."""
     part = weights.layers[layer]
-    out = part.out[head]
+    out = part.out[head]  # rows are channels of the stream, so the gain scales rows
     after = part.branch_norm if norm else None
     return out if after is None else _centred(after, (out * after.gain[:, None]).T).T
 
@@ -36,14 +41,14 @@ def write_map(
 def unembedded(
     weights: CircuitWeights, rows: Float32[np.ndarray, "token hidden"], *, norm: bool = True
 ) -> Float32[np.ndarray, "token hidden"]:
-    """Rows of W_U as the stream meets them, times the final norm's gain where `norm`."""
+    """Rows of W_U; with `norm`, times the gain of the final norm."""
     return _behind(weights.final_norm, rows) if norm else rows
 
 
 def sized(
     norm: Norm | None, rows: Float[np.ndarray, "token hidden"]
 ) -> Float[np.ndarray, "token hidden"]:
-    """Rows divided by the size that a norm divides them by, centred if it centres; no gain."""
+    """Rows as a norm divides them (LayerNorm also centres them), without its gain and shift."""
     if norm is None:
         return rows
     plain = Norm(norm.kind, np.ones_like(norm.gain), None, norm.eps)
@@ -53,13 +58,14 @@ def sized(
 def _behind(
     norm: Norm | None, rows: Float32[np.ndarray, "row hidden"]
 ) -> Float32[np.ndarray, "row hidden"]:
-    """Linear maps that act on normalised vectors, as maps of vectors of the right size."""
+    """Fold the linear part of a norm into maps that read its output."""
     return rows if norm is None else _centred(norm, rows * norm.gain)
 
 
 def _centred(
     norm: Norm, rows: Float32[np.ndarray, "row hidden"]
 ) -> Float32[np.ndarray, "row hidden"]:
+    # LayerNorm subtracts the mean of its input; for a map this is the mean of each of its rows
     return rows - rows.mean(-1, keepdims=True) if norm.kind == "layer" else rows
 
 
@@ -69,7 +75,16 @@ Rows = Float[np.ndarray, "layer head query slot"]
 def value_weighted_share(
     weights: Rows, value_norm: Float[np.ndarray, "layer head slot"]
 ) -> Float64[np.ndarray, "layer head query slot"]:
-    """Rows that sum to 1; NaN where a row writes nothing."""
+    """Weight times the norm of the value that the head writes from the slot, over the row's sum.
+
+    Rows sum to 1; NaN for a row that writes nothing.
+
+    Source: Kobayashi et al. 2020 (arXiv 2004.10102).
+
+    Args:
+        weights: Attention rows.
+        value_norm: Norm of W_O v of each slot, as `plain_rows` keeps it.
+    """
     written = weights.astype(np.float64) * value_norm[:, :, None, :]
     total = written.sum(-1, keepdims=True)
     return np.divide(written, total, out=np.full_like(written, np.nan), where=total > 0)
@@ -78,10 +93,7 @@ def value_weighted_share(
 def slot_share(
     weights: Rows, value_norm: Float[np.ndarray, "layer head slot"], *, slot: int = 0
 ) -> Float64[np.ndarray, "layer head"]:
-    """Mean share of one slot over the rows behind it; the slot's own row is left out.
-
-    Raises nothing: NaN where no row stands behind the slot or none writes.
-    """
+    """Mean value-weighted share of one slot over the queries after it; NaN if there are none."""
     share = value_weighted_share(weights, value_norm)[:, :, slot + 1 :, slot]
     present = ~np.isnan(share)
     total = np.where(present, share, 0.0).sum(-1)

@@ -1,4 +1,4 @@
-"""What the weights of a head copy or suppress: OV eigenvalues, copy suppression."""
+"""OV copying and copy suppression, from the weights alone."""
 
 from dataclasses import dataclass
 
@@ -17,23 +17,24 @@ from tempo_analysis.studies.heads.detectors.circuit_maps import (
 )
 
 DRAWS = 300
-"""Random heads at least; more where a model has more heads, so that one alone can be assigned."""
+"""Fewest random heads of the null. With 20 for each head of the model the smallest p-value survives
+the adjustment over all heads, so that one head alone can be assigned."""
 DRAWS_PER_HEAD = 20
 EIGENVALUE_CHANCE = 0.0
-"""Expected score of a head with independent random weights: its sign is as likely as the other."""
+"""Expected score of a head with random weights: both signs are equally likely."""
 
 
 @dataclass(frozen=True, slots=True)
 class OvCopying:
-    """The score of every head, and what random heads between the same two ends have.
+    """OV eigenvalue scores of every head, beside those of random heads.
 
     Attributes:
-        full: From token to logit, W_U W_O W_V W_E with the gains of the norms.
-        stream: Of W_O W_V alone, from residual stream to residual stream, without norms.
+        full: Score of the circuit from token to logit, W_U W_O W_V W_E, with the norms' gains.
+        stream: Score of W_O W_V alone, from residual stream to residual stream, without norms.
         null: Scores of random heads in the full circuit, ascending.
         null_p99: Their 99th percentile.
-        p: One-sided share of random heads that score as high in the full circuit.
-        left_out: What the weights alone do not show of this model.
+        p: One-sided p-value: share of random heads that score at least as high.
+        left_out: Parts of the model that the weights alone leave out, such as MLP 0.
     """
 
     full: Float64[np.ndarray, "layer head"]
@@ -45,7 +46,20 @@ class OvCopying:
 
 
 def ov_copying(weights: CircuitWeights, *, draws: int | None = None, seed: int = SEED) -> OvCopying:
-    """Score all heads; the null has heads of Gaussian weights, spread over the layers."""
+    """Eigenvalue score of the OV circuit of every head; in [-1, 1], chance 0.
+
+    1 for a head that raises the logit of every token it attends to, -1 for one that lowers it. The
+    null draws W_V and W_O with Gaussian entries between the same embeddings and norms, in turn for
+    every layer.
+
+    Source: Elhage et al. 2021, "A mathematical framework for transformer circuits".
+
+    Args:
+        weights: Of the model.
+        draws: Number of random heads; 300 or 20 for each head of the model where None, whichever is
+            more.
+        seed: Of the draws.
+    """
     ends = token_ends(weights)
     shape = (len(weights.layers), weights.n_heads)
     full, stream = np.empty(shape), np.empty(shape)
@@ -56,6 +70,7 @@ def ov_copying(weights: CircuitWeights, *, draws: int | None = None, seed: int =
         stream[layer, head] = eigenvalue_score(plain)
     n_draws = max(DRAWS, DRAWS_PER_HEAD * full.size) if draws is None else draws
     null = np.sort(_random_scores(weights, ends, n_draws, seed))
+    # side "left": random heads with an equal score count as being as high
     as_high = len(null) - np.searchsorted(null, full, side="left")
     return OvCopying(
         full=full,
@@ -68,9 +83,10 @@ def ov_copying(weights: CircuitWeights, *, draws: int | None = None, seed: int =
 
 
 def eigenvalue_score(circuit: Float[np.ndarray, "channel channel"]) -> float:
-    """Re(sum of eigenvalues) / (sum of their sizes); NaN where all are 0.
+    """Real part of the sum of the eigenvalues over the sum of their sizes; NaN where all are 0.
 
-    The eigenvalues of A B that are not 0 are those of B A, so the small product will do.
+    A B and B A have the same nonzero eigenvalues, so callers give the product of size head_dim
+    squared instead of the one of size vocabulary squared.
     """
     eigenvalues = np.linalg.eigvals(circuit.astype(np.float64))
     size = float(np.abs(eigenvalues).sum())
@@ -78,9 +94,9 @@ def eigenvalue_score(circuit: Float[np.ndarray, "channel channel"]) -> float:
 
 
 def token_ends(weights: CircuitWeights) -> Float32[np.ndarray, "hidden hidden"]:
-    """W_E W_U in between of which a head stands: the sum over tokens of embedding times logit row.
+    """W_E^T W_U, summed over the vocabulary: what stands between W_V and W_O in the full circuit.
 
-    Embeddings have the size that the input norm gives them, logit rows the final norm's gain.
+    Embeddings are divided as by the input norm, rows of W_U have the gain of the final norm.
     """
     entered = sized(weights.layers[0].input_norm, weights.embedding)
     between = entered.T @ weights.unembedding * weights.final_norm.gain
@@ -92,6 +108,7 @@ def token_ends(weights: CircuitWeights) -> Float32[np.ndarray, "hidden hidden"]:
 def _random_scores(
     weights: CircuitWeights, ends: Float32[np.ndarray, "hidden hidden"], draws: int, seed: int
 ) -> Float64[np.ndarray, " draw"]:
+    """Eigenvalue scores of heads with Gaussian weights, unsorted."""
     rng = np.random.default_rng(seed)
     found = np.empty(draws)
     for draw in range(draws):
@@ -108,27 +125,29 @@ def _random_scores(
 
 
 LOWEST = 10
+"""A token is suppressed if its logit is among this many lowest (McDougall et al. 2023)."""
 
 Hits = Bool[np.ndarray, "layer head token"]
 
 
 @dataclass(frozen=True, slots=True)
 class CopySuppression:
-    """Fractions of a sample of tokens, for every head.
+    """Copy suppression of every head, as shares of a sample of tokens.
 
     Attributes:
-        ov: Tokens that are among the lowest logits of the sample when attended to.
-        qk: Tokens that their own unembedding, as a query, looks at first.
-        both: Tokens for which both hold.
-        ov_hits: Which tokens are lowered: the score of the role is their share, `ov`.
-        ov_control: The same with every token's logits under another token's name.
-        hits: Which tokens both hold for.
-        control: The same with every token's logits and keys under another token's name.
-        ov_chance: `lowest` over the size of the sample.
-        qk_chance: 1 over the size of the sample.
-        n: Tokens in the sample.
-        lowest: How many logits count as lowest, of n.
-        left_out: What the weights alone do not show of this model.
+        ov: Share of tokens whose own logit the OV circuit puts among the lowest of the sample, and
+            below 0, when the head attends to them.
+        qk: Share of tokens whose unembedding, as a query, has its highest score at their own key.
+        both: Share of tokens for which both hold.
+        ov_hits: Tokens that count in `ov`.
+        ov_control: The null of `ov_hits`: the logit of another token in place of the own one.
+        hits: Tokens that count in `both`.
+        control: The null of `hits`: the logit and the key of another token.
+        ov_chance: `lowest` / n.
+        qk_chance: 1 / n.
+        n: Number of tokens in the sample.
+        lowest: Number of logits that count as lowest.
+        left_out: Parts of the model that the weights alone leave out.
     """
 
     ov: Float64[np.ndarray, "layer head"]
@@ -146,14 +165,23 @@ class CopySuppression:
 
     @property
     def chance(self) -> float:
-        """Of `both`, if the two were independent."""
+        """Chance value of `both`, if the two were independent."""
         return self.ov_chance * self.qk_chance
 
 
 def copy_suppression(
     weights: CircuitWeights, sample: ProcessedEmbedding, *, lowest: int = LOWEST, seed: int = SEED
 ) -> CopySuppression:
-    """Judge every head on a sample of distinct tokens.
+    """Copy-suppression scores of every head on a sample of distinct tokens; each in [0, 1].
+
+    Source: McDougall et al. 2023 (arXiv 2310.04625), on a sample instead of the vocabulary.
+
+    Args:
+        weights: Of the model.
+        sample: The tokens, with their embeddings after MLP 0 (`sample.mlp`), which are what later
+            heads read.
+        lowest: Number of logits that count as lowest.
+        seed: Of the null, which gives every token the name of another one.
 
     Raises:
         InputError: Tokens repeat, or there are not more of them than count as lowest.
@@ -171,6 +199,7 @@ def copy_suppression(
     shape = (len(weights.layers), weights.n_heads, n)
     found = {name: np.empty(shape, np.bool_) for name in ("ov", "qk", "ov_other", "qk_other")}
     for layer, head in heads_of(weights):
+        # [said token, attended token]: column t has the logits that the head adds on attending to t
         read = sized(weights.layers[layer].input_norm, sample.mlp)
         logits = said @ write_map(weights, layer, head) @ (read_map(weights, layer, head) @ read.T)
         scores = query_key_scores(weights, layer, head, queries=rows, keys=sample.mlp)
@@ -197,17 +226,23 @@ def copy_suppression(
 def among_lowest(
     logits: Float[np.ndarray, "said token"], own: Float[np.ndarray, " token"] | np.ndarray, k: int
 ) -> Bool[np.ndarray, " token"]:
-    """Whether fewer than k logits of a token's column are lower than, or as low as, its own."""
+    """Whether the own logit of a column is below 0 and among its k lowest; ties count against it.
+
+    Args:
+        logits: Column t has the logits written on attending to token t.
+        own: The row to test of each column; the column's own number, or that of another token.
+    """
     mine = logits[own, np.arange(len(own))]
-    as_low = (logits <= mine).sum(0) - 1
+    as_low = (logits <= mine).sum(0) - 1  # less itself
     return (as_low < k) & (mine < 0)
 
 
 def looks_first(
     scores: Float[np.ndarray, "query key"], own: np.ndarray
 ) -> Bool[np.ndarray, " query"]:
-    """Whether a query's own key has a higher score than every other."""
+    """Whether the own key of a query has a higher score than every other; ties are no hits."""
     mine = scores[np.arange(len(own)), own]
+    # exactly one score is as high as the own one: itself
     return (scores >= mine[:, None]).sum(1) == 1
 
 
@@ -219,7 +254,7 @@ def query_key_scores(
     queries: Float32[np.ndarray, "token hidden"],
     keys: Float32[np.ndarray, "token hidden"],
 ) -> Float32[np.ndarray, "query key"]:
-    """Scores before scaling of streams against streams, at one position."""
+    """Query-key products before scaling and softmax, as if both stood at one position (no RoPE)."""
     part = weights.layers[layer]
     asked = _normed(part.input_norm, queries) @ part.query[head].T
     held = _normed(part.input_norm, keys) @ weights.key_of(layer, head).T
@@ -235,7 +270,7 @@ def _normed(norm: Norm | None, rows: Float32[np.ndarray, "token hidden"]) -> np.
 
 
 def _others(n: int, seed: int) -> np.ndarray:
-    """Another name for each of n: a random cycle through all."""
+    """A random permutation of n that leaves nothing in its place: one cycle through all."""
     order = np.random.default_rng(seed).permutation(n)
     others = np.empty(n, np.int64)
     others[order] = np.roll(order, 1)

@@ -1,4 +1,4 @@
-"""Does a head look a fixed number of tokens back, such as at the previous token?"""
+"""Attention at fixed offsets: the previous token, and the offset profile of every head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,26 +19,29 @@ from tempo_analysis.studies.heads.detectors.rows import (
     require_length,
 )
 
+# Cut of the head suite of Goodfire's SPD (pull request 403).
 POSITIONAL_THRESHOLD = 0.3
 N_OFFSETS = 128
+"""Offsets of the profile, from 0; as many as in that suite."""
 SMALLEST_SHARE = 0.25
-"""An offset is left out where fewer than this share of the queries reach that far."""
+"""Offsets that fewer than this share of the queries reach are left out: their mean is noisy."""
 
 NO_PEAK = 0
-"""The peak of a head that puts nothing on any offset from 1 on."""
+"""The peak of a head that has no weight at any offset from 1 on."""
 
 Profile = Float64[np.ndarray, "layer head offset"]
 
 
 @dataclass(frozen=True, slots=True)
 class OffsetProfile:
-    """Mean weight at each distance behind the query, from 0, in one sequence.
+    """Mean weight at each offset q - k of one sequence, from 0.
 
     Attributes:
-        profile: NaN where too few rows reach that far.
-        even: The same for even rows.
-        rows: Rows behind each number.
-        sink: Whether slot 0 is among the slots, or rows are rescaled to their mass without it.
+        profile: In [0, 1]; NaN where too few rows reach that far back.
+        even: The chance value: the same for uniform attention.
+        rows: Number of rows averaged.
+        sink: "with" if slot 0 counts; "without" if it is left out and rows are rescaled to sum to 1
+            over the other slots.
     """
 
     profile: Profile
@@ -49,13 +52,14 @@ class OffsetProfile:
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """The highest offset of the profile averaged over sequences, and what each sequence has there.
+    """The offset with the highest mean weight, and the weight of each sequence there.
 
     Attributes:
-        profile: Mean over sequences.
-        even: Its value for even rows.
-        peak: Offset of the highest mean, from 1; `NO_PEAK` where all are 0 or none is known.
-        scores: For each sequence, its profile at the peak, beside the highest of even rows.
+        profile: Mean of the profiles over sequences.
+        even: The chance value: the same for uniform attention.
+        peak: Offset of the highest mean, from 1; `NO_PEAK` where all are 0 or NaN.
+        scores: For each sequence, its profile at the peak. Chance is the profile of uniform
+            attention at its own highest offset.
     """
 
     profile: Profile
@@ -71,12 +75,19 @@ def offset_profile(
     smallest_share: float = SMALLEST_SHARE,
     n_offsets: int = N_OFFSETS,
 ) -> OffsetProfile:
-    """Mean over queries of the weight at offsets 0 to n_offsets - 1.
+    """Mean over queries q >= o of the weight at offset o, for o from 0 to n_offsets - 1.
 
-    Slot 0 is left out and rows are rescaled to the rest: a sink is at distance q from every query,
-    so it leaks 1 / (T - o) into offset o and peaks at the last one. A row with less than 1e-6
-    outside slot 0 is left out, and so is a slot out of a layer's window. What a head pays to slot 0
-    is another number (`bos_sink`); read both, since the rest may be little.
+    Slot 0 is left out by default and rows are rescaled over the other slots: slot 0 stands at
+    offset q of query q, so an attention sink would add 1 / (T - o) to offset o of T tokens and make
+    the last offset the peak. Rows with a weight below 1e-6 outside slot 0 are left out, and so are
+    slots outside the window of a layer. The weight on slot 0 itself is `bos_sink`; read both, since
+    the rescaled part may be a small part of the row.
+
+    Args:
+        rows: The attention rows of one sequence.
+        sink: Whether slot 0 counts.
+        smallest_share: Offsets that a smaller share of the queries reach are NaN.
+        n_offsets: Number of offsets.
 
     Raises:
         InputError: Fewer than two tokens.
@@ -84,28 +95,31 @@ def offset_profile(
     require_length(rows, at_least=2, question="an offset")
     n = rows.n_queries
     offsets = min(n_offsets, n)
-    sight = rows.sight()[..., :n].copy()
+    visible = rows.visibility()[..., :n].copy()
     weights = rows.weights[..., :n]
     if sink == "without":
-        sight[..., SINK_SLOT] = False
+        visible[..., SINK_SLOT] = False
         rest = weights[..., 1:].sum(-1, dtype=np.float64)
     else:
-        rest = np.ones(weights.shape[:-1])
+        rest = np.ones(weights.shape[:-1])  # rows are not rescaled
     usable = rest >= SMALLEST_REST
     scale = np.where(usable, 1 / np.where(usable, rest, 1), 0.0).astype(np.float32)
     total = _by_offset(weights, scale, sink).sum(2, dtype=np.float64)[..., :offsets]
-    seen = _sheared(sight)[..., :offsets]
-    spread = seen / np.maximum(sight.sum(-1), 1)[..., None]
+    seen = _sheared(visible)[..., :offsets]
+    spread = seen / np.maximum(visible.sum(-1), 1)[..., None]
+    # as in the score, a row that cannot be rescaled counts in neither number
     count, even = (_over_rows(usable, each) for each in (seen.astype(np.float64), spread))
+    # a count of 0 makes the quotient NaN
     enough = np.where(count >= max(smallest_share * n, 1), count, 0).astype(np.int64)
     return OffsetProfile(quotient(total, enough), quotient(even, enough), enough, sink)
 
 
 def peaks(profiles: Sequence[OffsetProfile]) -> Peaks:
-    """The maximum over offsets of the mean profile, not the mean of maxima, which is biased up.
+    """Positional score: the highest value of the mean profile, at one offset for all sequences.
 
-    One offset of many is chosen by looking, so the null must choose in the same way: rows with
-    shuffled keys (slot 0 kept) go through `offset_profile` and `peaks` too.
+    The maximum of the mean is taken, not the mean of the maxima, which noise biases upwards. The
+    best of many offsets is chosen after looking, so the null chooses the same way: rows with
+    shuffled keys (slot 0 fixed) go through `offset_profile` and `peaks` too.
 
     Raises:
         InputError: The sequences differ in length.
@@ -123,6 +137,7 @@ def peaks(profiles: Sequence[OffsetProfile]) -> Peaks:
         HeadScore(
             score=_at(each.profile, peak),
             chance=_at(each.even, even_peak),
+            # rows that reach back one slot: the most that any peak can have
             n_queries=each.rows[..., 1].min(-1),
         )
         for each in profiles
@@ -143,7 +158,10 @@ def _by_offset(
 
 
 def _sheared(square: np.ndarray) -> np.ndarray:
-    """Entry (q, q - o) moved to (q, o), for o from 0; what lies ahead of the query must be 0."""
+    """Move entry (q, q - o) to (q, o), for o from 0; entries after the query must be 0."""
+    # n zeros before the flattened square and a row length of n + 1 instead of n move row q by q + 1
+    # places to the right, so that one offset stands in one column; [:0:-1] drops the padding column
+    # and turns the columns round, so that offset 0 comes first
     *lead, n, _ = square.shape
     padded = np.zeros((*lead, n * n + n), square.dtype)
     padded[..., n:] = square.reshape(*lead, n * n)
@@ -157,7 +175,7 @@ def _over_rows(
 
 
 def _highest(profile: Profile) -> Int64[np.ndarray, "layer head"]:
-    """Offset of the highest known value from offset 1 on."""
+    """Offset of the highest value, from offset 1 on; NaN is never the highest."""
     return 1 + np.where(np.isnan(profile[..., 1:]), -1.0, profile[..., 1:]).argmax(-1)
 
 
@@ -169,14 +187,13 @@ PREVIOUS_TOKEN_THRESHOLD = 0.3
 
 
 def previous_token(rows: SequenceRows) -> HeadScore:
-    """Mean over queries q >= 1 of the weight on slot q - 1.
+    """Previous-token score: mean over queries q >= 1 of the weight on slot q - 1; in [0, 1].
 
-    Query 1 is in, though it has two slots only. Chance depends on the length. TransformerLens
-    divides by all queries instead.
+    Query 1 counts, although it sees two slots only. Chance is the mean of 1 / visible slots, which
+    falls with the length of the text. TransformerLens divides by all queries, query 0 included.
 
-    The null is the same score of rows with shuffled keys (`detectors.rows`), whose
-    expectation is the mean of each row. Random text is no null: a positional head is right to keep
-    its score there, so that score is reported beside this one and takes no role away.
+    The null is the same score of rows with shuffled keys (`rows.KeyShuffle`). Random tokens are no
+    null: a head that attends by position keeps its score there, rightly.
 
     Raises:
         InputError: Fewer than two tokens.

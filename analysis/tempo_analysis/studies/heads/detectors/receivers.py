@@ -1,6 +1,6 @@
-"""Which heads single out a few sentences that everything after them looks back to?
+"""Receiver heads: attention of all later sentences to a few sentences.
 
-Source: Thought Anchors (arXiv 2506.19143).
+Source: Bogdan et al. 2025, Thought Anchors (arXiv 2506.19143).
 """
 
 from collections.abc import Sequence
@@ -22,34 +22,37 @@ from tempo_analysis.studies.heads.detectors.rows import (
 )
 
 RECEIVER_THRESHOLD = 0.5
-"""Smallest cut on kurtosis / bound (`receiver_cut`): one sentence stands out; two equal ones stay
-just below. It is ours, the paper has none. An untrained layer with sharp attention reaches 0.3, as
-some tokens happen to suit most queries."""
+"""Smallest cut on kurtosis / bound (`receiver_cut`). One sentence that stands out exceeds it, two
+equal ones stay just below. The paper has no cut; this one is our choice. An untrained layer with
+sharp attention reaches 0.3, because some tokens happen to suit most queries."""
 
 DISTANCE = 4
+"""Sentences nearer than this do not count, as in the paper's analysis."""
 SMALLEST_SHARE = 0.25
-"""The kurtosis leaves a sentence out that fewer than this share of the sentences look back to."""
+"""Sentences that a smaller share of all sentences follows are left out of the kurtosis."""
 
 N_RECEIVERS = 20
-_FEWEST = 4
-_NO_SPREAD = 1e-6
+"""Heads that the paper takes for receivers."""
+_FEWEST = 4  # values that a kurtosis is taken over
+_NO_SPREAD = 1e-6  # relative to the mean: float32 rounding of equal scores is no spread
 
 Spans = Int64[np.ndarray, "sentence 2"]
 
 
 @dataclass(frozen=True, slots=True)
 class Receivers:
-    """Vertical scores of one sequence, and how peaked they are.
+    """Vertical scores of one sequence and their kurtosis.
 
     Attributes:
-        vertical: Mean weight a token of sentence j gets from sentences at least `distance` later;
-            NaN for the last ones, which nothing follows that far.
-        kurtosis: Of the vertical scores over sentences: Fisher (excess), biased; NaN where they do
-            not differ.
-        even_kurtosis: The same for even rows; not 0, and other at every length.
-        bound: N - 5 + 1 / (N - 1), which no kurtosis of N values can exceed. Compare sequences of
-            one N only.
-        n_values: N.
+        vertical: Mean weight from sentences at least `distance` later to sentence j; NaN for the
+            last sentences, which no sentence follows that far.
+        kurtosis: Excess kurtosis (Fisher, biased) of the vertical scores over sentences; NaN where
+            they are all equal.
+        even_kurtosis: Chance value: the same for uniform attention. It is not 0 and depends on the
+            length.
+        bound: N - 5 + 1 / (N - 1), the largest kurtosis of N values. Compare sequences of equal N
+            only.
+        n_values: N, the number of sentences in the kurtosis.
     """
 
     vertical: Float64[np.ndarray, "layer head sentence"]
@@ -59,7 +62,7 @@ class Receivers:
     n_values: int
 
     def share_of_bound(self) -> HeadScore:
-        """Kurtosis as a share of the largest possible: the score that decides the role."""
+        """Kurtosis over its largest possible value, at most 1: the score of the role."""
         n = np.full(len(self.kurtosis), self.n_values)
         return HeadScore(self.kurtosis / self.bound, self.even_kurtosis / self.bound, n)
 
@@ -73,27 +76,30 @@ def receivers(
     smallest_share: float = SMALLEST_SHARE,
     ranked: bool = False,
 ) -> Receivers:
-    """Vertical scores of the sentences and their kurtosis.
+    """Vertical scores of the sentences of one sequence, and their kurtosis over sentences.
 
-    The first sentence is left out of the kurtosis unless asked for: a sink saturates the bound just
-    like a receiver. The null is the same for rows with shuffled keys, slot 0 kept.
+    The first sentence is left out of the kurtosis by default, because an attention sink reaches the
+    bound just as a receiver head does. The null is the same for rows with shuffled keys, slot 0
+    fixed.
 
     Args:
-        rows: The rows.
-        spans: First and one past the last slot of each sentence; None takes every token for one.
+        rows: The attention rows.
+        spans: First and one past the last slot of each sentence; with None every token counts as a
+            sentence.
         distance: Sentences nearer than this do not count.
         skips_first: Whether the kurtosis leaves the first sentence out.
-        smallest_share: The vertical score of a late sentence is the mean of a few rows, so it is
-            noisy, and one outlier makes a kurtosis; the paper leaves none out (0).
-        ranked: Replace the entries of each row by their rank over their number first, so that a
-            sentence seen by longer rows is not at a disadvantage.
+        smallest_share: Sentences that a smaller share follows are left out of the kurtosis: their
+            score is the mean of a few rows, and one outlier raises the kurtosis. The paper leaves
+            none out (0).
+        ranked: Whether each weight is replaced by its rank in the row over the number of entries,
+            so that a sentence seen from long rows is not at a disadvantage.
 
     Raises:
         InputError: Too few sentences, or spans that do not ascend within the sequence.
     """
     blocks = _blocks(rows.weights[..., : rows.n_queries], spans, rows)
-    sight = rows.sight()[..., : rows.n_queries]
-    even = sight / np.maximum(sight.sum(-1, keepdims=True), 1)
+    visible = rows.visibility()[..., : rows.n_queries]
+    even = visible / np.maximum(visible.sum(-1, keepdims=True), 1)
     even_blocks = _blocks(even[:, None], spans, rows)
     first = int(skips_first)
     n_values = _n_values(blocks.shape[-1], distance, first, smallest_share)
@@ -110,7 +116,7 @@ def receivers(
 
 
 def _n_values(n_sentences: int, distance: int, first: int, smallest_share: float) -> int:
-    """Sentences from the first that counts on that enough later ones look back to."""
+    """Number of sentences, from the first that counts on, that enough sentences follow."""
     later = n_sentences - distance - np.arange(first, max(n_sentences - distance, first))
     n_values = int((later >= smallest_share * n_sentences).sum())
     if n_values < _FEWEST:
@@ -122,12 +128,15 @@ def _n_values(n_sentences: int, distance: int, first: int, smallest_share: float
 
 
 def kurtosis_bound(n: int) -> float:
-    """Largest excess kurtosis (biased) that `n` values can have: all but one equal."""
+    """Largest excess kurtosis (biased) of `n` values: that of one outlier among equal values."""
     return n - 5 + 1 / (n - 1)
 
 
 def receiver_heads(kurtosis: Stacked, *, n: int = N_RECEIVERS) -> tuple[Head, ...]:
-    """The heads of largest mean kurtosis over sequences, best first; layer 0 is left out."""
+    """The `n` heads of highest mean kurtosis over sequences, highest first, without layer 0.
+
+    The paper leaves layer 0 out as well. Fewer where fewer have data.
+    """
     mean = mean_over_prompts(kurtosis)
     mean[0] = np.nan
     order = np.argsort(-np.where(np.isnan(mean), -np.inf, mean), axis=None, kind="stable")
@@ -136,10 +145,10 @@ def receiver_heads(kurtosis: Stacked, *, n: int = N_RECEIVERS) -> tuple[Head, ..
 
 
 def receiver_cut(shares: Stacked, *, n: int = N_RECEIVERS) -> float:
-    """The threshold of the role: what only the top heads exceed, at least `RECEIVER_THRESHOLD`.
+    """Threshold of the role: the score of head n + 1, and at least `RECEIVER_THRESHOLD`.
 
-    The paper's rule is a rank, so that a model with second sinks (a delimiter, the first line end)
-    in most of its heads still has few receivers.
+    The paper takes the 20 highest heads, so that a model whose heads mostly have a second sink (a
+    delimiter, the first line break) still has few receivers. This is that rule as a threshold.
     """
     mean = mean_over_prompts(shares)[1:]
     ranked = np.sort(mean[~np.isnan(mean)])[::-1]
@@ -149,12 +158,15 @@ def receiver_cut(shares: Stacked, *, n: int = N_RECEIVERS) -> float:
 def sentence_scores(
     vertical: Float64[np.ndarray, "layer head sentence"], heads: Sequence[Head]
 ) -> Float64[np.ndarray, " sentence"]:
-    """Mean vertical score of each sentence over the receiver heads."""
+    """Mean over the receiver heads of the vertical score of each sentence."""
     return np.mean([vertical[head.layer, head.head] for head in heads], axis=0)
 
 
 def split_half_correlation(kurtosis: Stacked) -> float:
-    """Pearson correlation over heads of the means of even and of odd sequences; NaN without two."""
+    """Reliability: Pearson correlation over heads between means of even and of odd sequences.
+
+    NaN with fewer than two sequences or where a half does not vary.
+    """
     if len(kurtosis) < 2:
         return float("nan")
     even, odd = (mean_over_prompts(kurtosis[half::2]).ravel() for half in (0, 1))
@@ -167,10 +179,16 @@ def split_half_correlation(kurtosis: Stacked) -> float:
 def sentence_spans(
     token: Int64[np.ndarray, " slot"], ends: Int[np.ndarray, " id"], *, n_tokens: int | None = None
 ) -> Spans:
-    """Sentences of a text: each closes at the last of the marks in a row that end it."""
+    """Sentences of a text: each ends at the last of consecutive end marks.
+
+    Args:
+        token: Ids of the text.
+        ends: Ids of the marks that end a sentence.
+        n_tokens: Number of tokens to split; all where None.
+    """
     token = token[:n_tokens]
     closes = np.isin(token, ends)
-    closes[:-1] &= ~closes[1:]
+    closes[:-1] &= ~closes[1:]  # of marks in a row only the last one ends the sentence
     stops = np.flatnonzero(closes) + 1
     if len(stops) == 0 or stops[-1] != len(token):
         stops = np.append(stops, len(token))
@@ -180,7 +198,7 @@ def sentence_spans(
 def _blocks(
     weights: Float[np.ndarray, "layer head query slot"], spans: Spans | None, rows: SequenceRows
 ) -> Float[np.ndarray, "layer head sentence sentence"]:
-    """Mean weight from the tokens of one sentence to those of another."""
+    """Mean weight from the tokens of sentence i to those of sentence j."""
     if spans is None:
         return weights
     ascending = (np.diff(spans.ravel()) >= 0).all() and (spans[:, 1] > spans[:, 0]).all()
@@ -191,6 +209,7 @@ def _blocks(
         )
     slots = np.arange(rows.n_queries)
     inside = (slots >= spans[:, :1]) & (slots < spans[:, 1:])
+    # rows of `pooling` average over the slots of a sentence: P A P^T is the block mean
     pooling = inside / inside.sum(-1, keepdims=True)
     return pooling @ weights.astype(np.float64) @ pooling.T
 
@@ -198,6 +217,7 @@ def _blocks(
 def _vertical(
     blocks: Float[np.ndarray, "layer head sentence sentence"], distance: int, ranked: bool
 ) -> Float64[np.ndarray, "layer head sentence"]:
+    """Mean over sentences i >= j + distance of the block (i, j)."""
     n = blocks.shape[-1]
     far = np.tri(n, k=-distance, dtype=bool)
     if ranked:
@@ -210,6 +230,7 @@ def _vertical(
 
 
 def _kurtosis(values: Float64[np.ndarray, "layer head sentence"]) -> ByHead:
+    """Excess kurtosis over sentences, as `scipy.stats.kurtosis`, but NaN up to rounding."""
     mean = values.mean(-1, keepdims=True)
     second, fourth = (((values - mean) ** power).mean(-1) for power in (2, 4))
     differ = second > (_NO_SPREAD * np.abs(mean[..., 0])) ** 2

@@ -1,4 +1,4 @@
-"""The attention rows of one plain causal sequence, and what every detector needs of them."""
+"""The attention rows of one causal sequence, scores averaged over them, and shuffled rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +15,14 @@ Stacked = Float64[np.ndarray, "sequence layer head"]
 
 @dataclass(frozen=True, slots=True)
 class SequenceRows:
-    """Every row of one sequence under every head; query i is slot i.
+    """All attention weights of one sequence; query i stands at slot i.
 
     Attributes:
         token: Token ids, one for each slot.
-        weights: The rows; each sums to 1, or to less with a learned sink; 0 where unseen.
-        visible: What each query may see, [layer query slot], where layers have windows; None is
-            plain causal.
+        weights: Softmax output. A row sums to 1, or to less if the model has a learned sink; slots
+            that the query cannot see have weight 0.
+        visible: Attention mask [layer query slot] of a model with sliding windows; None means plain
+            causal attention.
     """
 
     token: Int64[np.ndarray, " token"]
@@ -45,21 +46,24 @@ class SequenceRows:
 
     @property
     def n_queries(self) -> int:
-        """Length of the query axis."""
+        """Number of query rows; at most the number of slots."""
         return self.weights.shape[2]
 
-    def sight(self) -> Bool[np.ndarray, "layer query slot"]:
-        """What each query may see in each layer; causal where no visibility was given."""
+    def visibility(self) -> Bool[np.ndarray, "layer query slot"]:
+        """Attention mask of each layer: True where the query can attend to the slot."""
         if self.visible is not None:
             return self.visible
         causal = np.tri(*self.weights.shape[2:], dtype=bool)
         return np.broadcast_to(causal, (self.weights.shape[0], *causal.shape))
 
     def relabelled(self, *, key: Sequence[int]) -> "SequenceRows":
-        """The same rows under the same token ids in another order, drawn by `key`.
+        """The same weights with the token ids permuted: the null of scores that compare token ids.
 
-        The first token stays: many heads park their attention there, and a label moved onto it, or
-        off it, would measure that and nothing else.
+        The first token keeps its id. Most heads put much weight on slot 0, so a permuted
+        id there would measure the attention sink only.
+
+        Args:
+            key: Seed sequence of the permutation.
         """
         rng = np.random.default_rng(list(key))
         order = np.concatenate([[0], 1 + rng.permutation(len(self.token) - 1)])
@@ -68,12 +72,12 @@ class SequenceRows:
 
 @dataclass(frozen=True, slots=True)
 class HeadScore:
-    """One number for each head from one sequence.
+    """The score of every head in one sequence, beside its chance value.
 
     Attributes:
-        score: The number; NaN without data.
-        chance: Its value if every row were spread evenly over its visible slots.
-        n_queries: Rows behind it, in each layer.
+        score: NaN for a head without data.
+        chance: The score under uniform attention: each row spread evenly over its visible slots.
+        n_queries: Query rows that were averaged, for each layer.
     """
 
     score: ByHead
@@ -81,13 +85,13 @@ class HeadScore:
     n_queries: Int64[np.ndarray, " layer"]
 
     def over_chance(self) -> "HeadScore":
-        """Score as a multiple of chance, so even rows have 1; NaN where chance is 0."""
+        """Score divided by chance, so uniform attention has 1; NaN where chance is 0."""
         chance = np.where(self.chance > 0, self.chance, np.nan)
         even = np.where(np.isnan(chance), np.nan, 1.0)
         return HeadScore(self.score / chance, even, self.n_queries)
 
     def less(self, other: "HeadScore") -> "HeadScore":
-        """Difference of two scores, and of their chance values."""
+        """Difference of the two scores and of their chance values."""
         n_queries = np.minimum(self.n_queries, other.n_queries)
         return HeadScore(self.score - other.score, self.chance - other.chance, n_queries)
 
@@ -95,21 +99,24 @@ class HeadScore:
 def mean_mass(
     rows: SequenceRows, chosen: Square, *, counted: Bool[np.ndarray, " query"] | None = None
 ) -> HeadScore:
-    """Mean over queries of the mass on the chosen slots.
+    """Mean over queries of the total weight on chosen slots; in [0, 1].
 
     Args:
-        rows: The rows.
-        chosen: The slots that count, for each query.
-        counted: The queries averaged over; None means those that may see a chosen slot.
+        rows: The attention rows.
+        chosen: Target slots of each query.
+        counted: Queries to average over; None means those that can see at least one target.
     """
-    sight = rows.sight()
-    targets = sight & chosen
+    visible = rows.visibility()
+    targets = visible & chosen
     kept = targets.any(-1) if counted is None else np.broadcast_to(counted, targets.shape[:2])
     n = kept.sum(-1)
-    safe = np.where(n > 0, n, np.nan)
+    safe = np.where(n > 0, n, np.nan)  # a layer without a counted query gets NaN, not a warning
+    # only the chosen cells are read: a stripe has T of the T * T cells, so this is far cheaper than
+    # multiplying all weights by a mask. Cells outside the window of a layer have weight 0.
     query, slot = np.nonzero(chosen & np.expand_dims(kept.any(0), -1))
     total = rows.weights[..., query, slot].sum(-1, dtype=np.float64)
-    share = targets.sum(-1) / np.maximum(sight.sum(-1), 1)
+    # of a uniform row over n visible slots, k targets get k / n
+    share = targets.sum(-1) / np.maximum(visible.sum(-1), 1)
     chance = np.where(kept, share, 0.0).sum(-1) / safe
     return HeadScore(total / safe[:, None], by_layer(chance, total.shape[1]), n)
 
@@ -117,37 +124,43 @@ def mean_mass(
 def at_cells(
     rows: SequenceRows, *, query: Int[np.ndarray, " pair"], slot: Int[np.ndarray, " pair"]
 ) -> HeadScore:
-    """Mean weight over pairs of a query and a slot; a pair out of sight is left out."""
+    """Mean weight over (query, slot) pairs; pairs that the mask hides are left out.
+
+    Every query must occur once only: `mean_mass` averages over queries.
+    """
     chosen = np.zeros(rows.weights.shape[2:], bool)
     chosen[query, slot] = True
     return mean_mass(rows, chosen)
 
 
 def offset_mask(rows: SequenceRows, offset: int) -> Square:
-    """The slot this many places behind each query."""
+    """The slot `offset` places before each query: cells (q, q - offset)."""
     return np.eye(*rows.weights.shape[2:], k=-offset, dtype=bool)
 
 
 def by_layer(values: Float64[np.ndarray, " layer"], n_heads: int) -> ByHead:
-    """One value for each layer, repeated for its heads."""
+    """One value for each layer, repeated for all heads of the layer."""
     return np.repeat(values[:, None], n_heads, axis=1)
 
 
 def scores_of(scores: Sequence[HeadScore]) -> Stacked:
-    """Scores of several sequences, stacked first so that they are averaged last."""
+    """Scores of several sequences in one array."""
     return np.stack([each.score for each in scores])
 
 
 def chances_of(scores: Sequence[HeadScore]) -> Stacked:
-    """Chance values of several sequences."""
+    """Chance values of several sequences in one array."""
     return np.stack([each.chance for each in scores])
 
 
 def require_length(rows: SequenceRows, *, at_least: int, question: str) -> None:
-    """Refuse a sequence that is too short for a question.
+    """Check that a sequence has enough queries.
+
+    Args:
+        question: What is measured, for the error message.
 
     Raises:
-        InputError: It has fewer queries.
+        InputError: It has fewer than `at_least`.
     """
     if rows.n_queries < at_least:
         raise InputError(
@@ -157,17 +170,19 @@ def require_length(rows: SequenceRows, *, at_least: int, question: str) -> None:
 
 
 def half_length(rows: SequenceRows, *, start: int, repeated: bool) -> int:
-    """Length of a half, once the halves are what they should be.
+    """Check the two halves of a sequence; gives the length of one.
 
     Args:
         rows: The sequence.
         start: Tokens before the first half, such as a beginning-of-sequence token.
-        repeated: Whether the second half must repeat the first, or must not (the control).
+        repeated: True if the second half must repeat the first ([R, R]); False for the control
+            ([R, R']), whose halves must differ.
 
     Raises:
-        InputError: Too short, of odd length, or with halves of the other kind; or a token stands
-            twice in the first half, so that "the token after it" is not one slot.
+        InputError: The sequence is too short, of odd length, has the wrong kind of halves, or has a
+            token twice in the first half, so that "the token after it" is more than one slot.
     """
+    # the shortest sequence with a score has two tokens in each half
     require_length(rows, at_least=start + 4, question="two halves")
     body = rows.token[start : rows.n_queries]
     half, odd = divmod(len(body), 2)
@@ -191,23 +206,28 @@ def half_length(rows: SequenceRows, *, start: int, repeated: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class KeyShuffle:
-    """Where the weight of every slot comes from, for every row of every head.
+    """A permutation of the visible keys of every row, drawn for every head.
+
+    Rows keep their sharpness (entropy, largest weight) and lose what they point at, so this is the
+    null of scores that depend on where a head looks.
 
     Attributes:
-        source: The slot whose weight each slot gets; unseen slots keep their own.
-        sight: The visibility it was drawn for.
+        source: The slot whose weight each slot receives; hidden slots keep their own.
+        visible: The attention mask that it was drawn for.
     """
 
     source: Int64[np.ndarray, "layer head query slot"]
-    sight: Bool[np.ndarray, "layer query slot"]
+    visible: Bool[np.ndarray, "layer query slot"]
 
     def __call__(self, rows: SequenceRows) -> SequenceRows:
         """Shuffle the rows of one sequence.
 
         Raises:
-            InputError: The rows have another shape or another visibility.
+            InputError: The rows have another shape or another mask.
         """
-        if self.source.shape != rows.weights.shape or not np.array_equal(self.sight, rows.sight()):
+        if self.source.shape != rows.weights.shape or not np.array_equal(
+            self.visible, rows.visibility()
+        ):
             raise InputError(
                 f"expected rows like those this shuffle was drawn for, {self.source.shape}, got "
                 f"{rows.weights.shape}; draw one for each length and visibility"
@@ -218,29 +238,32 @@ class KeyShuffle:
 def draw_shuffle(
     rows: SequenceRows, *, key: Sequence[int], keeps_first: bool = False
 ) -> KeyShuffle:
-    """Draw an order of the visible keys of every row, independently for every head.
+    """Draw a permutation of the visible keys of every row, independently for every head.
 
     Args:
-        rows: Any sequence of the battery: its shape and visibility are used, not its weights.
-        key: What the drawing is keyed by.
+        rows: Any sequence of the shape and mask wanted; its weights are not used.
+        key: Seed sequence.
         keeps_first: Whether slot 0 keeps its weight, for scores that leave slot 0 out.
     """
-    sight = rows.sight()
-    movable = sight.copy()
+    visible = rows.visibility()
+    movable = visible.copy()
     movable[..., 0] &= not keeps_first
     rng = np.random.default_rng(list(key))
-    return KeyShuffle(drawn_source(movable, rows.weights.shape[1], rng), sight)
+    return KeyShuffle(drawn_source(movable, rows.weights.shape[1], rng), visible)
 
 
 def drawn_source(
     movable: Bool[np.ndarray, "layer query slot"], n_heads: int, rng: np.random.Generator
 ) -> Int64[np.ndarray, "layer head query slot"]:
-    """A random order of the movable slots of every row; each other slot keeps its own weight."""
+    """For each slot the slot whose weight it gets: a random permutation of the movable slots."""
+    # a stable sort puts the movable slots of a row first, in ascending order, then the fixed ones
     places = np.argsort(~movable, axis=-1, kind="stable")
     n_layers, n_queries, n_slots = movable.shape
     source = np.empty((n_layers, n_heads, n_queries, n_slots), np.int64)
     for layer, moved in enumerate(source):
         drawn = np.where(movable[layer], rng.random(moved.shape), np.inf)
+        # infinite keys sort last and stably, so the k-th entry of `order` is a movable slot exactly
+        # where that of `places` is, and every fixed slot meets itself
         order = np.argsort(drawn, axis=-1, kind="stable")
         np.put_along_axis(moved, np.broadcast_to(places[layer], order.shape), order, axis=-1)
     return source

@@ -1,4 +1,4 @@
-"""Heads that inhibit a repeated name: where they look, and whether writing it lowers it."""
+"""S-inhibition: attention to the repeated name, and the logit that copying a name adds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,18 +18,22 @@ from tempo_analysis.studies.heads.detectors.circuit_maps import (
 from tempo_analysis.studies.heads.detectors.rows import HeadScore, SequenceRows, at_cells
 
 S_INHIBITION_THRESHOLD = 0.1
+"""Cut of the head suite of Goodfire's SPD (pull request 403)."""
 
 
 def s_inhibition(rows: SequenceRows, *, end: int, second_subject: int) -> HeadScore:
-    """Weight from the end to the second mention of the subject.
+    """Weight from the last token to the second mention of the subject (S2); in [0, 1].
 
-    The null is the same cell of the ABC prompt, in which a third name stands there: a head that
-    attends to any name at that place, or to that place, keeps its score.
+    Chance is 1 / visible slots. The null is the same cell of the ABC prompt, which has a third name
+    there: a head that attends to any name at that place, or to the place itself, keeps its score.
+
+    Source: Wang et al. 2022 (arXiv 2211.00593), section 3. They find these heads by their effect
+    on name movers, which `tempo.causal.name_effects` measures.
 
     Args:
-        rows: The rows of one prompt.
+        rows: The attention rows of one prompt.
         end: Slot of the last token, which predicts the name.
-        second_subject: Slot of the second mention; in the ABC prompt, of the third name.
+        second_subject: Slot of S2; in the ABC prompt, of the third name.
 
     Raises:
         InputError: The second mention does not come before the end.
@@ -42,21 +46,18 @@ def s_inhibition(rows: SequenceRows, *, end: int, second_subject: int) -> HeadSc
     return at_cells(rows, query=np.array([end]), slot=np.array([second_subject]))
 
 
-COPY_CHANCE = 0.0
-"""Of a head with independent random weights."""
-
-
 @dataclass(frozen=True, slots=True)
 class DirectCopy:
-    """Logit that a name gets from being attended to, for every head.
+    """Logit that each head adds to a name by attending to it; 0 for random weights.
 
     Attributes:
-        by_name: In logits, before the final norm's division.
+        by_name: In logits, before the division by the final norm.
         score: Mean over names.
-        others: Mean logit that the other names get, which a head that copies only "a name" raises.
-        norm: Whether the norms around the head are folded in: the embedding divided by its size,
-            and the gains of input and final norm.
-        left_out: What the weights alone do not show of this model.
+        others: Mean logit added to the other names, which is high for a head that copies only "a
+            name".
+        norm: Whether the norms are folded in: the embedding is divided by its size, and the gains
+            of input norm and final norm are applied.
+        left_out: Parts of the model that the weights alone leave out.
     """
 
     by_name: Float64[np.ndarray, "layer head name"]
@@ -67,7 +68,14 @@ class DirectCopy:
 
 
 def direct_copy(weights: CircuitWeights, tokens: Sequence[int], *, norm: bool) -> DirectCopy:
-    """Score every head on these tokens.
+    """OV copy score of every head: mean over names t of W_U[t] W_O W_V W_E[t].
+
+    Below 0 the head lowers the name it attends to.
+
+    Args:
+        weights: Of the model.
+        tokens: Ids of names, each one token.
+        norm: Whether the norms around the head are folded in.
 
     Raises:
         InputError: Fewer than two tokens.
@@ -82,6 +90,7 @@ def direct_copy(weights: CircuitWeights, tokens: Sequence[int], *, norm: bool) -
         entered = sized(weights.layers[layer].input_norm, rows) if norm else rows
         inner = read_map(weights, layer, head, norm=norm) @ entered.T
         logits = (said @ write_map(weights, layer, head, norm=norm) @ inner).astype(np.float64)
+        # [name said, name attended to]: the diagonal copies
         by_name[layer, head] = np.diagonal(logits)
         others[layer, head] = logits[~np.eye(len(tokens), dtype=bool)].mean()
     return DirectCopy(

@@ -1,4 +1,4 @@
-"""What heads do with parallel sets: attend to siblings, spread over sets, follow winners."""
+"""Attention to parallel sets: to siblings, over earlier sets, to their top-ranked member."""
 
 from collections.abc import Sequence
 
@@ -17,21 +17,21 @@ from tempo_analysis.stats.intervals import MARGIN
 from tempo_analysis.studies.heads.detectors.rows import HeadScore, drawn_source
 
 CUT = 0.3
-"""As for the roles of plain text, but counted from chance to 1 (`assignment.from_chance_up`): half
-of a row's slots may belong to sets, and then half of an even row does, too."""
+"""As for the roles of plain text, but measured from chance to 1 (`from_chance_up`): if half
+of the visible slots belong to sets, uniform attention already gives them half of the row."""
 
 SMALLEST_SET = 2
+"""A step with one member is no parallel set."""
 
-Cells = Float64[np.ndarray, "layer head _"]
-Seen = Bool[np.ndarray, "layer query slot"]
+RowValues = Float64[np.ndarray, "layer head _"]
 
 
-def averaged(observed: ObservedTrace, pairs: Sequence[tuple[Cells, Cells]]) -> HeadScore:
-    """Mean over all rows that have a value, and of chance over the same rows; NaN without any.
+def averaged(observed: ObservedTrace, pairs: Sequence[tuple[RowValues, RowValues]]) -> HeadScore:
+    """Mean over all rows with a value, and of chance over the same rows; NaN if there are none.
 
     Args:
         observed: The trace.
-        pairs: For each step, values and chance values of its rows, NaN for a row without a value.
+        pairs: For each step, values and chance values of its rows; NaN for a row without a value.
     """
     score = observed.average([values for values, _ in pairs])
     chance = observed.average(
@@ -41,10 +41,10 @@ def averaged(observed: ObservedTrace, pairs: Sequence[tuple[Cells, Cells]]) -> H
 
 
 def require_data(role: str, scores: Sequence[HeadScore]) -> None:
-    """Refuse to judge a role for which no trace holds a row.
+    """Check that at least one trace has a row for a role.
 
     Raises:
-        NoParallelSetsError: No row of any trace may see what the role attends to.
+        NoParallelSetsError: No row of any trace can see a target of the role.
     """
     if all(np.isnan(each.score).all() for each in scores):
         raise NoParallelSetsError(
@@ -55,8 +55,11 @@ def require_data(role: str, scores: Sequence[HeadScore]) -> None:
 
 def mass_and_chance(
     step: Observation, weights: Weights, chosen: Bool[np.ndarray, "query slot"]
-) -> tuple[Cells, Cells]:
-    """Mass of each row on the chosen slots it may see, NaN where it sees none; and its chance."""
+) -> tuple[RowValues, RowValues]:
+    """Weight of each row on the chosen slots it can see, and its chance value.
+
+    The weight is NaN for a row that sees none of them. Chance is their share of the visible slots.
+    """
     targets = step.visible & chosen
     seen = np.expand_dims(targets.any(-1), 1)
     mass = np.einsum("lhqs,lqs->lhq", weights, targets, dtype=np.float64)
@@ -71,17 +74,17 @@ def siblings_of(step: Observation) -> Bool[np.ndarray, "query slot"]:
 
 
 def earlier_slots(step: Observation) -> Bool[np.ndarray, "query slot"]:
-    """Slots written by the steps before."""
+    """Slots written by earlier steps, the prompt included."""
     return np.broadcast_to(step.table.step < step.step, is_self(step).shape)
 
 
 def is_self(step: Observation) -> Bool[np.ndarray, "query slot"]:
-    """The query's own slot."""
+    """The slot of the query itself."""
     return step.queries[:, None] == np.arange(len(step.table))
 
 
 def earlier_sets(step: Observation) -> list[np.ndarray]:
-    """Slots of each earlier set of width >= 2, in rank order."""
+    """Slots of each earlier set of at least 2 members, in rank order."""
     table = step.table
     steps = np.unique(table.step[(table.width >= SMALLEST_SET) & (table.step < step.step)])
     return [table.members(int(each)) for each in steps]
@@ -90,9 +93,9 @@ def earlier_sets(step: Observation) -> list[np.ndarray]:
 def permuted(
     step: Observation, movable: Bool[np.ndarray, "query slot"], rng: np.random.Generator
 ) -> Weights:
-    """The rows with the weights of the movable slots they see in random order, for every head.
+    """Rows whose visible movable slots have their weights in random order, drawn for every head.
 
-    Slot 0 never moves: wherever its weight went, it would drown everything else there.
+    Slot 0 never moves: the weight of an attention sink would dominate wherever it went.
     """
     weights = step.rows()
     seen = step.visible & movable
@@ -102,10 +105,11 @@ def permuted(
 
 
 def sibling_attending(observed: ObservedTrace) -> HeadScore:
-    """Mean mass on the siblings that a row may see, over the rows that see one.
+    """Mean weight on visible siblings, over the rows that can see one; in [0, 1].
 
-    NaN where none does, as in an isolated arm. Siblings are as near as a slot can be, so a head
-    that likes near slots scores too: read `logical_profile` beside it.
+    Chance is the mean of siblings / visible slots. NaN where no row can see a sibling, as in an
+    isolated arm. Siblings are the nearest slots, so a head that prefers recent slots scores high as
+    well: read `logical_profile` beside it. The null is `sibling_null`.
 
     Raises:
         LevelError: The trace was reduced to group masses.
@@ -115,9 +119,9 @@ def sibling_attending(observed: ObservedTrace) -> HeadScore:
 
 
 def sibling_null(observed: ObservedTrace, *, key: Sequence[int]) -> HeadScore:
-    """The same with the label "sibling" on as many visible slots at random.
+    """`sibling_attending` with as many random visible slots in place of the siblings.
 
-    They are drawn among all slots but the query itself and slot 0, separately for every head.
+    They are drawn for every head among all slots but that of the query and slot 0.
 
     Raises:
         LevelError: The trace was reduced to group masses.
@@ -131,13 +135,14 @@ def sibling_null(observed: ObservedTrace, *, key: Sequence[int]) -> HeadScore:
 
 
 def set_broadcast(observed: ObservedTrace) -> HeadScore:
-    """Mean over rows of the sum over earlier sets of m E, in [0, 1].
+    """Mean over rows of the sum over earlier sets of m E; in [0, 1].
 
-    m is the mass on the members of the set that the row sees (two at least), E = H(a / m) / ln n
-    the normalised entropy of its weights within the set: 1 where they are equal, 0 where one member
-    takes all. Chance is the share of such members among the visible slots, since even rows have E =
-    1. A row that sees no such set is left out. A head that likes recent slots scores too, because
-    sets are recent: read `logical_profile` beside it.
+    m is the weight on the members of the set that the row sees, at least two; E = H(a / m) / ln n
+    is the normalised entropy of the weights a of these n members: 1 if they are equal, 0 if one
+    member has all. Chance is the share of such members among the visible slots, because E = 1 under
+    uniform attention. Rows that see no such set are left out. Sets are recent, so a head that
+    prefers recent slots scores high as well: read `logical_profile` beside it. The null is
+    `broadcast_null`.
 
     Raises:
         LevelError: The trace was reduced to group masses.
@@ -146,10 +151,9 @@ def set_broadcast(observed: ObservedTrace) -> HeadScore:
 
 
 def broadcast_null(observed: ObservedTrace, *, key: Sequence[int]) -> HeadScore:
-    """The same with the slots of all earlier steps, but slot 0, relabelled at random in each row.
+    """`set_broadcast` with the weights of all earlier slots but slot 0 in random order in each row.
 
-    Pseudo-sets of the same sizes hold whatever the head pays to earlier slots; a head that is even
-    over everything keeps its score.
+    The sets become random slots of the same number. A head with uniform attention keeps its score.
 
     Raises:
         LevelError: The trace was reduced to group masses.
@@ -159,7 +163,8 @@ def broadcast_null(observed: ObservedTrace, *, key: Sequence[int]) -> HeadScore:
     return averaged(observed, pairs)
 
 
-def _spread(step: Observation, weights: Weights) -> tuple[Cells, Cells]:
+def _spread(step: Observation, weights: Weights) -> tuple[RowValues, RowValues]:
+    """Sum of m E over earlier sets for each row, and its chance value."""
     value = np.zeros(weights.shape[:-1])
     even = np.zeros(weights.shape[:-1])
     known = np.zeros(weights.shape[:-1], bool)
@@ -169,6 +174,7 @@ def _spread(step: Observation, weights: Weights) -> tuple[Cells, Cells]:
         n = step.visible[..., members].sum(-1)[:, None]
         whole = n >= SMALLEST_SET
         mass = part.sum(-1)
+        # m H(a / m) = m ln m - sum(a ln a): no division, and 0 for a set without weight
         entropy_mass = xlogy(mass, mass) - xlogy(part, part).sum(-1)
         value += np.where(whole, entropy_mass / np.log(np.maximum(n, SMALLEST_SET)), 0.0)
         even += np.where(whole, n / n_slots, 0.0)
@@ -177,12 +183,12 @@ def _spread(step: Observation, weights: Weights) -> tuple[Cells, Cells]:
 
 
 def winner_following(observed: ObservedTrace) -> HeadScore:
-    """Share of the mass on an earlier set that its top-ranked member gets.
+    """Share of the weight on an earlier set that its top-ranked member gets; in [0, 1].
 
-    Averaged over pairs of a row and a set of which it sees the top member and another; pairs with
-    less than 1e-6 of the row on the set are left out. Chance is 1 / members seen. Where members
-    stand at positions of their own (unique, offset), rank and distance go together, and so they do
-    in an ordered arm: only shared positions without an order tell them apart.
+    The mean is over pairs of a row and a set whose top member and another the row sees; pairs
+    with a weight below 1e-6 on the set are left out. Chance is 1 / visible members. Where members
+    have positions of their own (unique, offset) or see one another in order, rank and distance go
+    together: only shared positions without an order separate them. The null is `winner_null`.
 
     Raises:
         LevelError: The trace was reduced to group masses.
@@ -191,7 +197,7 @@ def winner_following(observed: ObservedTrace) -> HeadScore:
 
 
 def winner_null(observed: ObservedTrace, *, key: Sequence[int]) -> HeadScore:
-    """The same with the ranks of every set permuted, for every row and head.
+    """`winner_following` with the ranks of every set permuted, for every row and head.
 
     Raises:
         LevelError: The trace was reduced to group masses.
@@ -201,8 +207,8 @@ def winner_null(observed: ObservedTrace, *, key: Sequence[int]) -> HeadScore:
     return averaged(observed, pairs)
 
 
-def _top_shares(step: Observation, weights: Weights) -> tuple[Cells, Cells]:
-    """For each row and set, laid side by side."""
+def _top_shares(step: Observation, weights: Weights) -> tuple[RowValues, RowValues]:
+    """Share of the top member and its chance value, for each row and set; sets side by side."""
     nothing = np.empty((*weights.shape[:2], 0))
     shares, evens = [nothing], [nothing]
     for members in earlier_sets(step):
@@ -210,6 +216,7 @@ def _top_shares(step: Observation, weights: Weights) -> tuple[Cells, Cells]:
         n = seen.sum(-1)[:, None]
         part = weights[..., members].astype(np.float64)
         mass = part.sum(-1)
+        # members are in rank order: index 0 is the top-ranked one
         known = (n >= SMALLEST_SET) & seen[..., 0][:, None] & (mass >= SMALLEST_REST)
         shares.append(np.where(known, part[..., 0] / np.where(known, mass, 1), np.nan))
         evens.append(np.broadcast_to(1 / np.maximum(n, 1), mass.shape))
@@ -217,6 +224,7 @@ def _top_shares(step: Observation, weights: Weights) -> tuple[Cells, Cells]:
 
 
 def _permuted_ranks(step: Observation, rng: np.random.Generator) -> Weights:
+    """Rows whose weights within each earlier set are in random order."""
     weights = step.rows().copy()
     slots = np.arange(len(step.table))
     for members in earlier_sets(step):
@@ -226,10 +234,10 @@ def _permuted_ranks(step: Observation, rng: np.random.Generator) -> Weights:
 
 
 SET_IGNORING_THRESHOLD = MARGIN
-"""At least 10 % less, on the scale of logarithms."""
+"""ln 1.1, the margin of equivalence: at least 10 % less."""
 
 LARGEST = float(np.log(1e6))
-"""A head that pays sets nothing has an infinite score, which no mean survives: it gets this."""
+"""Bound of the score: a head without weight on sets would have an infinite one, and so any mean."""
 
 _OTHERS = ("recent_prompt", "other_prompt", "earlier_singletons")
 
@@ -239,15 +247,21 @@ def set_ignoring(
 ) -> tuple[HeadScore, HeadScore]:
     """Minus the log-ratio of `parallel.ratio` without the sink, and its null, for one prompt.
 
-    The ratio is the mean weight per slot of earlier sets over that per other earlier slot, both
-    over the rows that see both kinds; 0 is chance. Sets are younger than the prompt, so a head
-    that likes old slots ignores them too: the null is the greedy run of the same prompt, whose
-    steps inherit the labels of the sets beside them (`parallel.arms`). Steps that both runs have
-    count.
+    The ratio is the mean weight per slot of earlier sets over that of the other earlier slots, over
+    the rows that see both kinds. The score is 0 by chance, positive where sets get less, and
+    clipped to +-ln 1e6. Sets are more recent than the prompt, so a head that prefers old slots also
+    scores high: the null is the greedy run of the same prompt, whose steps take over the labels of
+    the sets at the same step (`parallel.arms`). Only steps that both runs have count.
+
+    Args:
+        observed: Trace of a parallel arm.
+        greedy: Trace of the greedy arm of the same prompt.
+        labels: Whether each step of the parallel arm wrote a set, from `inherited_labels`.
 
     Returns:
         The score and its null, each NaN without rows.
     """
+    # the labels include the prompt, so there is one step fewer than labels
     pair = paired_ratio(observed, greedy, labels)
     n_rows = _rows_with_both(observed.first(len(labels) - 1))
     score, null = (run.without_sink.by_head for run in (pair.common, pair.null))
@@ -260,6 +274,7 @@ def _as_score(log_ratio: Float64[np.ndarray, "layer head"], n_rows: np.ndarray) 
 
 
 def _rows_with_both(observed: ObservedTrace) -> Int64[np.ndarray, " layer"]:
+    """Rows of each layer that see slots of earlier sets and other earlier slots."""
     found = np.zeros(len(observed.layers), np.int64)
     for step in observed.steps:
         others = sum(step.count[..., GROUP[name]] for name in _OTHERS)

@@ -1,4 +1,4 @@
-"""Does a head park its attention on the first token, on punctuation, or on one slot?"""
+"""Attention to the first token, to delimiters, or to one column."""
 
 from dataclasses import dataclass
 
@@ -16,18 +16,19 @@ from tempo_analysis.studies.heads.detectors.rows import (
 )
 
 SINK_THRESHOLD = 0.3
-"""Epsilon of the sink rate, and the cut for the role; the published A4 table cuts at 0.1."""
+"""Epsilon of the sink rate of Gu et al. 2024 (arXiv 2410.10781), and the cut of the role; the head
+suite of Goodfire's SPD (pull request 403) cuts at 0.1."""
 
 
 @dataclass(frozen=True, slots=True)
 class SinkRate:
-    """How often heads are sinks, in per cent, thresholded in each sequence and then averaged.
+    """Share of (sequence, head) pairs that are sinks: each is thresholded first, then averaged.
 
     Attributes:
-        percent: Over sequences, layers and heads.
-        by_head: Over sequences, for each head.
-        epsilon: A head is a sink in a sequence where its alpha exceeds this.
-        n: Sequences.
+        percent: Over sequences, layers and heads, in per cent.
+        by_head: Over sequences, for each head, in per cent.
+        epsilon: A head is a sink in a sequence if its alpha exceeds this.
+        n: Number of sequences.
     """
 
     percent: float
@@ -37,11 +38,12 @@ class SinkRate:
 
 
 def bos_sink(rows: SequenceRows) -> HeadScore:
-    """Mean over queries q >= 1 of the weight on slot 0.
+    """Sink score: mean over queries q >= 1 of the weight on slot 0; in [0, 1].
 
-    Query 0 sees nothing else, and would add 1/T to every head. The null is the same score of rows
-    with shuffled keys: the row keeps its sharpness, and slot 0 gets the mean of the row. Whether it
-    is the place or the token that draws the attention needs another forward, without the token.
+    Query 0 sees slot 0 only, which would add 1 / T to the score of every head. Chance is the mean
+    of 1 / visible slots. The null is the same score of rows with shuffled keys: a row keeps its
+    sharpness, and slot 0 gets the mean of the row. Whether the position or the token is the cause
+    cannot be seen here; that takes a forward pass without the token.
 
     Raises:
         InputError: Fewer than two tokens.
@@ -52,7 +54,9 @@ def bos_sink(rows: SequenceRows) -> HeadScore:
 
 
 def column_alpha(rows: SequenceRows, *, slot: int = 0) -> HeadScore:
-    """Mean over queries q >= slot of the weight on it, the slot's own query included (Gu's alpha).
+    """Alpha of Gu et al. 2024: mean over queries q >= slot of the weight on the slot; in [0, 1].
+
+    The query of the slot itself counts, so alpha of slot 0 includes the 1 of query 0.
 
     Raises:
         InputError: The sequence does not reach the slot.
@@ -63,7 +67,7 @@ def column_alpha(rows: SequenceRows, *, slot: int = 0) -> HeadScore:
 
 
 def sink_rate(alphas: Stacked, *, epsilon: float = SINK_THRESHOLD) -> SinkRate:
-    """Sink rate from the alpha of every sequence and head; a NaN is left out."""
+    """Sink rate from the alpha of every sequence and head; NaN is left out."""
     above = np.where(np.isnan(alphas), np.nan, 100.0 * (alphas > epsilon))
     by_head = mean_over_prompts(above)
     overall = mean_over_prompts(above.reshape(-1))
@@ -75,24 +79,24 @@ def _column(rows: SequenceRows, slot: int) -> np.ndarray:
 
 
 DELIMITER_THRESHOLD = 2.0
-"""Cut on the multiple of chance, not on the mass."""
+"""Cut on the multiple of chance, not on the weight; that of the SPD suite."""
 
 Ids = Int64[np.ndarray, " _"]
 
 
 def delimiter(rows: SequenceRows, delimiters: Ids, *, with_self: bool = False) -> HeadScore:
-    """Mean over queries of the mass on delimiters; every query counts, also before the first one.
+    """Delimiter score: mean over all queries of the total weight on delimiters; in [0, 1].
 
-    Chance is the mean over queries of the share of delimiters among the visible slots: even causal
-    attention, not their frequency in the text. The score that decides the role is
-    `delimiter(...).over_chance()`, without self-attention: a delimiter that attends to itself has
-    found nothing. The multiple cannot exceed 1 / chance. The null is the same on `rows.relabelled`:
-    as many delimiters at other places.
+    Queries before the first delimiter count with 0. Chance is the mean over queries of delimiters /
+    visible slots, that is uniform attention, not the frequency of delimiters in the text. The role
+    is decided by `delimiter(...).over_chance()` without self-attention, because a delimiter that
+    attends to itself has found nothing. That multiple is at most 1 / chance. The null is the same
+    on `rows.relabelled`: as many delimiters at random slots.
 
     Args:
-        rows: The rows.
+        rows: The attention rows of one text.
         delimiters: Ids of the delimiters that are one token each.
-        with_self: Whether a delimiter's weight on itself counts, in the score and in chance.
+        with_self: Whether the weight of a delimiter on itself counts, in the score and in chance.
 
     Raises:
         InputError: Fewer than two tokens.
@@ -102,21 +106,26 @@ def delimiter(rows: SequenceRows, delimiters: Ids, *, with_self: bool = False) -
     if not is_delimiter.any():
         return _nothing(rows)
     chosen = np.broadcast_to(is_delimiter, rows.weights.shape[2:])
+    # future slots have weight 0 and are outside the mask: tril matters for the diagonal only
     chosen = np.tril(chosen, 0 if with_self else -1)
     return mean_mass(rows, chosen, counted=np.ones(rows.n_queries, bool))
 
 
 def _nothing(rows: SequenceRows) -> HeadScore:
-    """A text without delimiters says nothing about them."""
+    """The score of a text without delimiters: NaN."""
     empty = np.full(rows.weights.shape[:2], np.nan)
     return HeadScore(empty, empty, np.zeros(len(empty), np.int64))
 
 
 def verticality(rows: SequenceRows) -> HeadScore:
-    """Largest mean weight of a column over the mean of all columns."""
-    sight = rows.sight()
-    even = sight / np.maximum(sight.sum(-1, keepdims=True), 1)
-    n_queries = np.full(len(sight), rows.n_queries)
+    """Largest mean weight of a column, divided by the mean over columns; at least 1.
+
+    It is T for a head that attends to one slot only, and sum of 1 / i for i = 1 .. T (chance) under
+    uniform causal attention: the first columns are seen by more queries.
+    """
+    visible = rows.visibility()
+    even = visible / np.maximum(visible.sum(-1, keepdims=True), 1)
+    n_queries = np.full(len(visible), rows.n_queries)
     chance = by_layer(_largest_over_mean(even), rows.weights.shape[1])
     return HeadScore(_largest_over_mean(rows.weights), chance, n_queries)
 
@@ -124,6 +133,7 @@ def verticality(rows: SequenceRows) -> HeadScore:
 def _largest_over_mean(
     weights: Float[np.ndarray, "*head query slot"],
 ) -> Float64[np.ndarray, "*head"]:
+    # slots after the last query belong to no row
     columns = weights[..., : weights.shape[-2]].mean(-2, dtype=np.float64)
     mean = columns.mean(-1)
     return columns.max(-1) / np.where(mean > 0, mean, np.nan)

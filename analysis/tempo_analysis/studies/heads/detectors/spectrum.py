@@ -1,4 +1,4 @@
-"""How is each head's attention spread, and does it narrow with depth?"""
+"""How each head spreads its attention (entropy, distance), and whether it narrows with depth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -12,28 +12,29 @@ from tempo_analysis.stats.averages import mean_over_prompts, quotient
 from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interval
 from tempo_analysis.studies.heads.detectors.rows import HeadScore, SequenceRows, Stacked, scores_of
 
-Cells = Float64[np.ndarray, "layer head query"]
+RowValues = Float64[np.ndarray, "layer head query"]
 _TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """Row averages of one sequence; chance is the same average over even rows.
+    """Averages over rows of one sequence; chance is the same average for uniform attention.
 
-    Rows that do not sum to 1 (learned sinks) are divided by their sum. Computed for each row, then
-    averaged: the entropy of an averaged row would be larger. Without the sink rows are rescaled to
-    their mass outside slot 0, and rows with less than 1e-6 there are left out.
+    Each number is computed for every row and then averaged, because the entropy of an averaged row
+    is larger than the average entropy. Rows that do not sum to 1 (learned sinks) are divided by
+    their sum. "Without sink" means that slot 0 is left out and the row is rescaled over the other
+    slots; rows with a weight below 1e-6 there are left out.
 
     Attributes:
-        entropy_nats: H, every row.
-        normalised: H / ln n, n counting the visible slots; rows that see one slot are left out.
-        entropy_without_sink_nats: H of the rescaled row; rows that see one such slot are left out.
+        entropy_nats: Entropy H of the row, in [0, ln n] for n visible slots.
+        normalised: H / ln n, in [0, 1]; rows that see one slot only are left out.
+        entropy_without_sink_nats: H of the row without sink; rows that see one slot are left out.
         normalised_without_sink: The same over ln n.
-        effective_keys: exp H.
+        effective_keys: exp H: the number of slots of a uniform row of that entropy.
         max_weight: Largest weight.
-        participation: 1 / sum of squared weights.
-        distance: Mean number of slots behind the query.
-        distance_without_sink: The same of the rescaled row.
+        participation: 1 / sum of squared weights, in [1, n].
+        distance: Mean of the offset q - k, weighted by attention, in slots.
+        distance_without_sink: The same of the row without sink.
     """
 
     entropy_nats: HeadScore
@@ -48,22 +49,25 @@ class Spectrum:
 
 
 def spectrum(rows: SequenceRows) -> Spectrum:
-    """Spread of every head in one sequence."""
-    sight = rows.sight()
-    n = sight.sum(-1)
-    found = _columns(rows.weights, n, sight[..., SINK_SLOT])
-    spread = (sight / np.maximum(n, 1)[..., None]).astype(np.float64)
-    even = _columns(spread[:, None], n, sight[..., SINK_SLOT])
+    """Measure how every head spreads its attention in one sequence."""
+    visible = rows.visibility()
+    n = visible.sum(-1)
+    found = _columns(rows.weights, n, visible[..., SINK_SLOT])
+    spread = (visible / np.maximum(n, 1)[..., None]).astype(np.float64)
+    even = _columns(spread[:, None], n, visible[..., SINK_SLOT])
     return Spectrum(*(_averaged(*pair) for pair in zip(found, even, strict=True)))
 
 
 def row_entropies(
     weights: Float[np.ndarray, "layer head query slot"],
-) -> tuple[Cells, Cells, Cells, Cells]:
-    """Of each row divided by its sum: H, H without the sink, the sink's mass, and the rest.
+) -> tuple[RowValues, RowValues, RowValues, RowValues]:
+    """Entropy, entropy without slot 0, weight on slot 0, and the rest, of each row over its sum.
 
-    They meet the chain rule H = h(s) + (1 - s) H', h the entropy of a choice between two.
+    In nats. For weight s on slot 0 they satisfy the chain rule H = h(s) + (1 - s) H', where h is
+    the entropy of a choice between two.
     """
+    # with unnormalised weights w of sum W: H = ln W - sum(w ln w) / W, so no row is divided first.
+    # 0 ln 0 is 0 here, because the logarithm of the smallest float32 is finite.
     products = weights * np.log(np.maximum(weights, _TINY))
     sink = weights[..., SINK_SLOT].astype(np.float64)
     rest = weights[..., 1:].sum(-1, dtype=np.float64)
@@ -78,14 +82,15 @@ def _columns(
     weights: Float[np.ndarray, "layer head query slot"],
     n_visible: Int64[np.ndarray, "layer query"],
     sees_sink: Bool[np.ndarray, "layer query"],
-) -> list[Cells]:
-    """The columns of `Spectrum` for each row, NaN where a row is left out."""
+) -> list[RowValues]:
+    """The fields of `Spectrum` for each row, in their order; NaN where a row is left out."""
     entropy, free, _, rest = row_entropies(weights)
     n = n_visible[:, None] + np.zeros(entropy.shape, np.int64)
     n_rest = n - sees_sink[:, None]
     kept_rest = rest >= SMALLEST_REST
     free = np.where(kept_rest & (n_rest > 1), free, np.nan)
     total = _positive(weights.sum(-1, dtype=np.float64))
+    # slot 0 of query q is q slots back; `far` is the sum over all other slots
     far = _behind(weights)
     from_sink = weights[..., SINK_SLOT] * np.arange(weights.shape[2], dtype=np.float64)
     return [
@@ -101,15 +106,15 @@ def _columns(
     ]
 
 
-def _behind(weights: Float[np.ndarray, "layer head query slot"]) -> Cells:
-    """Sum over slots but the sink of weight times slots behind the query."""
+def _behind(weights: Float[np.ndarray, "layer head query slot"]) -> RowValues:
+    """Sum of weight times offset q - k over all slots but slot 0."""
     query, slot = np.ogrid[: weights.shape[2], : weights.shape[3]]
     behind = np.where(slot == SINK_SLOT, 0, query - slot).astype(weights.dtype)
     return np.einsum("lhqs,qs->lhq", weights, behind).astype(np.float64)
 
 
-def _averaged(values: Cells, even: Float64[np.ndarray, "layer 1 query"]) -> HeadScore:
-    """Means over the rows that have a value; chance over the same rows."""
+def _averaged(values: RowValues, even: Float64[np.ndarray, "layer 1 query"]) -> HeadScore:
+    """Mean over the rows that have a value; chance over the same rows."""
     known = ~np.isnan(values)
     count = known.sum(-1)
     chance = np.where(known, np.nan_to_num(even), 0.0).sum(-1)
@@ -117,11 +122,13 @@ def _averaged(values: Cells, even: Float64[np.ndarray, "layer 1 query"]) -> Head
     return HeadScore(quotient(total, count), quotient(chance, count), count.min(-1))
 
 
-def _positive(values: Cells) -> Cells:
+def _positive(values: RowValues) -> RowValues:
+    """NaN in place of 0, so that a division by it is NaN and no warning."""
     return np.where(values > 0, values, np.nan)
 
 
-def _log_above_one(n: Int64[np.ndarray, "layer head query"]) -> Cells:
+def _log_above_one(n: Int64[np.ndarray, "layer head query"]) -> RowValues:
+    """Logarithm of n; NaN for n = 1, where the normalised entropy is 0 / 0."""
     return np.where(n > 1, np.log(np.maximum(n, 2)), np.nan)
 
 
@@ -130,13 +137,13 @@ COLUMNS = tuple(column.name for column in fields(Spectrum))
 
 @dataclass(frozen=True, slots=True)
 class Funnel:
-    """One kind of entropy along the layers, over texts.
+    """Normalised entropy by layer; it falls with depth where attention narrows.
 
     Attributes:
-        by_layer: Mean over heads and texts, H / ln n; even rows have 1.
+        by_layer: Mean over heads and texts of H / ln n; uniform attention has 1.
         first: Mean over texts of the first third of the layers.
-        last: Mean over texts of the last third.
-        change: Last less first, paired within each text.
+        last: The same of the last third.
+        change: Last minus first, paired within each text.
     """
 
     by_layer: Float64[np.ndarray, " layer"]
@@ -146,14 +153,17 @@ class Funnel:
 
 
 def funnels(texts: Sequence[Spectrum], *, seed: int = SEED) -> dict[str, Funnel]:
-    """The funnel of whole rows ("with") and of rows without slot 0 ("without")."""
+    """Entropy by layer, with slot 0 ("with") and without it ("without").
+
+    PyramidKV (arXiv 2406.02069) reports narrowing with depth; part of that is the attention sink.
+    """
     whole = scores_of([text.normalised for text in texts])
     rest = scores_of([text.normalised_without_sink for text in texts])
     return {"with": _funnel(whole, seed), "without": _funnel(rest, seed)}
 
 
 def _funnel(values: Stacked, seed: int) -> Funnel:
-    by_layer = np.nanmean(values, axis=2)
+    by_layer = np.nanmean(values, axis=2)  # over heads, for each text
     third = max(by_layer.shape[1] // 3, 1)
     first, last = by_layer[:, :third].mean(1), by_layer[:, -third:].mean(1)
     return Funnel(

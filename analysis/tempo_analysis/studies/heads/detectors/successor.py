@@ -1,4 +1,4 @@
-"""Successor heads: attention to the word before in an order, and writing the word that follows."""
+"""Successor heads: by attention to the preceding element, and by the OV circuit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,18 +19,20 @@ from tempo_analysis.studies.heads.detectors.circuit_maps import (
 from tempo_analysis.studies.heads.detectors.rows import HeadScore, SequenceRows, at_cells
 
 SUCCESSOR_THRESHOLD = 0.05
-"""Cut on the signal, ordinal less words."""
+"""Cut on the signal, ordinal minus words: that of the head suite of Goodfire's SPD (PR 403)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SuccessorRun:
-    """One run under four conditions of one length; differences of scores have chance 0.
+    """Scores of one run of elements under four conditions of one length.
+
+    All have the same slots and so the same chance value: differences have chance 0.
 
     Attributes:
-        ordinal: Elements in order.
+        ordinal: Elements of a family in order, such as Monday, Tuesday, Wednesday.
         words: As many unrelated words.
-        shuffled: The same elements in another order.
-        descending: The same elements backwards.
+        shuffled: The same elements in random order.
+        descending: The same elements in reverse order.
     """
 
     ordinal: HeadScore
@@ -39,33 +41,33 @@ class SuccessorRun:
     descending: HeadScore
 
     def signal(self) -> HeadScore:
-        """Ordinal less words: what the role's threshold is for."""
+        """Ordinal minus words: the score of the role, in [-1, 1]."""
         return self.ordinal.less(self.words)
 
     def null(self) -> HeadScore:
-        """Shuffled less words: the null of the signal.
+        """Shuffled minus words: the null of the signal.
 
-        Words alone cannot be the null. A head that attends to any element of the same class beats
-        them as well, and keeps its score when the elements are shuffled.
+        Words alone cannot be the null: a head that attends to any element of the same class scores
+        above them too, and keeps its score when the elements are shuffled.
         """
         return self.shuffled.less(self.words)
 
     def direction(self) -> HeadScore:
-        """Ordinal less descending: positive where the head cares which way the run goes."""
+        """Ordinal minus descending: above 0 where the direction of the run matters."""
         return self.ordinal.less(self.descending)
 
 
 def successor_attention(rows: SequenceRows, elements: Int64[np.ndarray, " element"]) -> HeadScore:
-    """Mean over consecutive elements of the weight from one to the one before.
+    """Mean over consecutive elements of the weight from one to the one before; in [0, 1].
 
-    One number for each run, so long runs do not weigh more than short ones when runs are averaged.
-    Runs share pairs of elements, so they are less than independent: draw them from several
-    families. Among 12 elements an untrained head with sharp attention can pass by its taste in a
-    few pairs.
+    One number for each run, so that long runs weigh no more than short ones. Chance is the mean of
+    1 / visible slots. Runs of one family share pairs of elements and are not independent: with 12
+    elements, an untrained head with sharp attention can score high by preferring a few pairs. Draw
+    runs from several families.
 
     Args:
-        rows: The rows of one run.
-        elements: Slots of the elements, ascending; the separators between them are skipped.
+        rows: The attention rows of one run.
+        elements: Slots of the elements, ascending, without the separators between them.
 
     Raises:
         InputError: Fewer than two elements, or slots that do not ascend within the sequence.
@@ -85,10 +87,11 @@ def successor_run(
     """Put the four conditions of one run together.
 
     Raises:
-        InputError: They differ in length.
+        InputError: Their elements do not stand at the same slots.
     """
     run = SuccessorRun(ordinal, words, shuffled, descending)
     for each in (words, shuffled, descending):
+        # equal slots give equal chance values, so these stand in for the slots
         same_pairs = np.array_equal(each.n_queries, ordinal.n_queries)
         if not (same_pairs and np.allclose(each.chance, ordinal.chance, equal_nan=True)):
             raise InputError(
@@ -100,17 +103,17 @@ def successor_run(
 
 @dataclass(frozen=True, slots=True)
 class SuccessorOv:
-    """Share of successions that each head gets right.
+    """Share of successions that the OV circuit of each head gets right.
 
     Attributes:
-        hits: Which of the tested elements are followed by their successor.
-        score: Their share.
-        chance: Of a head that picks evenly among the other elements of the family.
-        null_p99: 99th percentile of the share of such a head, exactly.
-        p: One-sided chance of such a head to get as many, exactly.
-        by_family: Share within each family, in the order of `families`.
+        hits: Elements whose successor has the highest logit of the family.
+        score: Share of hits; in [0, 1].
+        chance: Expected share of a head that picks at random among the other elements of a family.
+        null_p99: 99th percentile of the share of such a head, exact.
+        p: One-sided p-value: probability that such a head has at least as many hits, exact.
+        by_family: Share of hits within each family, in the order of `families`.
         families: Names of the families tested.
-        left_out: What the weights alone do not show of this model.
+        left_out: Parts of the model that the weights alone leave out.
     """
 
     hits: Bool[np.ndarray, "layer head tested"]
@@ -124,18 +127,19 @@ class SuccessorOv:
 
     @property
     def n(self) -> int:
-        """Successions tested."""
+        """Number of successions tested."""
         return self.hits.shape[-1]
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A family of tokens and which of them follow one another.
+    """A family of tokens in an order, such as the days of the week.
 
     Attributes:
-        tokens: All that compete.
-        before: Places in `tokens` of the elements that have a successor.
-        after: Places of their successors.
+        name: Of the family.
+        tokens: Ids of all elements, which compete for the highest logit.
+        before: Indices into `tokens` of the elements that have a successor.
+        after: Indices into `tokens` of these successors.
     """
 
     name: str
@@ -145,7 +149,7 @@ class Order:
 
 
 def order_of(family: Family) -> Order:
-    """What a tokenizer keeps of a family."""
+    """The order of the elements of a family that are one token each."""
     before, after = zip(*family.successions, strict=True) if family.successions else ((), ())
     return Order(family.name, family.tokens, before, after)
 
@@ -153,10 +157,21 @@ def order_of(family: Family) -> Order:
 def successor_ov(
     weights: CircuitWeights, orders: Sequence[Order], sample: ProcessedEmbedding
 ) -> SuccessorOv:
-    """Judge every head; `sample` must hold every token of the families.
+    """Successor score of every head: share of elements whose successor gets the highest logit.
+
+    The logits are W_U W_O W_V of the embedding after MLP 0, over the elements of the family. The
+    null is a head that picks at random among the other elements: its number of hits is a sum of
+    independent trials, so chance, percentile and p-values are exact.
+
+    Source: Gould et al. 2023 (arXiv 2312.09230).
+
+    Args:
+        weights: Of the model.
+        orders: Families; those of fewer than 3 elements, or without a succession, are left out.
+        sample: Embeddings after MLP 0 of at least all tokens of these families.
 
     Raises:
-        InputError: No family with a succession among three elements, or a token is not held.
+        InputError: No family is left, or the sample lacks a token.
     """
     used = [order for order in orders if len(order.tokens) >= 3 and order.before]
     missing = {token for order in used for token in order.tokens} - set(sample.tokens)
@@ -167,6 +182,7 @@ def successor_ov(
         )
     blocks = [successions(weights, order, sample) for order in used]
     hits = np.concatenate(blocks, axis=-1)
+    # one trial for each succession; an element never competes with itself in the null
     picked = [1 / (len(order.tokens) - 1) for order in used for _ in order.before]
     tail = tail_of_hits(picked)
     n = len(picked)
@@ -174,6 +190,7 @@ def successor_ov(
         hits=hits,
         score=hits.mean(-1),
         chance=float(np.mean(picked)),
+        # the largest number of hits whose upper tail is still above 1 %
         null_p99=int(np.flatnonzero(tail <= 0.01)[0] - 1) / n,
         p=tail[hits.sum(-1)],
         by_family=np.stack([block.mean(-1) for block in blocks]),
@@ -185,7 +202,7 @@ def successor_ov(
 def successions(
     weights: CircuitWeights, order: Order, sample: ProcessedEmbedding
 ) -> Bool[np.ndarray, "layer head tested"]:
-    """For each element with a successor, whether that has the highest logit of the family."""
+    """For each element with a successor, whether the successor has the highest logit."""
     rows = [sample.tokens.index(token) for token in order.tokens]
     said = unembedded(weights, weights.unembedding[list(order.tokens)])
     shape = (len(weights.layers), weights.n_heads, len(order.before))
@@ -198,7 +215,8 @@ def successions(
 
 
 def tail_of_hits(chances: Sequence[float]) -> Float64[np.ndarray, " count"]:
-    """Probability of at least 0, 1, ... hits in independent trials of these chances."""
+    """Probability of at least 0, 1, ..., n + 1 hits in n independent trials of these chances."""
+    # distribution of the number of hits (Poisson binomial): one convolution for each trial
     counts = np.ones(1)
     for chance in chances:
         counts = np.convolve(counts, [1 - chance, chance])
@@ -208,6 +226,6 @@ def tail_of_hits(chances: Sequence[float]) -> Float64[np.ndarray, " count"]:
 def _is_highest(
     logits: np.ndarray, wanted: Int[np.ndarray, " tested"]
 ) -> Bool[np.ndarray, " tested"]:
-    """Whether the wanted row of each column is higher than every other; ties are no hits."""
+    """Whether the wanted row of each column is its only maximum; ties are no hits."""
     mine = logits[wanted, np.arange(len(wanted))]
     return (logits >= mine).sum(0) == 1
