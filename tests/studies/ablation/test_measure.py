@@ -12,24 +12,24 @@ from tempo.models.projections import output_projections
 from tempo.policy.edits import KnockOut, ReplaceHeadOutput, ValueZero
 from tempo.prompts.suites import load_suite
 from tempo.vocabulary import Head
-from tempo_analysis.studies.ablation.measure import run_passes, texts_of
+from tempo_analysis.studies.ablation.measure import encode_prompts, run_passes
 from tempo_analysis.studies.ablation.passes import Comparison
 from tempo_analysis.studies.ablation.plan import (
     DEFAULT,
     DONOR_DRAW,
+    AblationPlan,
+    AblationTarget,
     Donors,
-    Plan,
-    Target,
-    other_place,
+    control_target,
     parse_condition,
     parse_conditions,
-    recipe,
+    pass_spec,
 )
 from tempo_analysis.studies.ablation.report import Ablation
 from tests.decoding import model_of, plain_forward, random_prompt
 
 HEADS = (Head(1, 0), Head(1, 2))
-TARGET = Target(HEADS, (1,), (None, None), at=6)
+TARGET = AblationTarget(HEADS, (1,), (None, None), at=6)
 CAT = "The cat sat on the mat and"
 
 
@@ -69,8 +69,8 @@ def test_a_condition_is_the_edit_that_its_name_says(name: str, edit):
 def test_both_readings_of_all_values_have_a_name_of_their_own():
     """The published "all previous" zeroes the token's own value too."""
     before, through = parse_condition("value:before"), parse_condition("value:through")
-    assert "before t" in before.says()
-    assert "t itself" in through.says()
+    assert "before t" in before.describe()
+    assert "t itself" in through.describe()
     (edit,) = through.edits(TARGET)
     assert isinstance(edit, ValueZero)
     assert TARGET.at in (edit.slots or ())
@@ -78,7 +78,7 @@ def test_both_readings_of_all_values_have_a_name_of_their_own():
 
 def test_donors_go_into_the_edit():
     means, rows = np.zeros((2, 4, 16), np.float32), np.ones((2, 9, 4, 16), np.float32)
-    target = Target(HEADS, (1,), (None, None), 6, Donors(means, rows))
+    target = AblationTarget(HEADS, (1,), (None, None), 6, Donors(means, rows))
     for name, values in (("head:mean", means), ("head:resample", rows)):
         (edit,) = parse_condition(name).edits(target)
         assert isinstance(edit, ReplaceHeadOutput)
@@ -107,15 +107,15 @@ def test_conditions_are_different_and_some(names: list[str]):
 
 
 def test_the_control_is_as_many_heads_of_the_same_layers_or_as_many_other_layers():
-    target = Target((Head(3, 1), Head(3, 2), Head(5, 0)), (3, 5), (None,) * 8, at=4)
+    target = AblationTarget((Head(3, 1), Head(3, 2), Head(5, 0)), (3, 5), (None,) * 8, at=4)
     seen: set[tuple[Head, ...]] = set()
     for seed in range(20):
-        place = other_place(parse_condition("head"), target, n_heads=6, seed=(seed,))
+        place = control_target(parse_condition("head"), target, n_heads=6, seed=(seed,))
         assert place is not None
         assert [head.layer for head in place.heads] == [3, 3, 5]
         assert not set(place.heads) & set(target.heads)
         seen.add(place.heads)
-        moved = other_place(parse_condition("value:1"), target, n_heads=6, seed=(seed,))
+        moved = control_target(parse_condition("value:1"), target, n_heads=6, seed=(seed,))
         assert moved is not None
         assert len(set(moved.layers)) == 2
         assert not set(moved.layers) & {3, 5}
@@ -123,24 +123,24 @@ def test_the_control_is_as_many_heads_of_the_same_layers_or_as_many_other_layers
 
 
 def test_a_control_in_other_layers_sees_as_far_back():
-    target = Target((Head(1, 0),), (1,), (8, None, 8, None, None), at=20)
+    target = AblationTarget((Head(1, 0),), (1,), (8, None, 8, None, None), at=20)
     places = [
-        other_place(parse_condition("edge:10"), target, n_heads=4, seed=(seed,))
+        control_target(parse_condition("edge:10"), target, n_heads=4, seed=(seed,))
         for seed in range(30)
     ]
     assert {place.layers for place in places if place} == {(3,), (4,)}
-    near = Target((Head(0, 0), Head(1, 0)), (0, 1), (8, None), at=20)
-    assert other_place(parse_condition("edge:10"), near, n_heads=4, seed=(0,)) is None
+    near = AblationTarget((Head(0, 0), Head(1, 0)), (0, 1), (8, None), at=20)
+    assert control_target(parse_condition("edge:10"), near, n_heads=4, seed=(0,)) is None
 
 
 def test_every_prompt_draws_its_own_control_and_t_and_donor_are_drawn_apart():
     found = [
-        other_place(parse_condition("head"), TARGET, n_heads=9, seed=(0, 0, number))
+        control_target(parse_condition("head"), TARGET, n_heads=9, seed=(0, 0, number))
         for number in range(12)
     ]
     assert len({place.heads for place in found if place}) > 4
     texts = [list(random_prompt(model_of("llama"), 30, seed)) for seed in range(20)]
-    kept, _ = texts_of(model_of("llama"), texts, reach=0, at="random", seed=0)
+    kept, _ = encode_prompts(model_of("llama"), texts, reach=0, at="random", seed=0)
     donors = [int(np.random.default_rng((0, DONOR_DRAW, n)).integers(19)) for n in range(20)]
     assert abs(np.corrcoef([text.at for text in kept], donors)[0, 1]) < 0.8
 
@@ -167,10 +167,10 @@ def test_values_taken_out_before_t_count_in_the_published_means():
 
 def test_there_is_no_control_where_there_is_no_other_place():
     alone = {"n_heads": 2, "seed": (0,)}
-    whole = Target((Head(0, 0), Head(0, 1)), (0,), (None,), at=2)
-    assert other_place(parse_condition("head"), whole, **alone) is None
-    assert other_place(parse_condition("value:1"), whole, **alone) is None
-    assert other_place(parse_condition("value:1:model"), TARGET, **alone) is None
+    whole = AblationTarget((Head(0, 0), Head(0, 1)), (0,), (None,), at=2)
+    assert control_target(parse_condition("head"), whole, **alone) is None
+    assert control_target(parse_condition("value:1"), whole, **alone) is None
+    assert control_target(parse_condition("value:1:model"), TARGET, **alone) is None
 
 
 # --- passes
@@ -192,7 +192,7 @@ def test_a_pass_holds_what_the_attention_module_itself_gives(family: str):
         for hook in hooks:
             hook.remove()
     linears = output_projections(model, range(model.n_layers))
-    target = Target((Head(0, 0),), (0,), model.windows, at=5)
+    target = AblationTarget((Head(0, 0),), (0,), model.windows, at=5)
     found = run_passes(model, ids, {"base": ()}, target=target, linears=linears, seed=(0,))["base"]
     expected = torch.stack([out[0, 5] for out in kept]).detach().numpy()
     np.testing.assert_allclose(found.attention_output, expected, atol=1e-5)
@@ -206,8 +206,12 @@ def test_passes_of_equal_recipes_run_once_and_long_texts_in_parts(monkeypatch: p
     model, ids = model_of("llama"), random_prompt(model_of("llama"), 12)
     linears = output_projections(model, range(model.n_layers))
     head, value = parse_condition("head"), parse_condition("value:1")
-    wanted = {"a": recipe(head), "b": recipe(parse_condition("head:zero")), "c": recipe(value)}
-    target = Target((Head(0, 1),), (0,), model.windows, at=11)
+    wanted = {
+        "a": pass_spec(head),
+        "b": pass_spec(parse_condition("head:zero")),
+        "c": pass_spec(value),
+    }
+    target = AblationTarget((Head(0, 1),), (0,), model.windows, at=11)
     options = {"target": target, "linears": linears, "seed": (0,)}
     whole = run_passes(model, ids, wanted, **options)
     assert whole["a"] is whole["b"]
@@ -293,8 +297,10 @@ def test_a_short_prompt_is_left_out_and_counted():
 
 
 def test_a_sweep_reaches_only_as_far_as_the_prompt():
-    plan = Plan(HEADS, parse_conditions(["head"]), (), other_heads=False, redundancy=False, sweep=4)
-    assert {name for name in plan.recipes(2) if name.startswith("B ")} == {
+    plan = AblationPlan(
+        HEADS, parse_conditions(["head"]), (), other_heads=False, redundancy=False, sweep=4
+    )
+    assert {name for name in plan.pass_specs(2) if name.startswith("B ")} == {
         f"B {whose} {offset}" for whose in ("all heads", "listed heads") for offset in (1, 2)
     }
 

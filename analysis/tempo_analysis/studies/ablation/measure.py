@@ -29,14 +29,14 @@ from tempo_analysis.studies.ablation.plan import (
     CONTROL_DRAW,
     DEFAULT,
     DONOR_DRAW,
-    PLACE_DRAW,
     SWEEPS,
+    TOKEN_DRAW,
+    AblationPlan,
+    AblationTarget,
     Donors,
-    Plan,
-    Recipe,
-    Target,
+    PassSpec,
+    control_target,
     has_control,
-    other_place,
     parse_conditions,
     redundancy_passes,
 )
@@ -56,43 +56,49 @@ from tempo_analysis.studies.ablation.result import (
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """One prompt, encoded, and its t."""
+class AblationPrompt:
+    """One prompt with its token ids, and the index of its t."""
 
     prompt: Prompt
     ids: tuple[int, ...]
     at: int
 
 
-def texts_of(
+def encode_prompts(
     model: LanguageModel,
     given: PromptInput | Sequence[PromptInput],
     *,
     reach: int,
     at: str | int,
     seed: int,
-) -> tuple[list[Text], list[str]]:
-    """Prompts with their t, and the ids of those that are too short for what is asked.
+) -> tuple[list[AblationPrompt], list[str]]:
+    """Encode prompts and choose the token t of each.
 
     Args:
-        reach: Tokens that t must have before it.
-        at: "last", "random", or the number of a token.
+        model: Its tokenizer encodes texts.
+        given: Texts, token ids or `Prompt`s.
+        reach: Number of tokens that t must have before it.
+        at: "last", "random", or the index of a token.
+        seed: Of the draw for "random".
+
+    Returns:
+        The prompts, and the ids of those that are too short and are left out.
 
     Raises:
         InputError: No prompt has such a token, or its ids are not the model's.
     """
     prompts, own_ids = prompts_from(given)
-    texts: list[Text] = []
+    texts: list[AblationPrompt] = []
     longest = 0
     left_out: list[str] = []
     for number, prompt in enumerate(prompts):
         ids = own_ids.get(prompt.id) or tuple(model.encode(prompt.text))
         longest = max(longest, len(ids))
-        place = _place(len(ids), at, reach=reach, seed=(seed, PLACE_DRAW, number))
+        place = _place(len(ids), at, reach=reach, seed=(seed, TOKEN_DRAW, number))
         if place is None:
             left_out.append(prompt.id)
         else:
-            texts.append(Text(prompt, ids, place))
+            texts.append(AblationPrompt(prompt, ids, place))
     check_different((text.prompt.id, text.ids) for text in texts)
     if not texts:
         raise InputError(
@@ -105,7 +111,7 @@ def texts_of(
 
 
 def _place(n_tokens: int, at: str | int, *, reach: int, seed: tuple[int, ...]) -> int | None:
-    """The token t of one prompt; None where it has none with enough before it."""
+    """Index of t in one prompt; None if no token has `reach` tokens before it."""
     if isinstance(at, str) and at not in ("last", "random"):
         raise InputError(f"expected last, random or the number of a token for t, got {at!r}")
     if n_tokens <= reach:
@@ -119,41 +125,47 @@ def _place(n_tokens: int, at: str | int, *, reach: int, seed: tuple[int, ...]) -
 
 
 ROWS_AT_ONCE = 512
-"""Rows of one packed forward; their logits are held at once."""
+"""Query rows of one packed forward pass; the logits of all of them are in memory together."""
 
 
 def run_passes(
     model: LanguageModel,
     ids: Sequence[int],
-    recipes: Mapping[str, Recipe],
+    pass_specs: Mapping[str, PassSpec],
     *,
-    target: Target,
+    target: AblationTarget,
     linears: Mapping[int, nn.Linear],
     seed: tuple[int, ...],
 ) -> dict[str, Pass]:
-    """One pass for each name; equal recipes are run once.
+    """Run every named pass of one prompt; passes with equal conditions run once.
 
     Args:
+        model: The model.
+        ids: Tokens of the prompt.
+        pass_specs: Conditions of each pass, by its name.
+        target: Where the conditions act.
         linears: The output projection of every layer.
-        seed: Of the draw of the controls' places.
+        seed: Of the draw of the place of the controls.
     """
-    different = list(dict.fromkeys(recipes.values()))
+    different = list(dict.fromkeys(pass_specs.values()))
     edits = [_edits(one, target, n_heads=model.n_heads, seed=seed) for one in different]
-    found: dict[Recipe, Pass] = {}
+    found: dict[PassSpec, Pass] = {}
     for start, end in _chunks(len(different), len(ids)):
         forwarded = forward_each(model, ids, edits[start:end])
         passes = _passes(forwarded, target.at, linears=linears)
         found |= dict(zip(different[start:end], passes, strict=True))
-    return {name: found[one] for name, one in recipes.items()}
+    return {name: found[one] for name, one in pass_specs.items()}
 
 
-def _edits(wanted: Recipe, target: Target, *, n_heads: int, seed: tuple[int, ...]) -> list[Edit]:
+def _edits(
+    wanted: PassSpec, target: AblationTarget, *, n_heads: int, seed: tuple[int, ...]
+) -> list[Edit]:
     edits: list[Edit] = []
     for part in wanted:
         place = target
         if part.in_control:
-            place = other_place(part.condition, target, n_heads=n_heads, seed=seed)
-        assert place is not None, "a control is asked for where there is one only"
+            place = control_target(part.condition, target, n_heads=n_heads, seed=seed)
+        assert place is not None, "controls are planned only if there is a place for them"
         edits += part.condition.edits(place)
     return edits
 
@@ -168,9 +180,11 @@ def _chunks(n_passes: int, n_tokens: int) -> Iterator[tuple[int, int]]:
 def _passes(
     forwarded: Sequence[Forwarded], at: int, *, linears: Mapping[int, nn.Linear]
 ) -> list[Pass]:
+    # [layer, pass, head, channel]: heads at t, before the output projection
     inputs = np.stack([one.head_outputs[:, at] for one in forwarded], axis=1)
     outputs = np.stack(
         [
+            # heads are concatenated in order, as the model does before this projection
             linear(torch.from_numpy(inputs[layer]).flatten(1).to(linear.weight)).float().cpu()
             for layer, linear in sorted(linears.items())
         ],
@@ -181,24 +195,24 @@ def _passes(
             at=at,
             attention_output=output,
             logits=one.logits,
-            attention=one.attention[:, :, at].copy(),
+            attention=one.attention[:, :, at].copy(),  # a view would keep every row alive
         )
         for output, one in zip(outputs, forwarded, strict=True)
     ]
 
 
 MEANS_FROM = "standard"
-"""The suite over whose tokens heads are averaged."""
+"""Bundled suite over whose tokens the mean head outputs are taken."""
 
 
 class DonorSource:
-    """What stands in for heads that are not held at zero."""
+    """Gives the replacement outputs of heads for each prompt."""
 
     def __init__(
         self,
         model: LanguageModel,
-        plan: Plan,
-        texts: Sequence[Text],
+        plan: AblationPlan,
+        texts: Sequence[AblationPrompt],
         *,
         given: str | Sequence[int] | None,
         seed: int,
@@ -211,11 +225,12 @@ class DonorSource:
         self.given = None
         if given is not None and self.resamples:
             self.given = forward(model, given).head_outputs
+        # choose every donor once now: a prompt without one is refused before any pass runs
         for number in range(len(texts) if self.resamples else 0):
             self._donor(number)
 
-    def of(self, number: int) -> Donors:
-        """For one of the prompts."""
+    def for_prompt(self, number: int) -> Donors:
+        """Replacement outputs for one prompt, by its place among the prompts."""
         if not self.resamples:
             return Donors(self.means)
         donor = self._donor(number)
@@ -223,8 +238,12 @@ class DonorSource:
             return Donors(self.means, self.given)
         return Donors(self.means, forward(self.model, donor.ids).head_outputs)
 
-    def _donor(self, number: int) -> Text | None:
-        """The prompt that stands in for one; None where a text was given."""
+    def _donor(self, number: int) -> AblationPrompt | None:
+        """The prompt whose heads replace those of another; None if the caller gave a text.
+
+        Raises:
+            InputError: The given text, or every other prompt, is too short.
+        """
         at, own = self.texts[number].at, self.texts[number].ids
         if self.given is not None:
             if self.given.shape[1] <= at:
@@ -244,6 +263,7 @@ class DonorSource:
 
     def _means(self) -> np.ndarray:
         texts = [self.model.encode(prompt.text) for prompt in load_suite(MEANS_FROM)]
+        # sorted by length, so that the texts of one batch need little padding
         sequences = [np.asarray(ids, np.int64) for ids in sorted(texts, key=len)]
         self.n_mean_tokens = sum(map(len, sequences))
         return mean_inputs(self.model, sequences)
@@ -253,8 +273,8 @@ LARGEST_SWEEP = 20
 
 
 @dataclass(slots=True)
-class _Found:
-    """What the prompts have left so far."""
+class _Collected:
+    """Numbers of the prompts that have been measured so far."""
 
     numbers: list[PromptNumbers] = field(default_factory=list)
     predictions: list[PredictionTable] = field(default_factory=list)
@@ -275,30 +295,36 @@ def ablate(
     seed: int = 0,
     on_progress: OnProgress = silent,
 ) -> Ablation:
-    """Take heads, values and edges out at one token t of each prompt, and say what that changed.
+    """Remove heads, values and edges at one token t of each prompt, and measure what changes.
 
-    Every condition stands beside its control: the same in as many other heads of the same layers,
-    or in as many other layers, drawn for each prompt.
+    Every condition is compared with its control: the same in as many other heads of the same
+    layers, or in as many other layers, drawn for each prompt.
 
     Args:
+        model: As `tempo.load_model` takes it.
         prompts: Texts, token ids or `Prompt`s.
         heads: Names such as `L16H0`.
         conditions: As `tempo_analysis.studies.ablation.plan.parse_condition` reads them.
-        at: t: "last", "random" (even, among tokens with enough before them), or its number from 0.
-        redundancy: Whether to ask if the heads have already removed what the value of the token
-            before t gives.
-        sweep: Ask the same of the values 1 to so many tokens back; 0 is none.
-        donor: Text whose heads stand in under `head:resample`; another prompt, drawn, where None.
+        at: The token t: "last", "random" (uniform among tokens with enough tokens before them), or
+            its index from 0.
+        redundancy: Whether to test if the heads have already removed what the value of the token
+            before t contributes.
+        sweep: Run the same test for values from 1 to this many tokens before t; 0 for none.
+        donor: Text whose head outputs are used for `head:resample`; a random other prompt if None.
         seed: Of every draw and interval.
-        on_progress: Called with how many prompts are done, of how many.
+        on_progress: Called after each prompt with the number of prompts done.
 
     Raises:
         InputError: A head, condition, token or donor cannot be used; nothing was run.
         ModelError: The model cannot be loaded, or a layer has no plain output projection.
+
+    Example:
+        >>> found = tempo.ablate("smollm2-135m", texts, heads=["L16H0"])
+        >>> found.save("runs/ablation")
     """
     loaded = load_model(model)
     plan = _plan(loaded, heads, conditions, redundancy=redundancy, sweep=sweep)
-    texts, left_out = texts_of(loaded, prompts, reach=plan.reach, at=at, seed=seed)
+    texts, left_out = encode_prompts(loaded, prompts, reach=plan.reach, at=at, seed=seed)
     linears = output_projections(loaded, range(loaded.n_layers))
     if donor is not None and not any(one.how == "resample" for one in plan.conditions):
         raise InputError(
@@ -306,13 +332,15 @@ def ablate(
             "head:resample"
         )
     donors = DonorSource(loaded, plan, texts, given=donor, seed=seed)
-    found = _Found()
+    found = _Collected()
     for number, text in enumerate(texts):
-        target = Target(plan.heads, plan.layers, loaded.windows, text.at, donors.of(number))
+        target = AblationTarget(
+            plan.heads, plan.layers, loaded.windows, text.at, donors.for_prompt(number)
+        )
         passes = run_passes(
             loaded,
             text.ids,
-            plan.recipes(text.at),
+            plan.pass_specs(text.at),
             target=target,
             linears=linears,
             seed=(seed, CONTROL_DRAW, number),
@@ -331,13 +359,13 @@ def ablate(
 
 
 def _facts(
-    model: LanguageModel, plan: Plan, texts: Sequence[Text], *, at: str, seed: int
+    model: LanguageModel, plan: AblationPlan, texts: Sequence[AblationPrompt], *, at: str, seed: int
 ) -> AblationFacts:
     return AblationFacts(
         model=model_facts(model),
         heads=plan.heads,
         layers=plan.layers,
-        conditions=plan.says(),
+        conditions=plan.describe(),
         controls=plan.controls(),
         prompts={
             "ids": [text.prompt.id for text in texts],
@@ -357,7 +385,7 @@ def _plan(
     *,
     redundancy: bool,
     sweep: int,
-) -> Plan:
+) -> AblationPlan:
     if isinstance(heads, str) or not heads:
         raise InputError(
             f"expected a list of heads such as ['L16H0'], got {heads or 'none'!r}; name some"
@@ -367,11 +395,11 @@ def _plan(
     by_layer = heads_in(ReplaceHeadOutput(heads=heads), model)
     named = tuple(Head(layer, head) for layer, own in by_layer.items() for head in own)
     wanted = parse_conditions(conditions)
-    target = Target(named, tuple(by_layer), model.windows, at=0)
+    target = AblationTarget(named, tuple(by_layer), model.windows, at=0)
     size = {"n_heads": model.n_heads}
     controlled = tuple(one for one in wanted if has_control(one, target, **size))
     (head,) = parse_conditions(["head"])
-    return Plan(
+    return AblationPlan(
         named,
         wanted,
         controlled,
@@ -382,9 +410,14 @@ def _plan(
 
 
 def _measure(
-    found: _Found, passes: dict[str, Pass], text: Text, plan: Plan, *, model: LanguageModel
+    found: _Collected,
+    passes: dict[str, Pass],
+    text: AblationPrompt,
+    plan: AblationPlan,
+    *,
+    model: LanguageModel,
 ) -> None:
-    """Keep of one prompt's passes what its tables and the whole need."""
+    """Measure the passes of one prompt and keep the numbers; the passes themselves are dropped."""
     compared = ["base", *(each.changed for each in plan.comparisons())]
     kept = {name: passes[name] for name in compared}
     found.numbers.append(prompt_numbers(kept, plan.comparisons()))
@@ -417,7 +450,10 @@ def _at_offsets(
 
 
 def _notes(
-    plan: Plan, texts: Sequence[Text], left_out: Sequence[str], donors: DonorSource
+    plan: AblationPlan,
+    texts: Sequence[AblationPrompt],
+    left_out: Sequence[str],
+    donors: DonorSource,
 ) -> tuple[str, ...]:
     found: list[str] = []
     if len(texts) < SMALLEST_SAMPLE:

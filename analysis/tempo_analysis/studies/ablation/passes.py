@@ -1,4 +1,4 @@
-"""What one forward of one prompt leaves, and how far it is from its reference."""
+"""What is kept of one forward pass of one prompt, and distances between two passes."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,18 @@ from tempo.errors import InputError
 from tempo_analysis.stats.distributions import kl_nats, log_probabilities
 
 Outputs = Float32[np.ndarray, "layer hidden"]
-"""What the attention of each layer gives at t, after its output projection."""
+"""Output of the attention of each layer at t, after its output projection."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pass:
-    """One forward of one prompt under one condition; t is the token that is measured.
+    """One forward pass of one prompt under one condition, measured at the token t.
 
     Attributes:
-        at: t, from 0.
+        at: Index of t, from 0.
         attention_output: At t, after the output projection, with its bias.
-        logits: Of every token: a value that is taken out changes tokens before t as well.
-        attention: The row of t over every slot of the prompt; 0 where a slot is not seen.
+        logits: Of every token, since a removed value also changes tokens before t.
+        attention: Row of t over every slot of the prompt; 0 for slots that it cannot see.
 
     Raises:
         InputError: The prompt has no token t, or the row of t has another length.
@@ -42,7 +42,7 @@ class Pass:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Comparison:
-    """Which pass is held against which; prints as `base|A`.
+    """A pass compared with another; prints as `base|A`.
 
     Attributes:
         reference: The pass that counts as unchanged.
@@ -57,7 +57,7 @@ class Comparison:
 
 
 SMALLEST = 1e-8
-"""Below this squared length a vector counts as 0, and nothing is measured along it."""
+"""A vector with a smaller squared length counts as 0, and quotients by it are NaN."""
 
 
 def nip(
@@ -65,9 +65,11 @@ def nip(
 ) -> Float64[np.ndarray, "*cell"]:
     """Normalised inner product <b, a> / ||b||^2: how much of the reference b is left in a.
 
-    1 for the same vector, 0 for an orthogonal one or 0; beyond 1 and below 0 are possible. NaN
-    where the reference is 0: nothing could be lost, which is not the same as losing everything.
+    Returns:
+        1 for the same vector, 0 for an orthogonal or zero vector; values above 1 and below 0 are
+        possible. NaN if the reference is 0, since nothing could be lost.
     """
+    # float64: 1 - NIP is read as a loss, and in float32 it would be rounding near 1
     b, a = _exact(reference, changed)
     squares = _dot(b, b)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -77,7 +79,7 @@ def nip(
 def cosine(
     reference: Float[np.ndarray, "*cell hidden"], changed: Float[np.ndarray, "*cell hidden"]
 ) -> Float64[np.ndarray, "*cell"]:
-    """Cosine of the angle between two vectors; NaN where either of them is 0."""
+    """Cosine of the angle between two vectors; NaN if either of them is 0."""
     b, a = _exact(reference, changed)
     squares = np.stack([_dot(b, b), _dot(a, a)])
     known = (squares > SMALLEST).all(0)
@@ -88,14 +90,14 @@ def cosine(
 def top_1_changed(
     base_logits: Float[np.ndarray, "query vocab"], logits: Float[np.ndarray, "query vocab"]
 ) -> Bool[np.ndarray, " query"]:
-    """Where the most probable token is another one; of equal ones the first counts."""
+    """Whether the most probable token differs, by query; among equal logits the first counts."""
     return base_logits.argmax(-1) != logits.argmax(-1)
 
 
 def next_token_kl_nats(
     base_logits: Float[np.ndarray, "query vocab"], logits: Float[np.ndarray, "query vocab"]
 ) -> Float64[np.ndarray, " query"]:
-    """KL(base || changed) over the whole vocabulary, in nats; never below 0."""
+    """KL(base || changed) over the whole vocabulary, by query, in nats; never below 0."""
     rows = zip(base_logits, logits, strict=True)  # one by one: a vocabulary in float64 is large
     found = [kl_nats(log_probabilities(base), log_probabilities(one)) for base, one in rows]
     return np.array(found, np.float64)
@@ -108,4 +110,4 @@ def _exact(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _dot(
     first: Float64[np.ndarray, "*cell hidden"], second: Float64[np.ndarray, "*cell hidden"]
 ) -> Float64[np.ndarray, "*cell"]:
-    return np.asarray((first * second).sum(-1))  # of one pair, too
+    return np.asarray((first * second).sum(-1))  # sum gives a scalar for a single pair

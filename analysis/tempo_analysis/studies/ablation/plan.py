@@ -1,4 +1,4 @@
-"""What is taken out at a token t, by name, and which passes and comparisons that needs."""
+"""What is removed at a token t, by name, and the passes and comparisons that this needs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,18 +15,19 @@ DEFAULT = ("head", "value:1", "value:1+2", "value:before", "value:through", "val
 SCOPES = ("heads", "layer", "model")
 KINDS = ("head", "value", "edge")
 REPLACEMENTS = ("zero", "mean", "resample")
-CONTROL_DRAW, PLACE_DRAW, DONOR_DRAW = range(3)
-"""What a draw is for: each has random numbers of its own."""
+CONTROL_DRAW, TOKEN_DRAW, DONOR_DRAW = range(3)
+"""Keys of the random draws: a generator is seeded by (seed, key, number of the prompt), so that no
+two draws share random numbers and adding a condition changes no other draw."""
 _FORMS = "head[:zero|mean|resample], value:OFFSETS[:SCOPE] or edge:OFFSETS[:SCOPE][:after]"
 
 
 @dataclass(frozen=True, slots=True)
 class Donors:
-    """What stands in where a head is not held at zero.
+    """Replacement outputs of heads, for `head:mean` and `head:resample`.
 
     Attributes:
-        means: Of every head over a text, [layer, head, channel]; None where no condition asks.
-        rows: Head outputs of another prompt, [layer, query, head, channel]; likewise.
+        means: Mean output of every head, [layer, head, channel]; None if no condition needs it.
+        rows: Head outputs of another prompt, [layer, query, head, channel]; None likewise.
     """
 
     means: np.ndarray | None = None
@@ -34,14 +35,15 @@ class Donors:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class AblationTarget:
     """Where one prompt is ablated.
 
     Attributes:
-        heads: Heads that are listed.
-        layers: Their layers.
-        windows: Sliding window of every layer of the model, None where it sees everything.
-        at: The token t.
+        heads: The listed heads.
+        layers: Layers of these heads.
+        windows: Sliding window of every layer of the model; None means full attention.
+        at: Index of the token t.
+        donors: Replacement outputs for heads that are not set to zero.
     """
 
     heads: tuple[Head, ...]
@@ -53,7 +55,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One thing that is taken out.
+    """One thing that is removed.
 
     Attributes:
         name: As the user wrote it.
@@ -61,8 +63,8 @@ class Condition:
         offsets: Distances from t, "before" for all tokens before it, "through" for t as well.
         scope: Whose values or edges: those of the listed heads, of all heads of their layers, or of
             all layers. A head condition has "heads".
-        how: What stands in for a head: "zero", "mean" or "resample".
-        softmax: Whether an edge goes "before" or "after" it.
+        how: What replaces the output of a head: "zero", "mean" or "resample".
+        softmax: Whether an edge is removed "before" or "after" the softmax.
     """
 
     name: str
@@ -74,13 +76,14 @@ class Condition:
 
     @property
     def reach(self) -> int:
-        """The largest distance from t that it needs."""
+        """Number of tokens that t must have before it."""
         if isinstance(self.offsets, str):
+            # "through" works at the first token too: it removes at least t itself
             return int(self.offsets == "before")
         return max(self.offsets, default=0)
 
-    def edits(self, target: Target) -> list[Edit]:
-        """The condition as edits of one prompt."""
+    def edits(self, target: AblationTarget) -> list[Edit]:
+        """The condition as edits of one prompt, for `tempo.causal.forward`."""
         if self.kind == "head":
             values = {"mean": target.donors.means, "resample": target.donors.rows}.get(self.how)
             return [
@@ -95,8 +98,8 @@ class Condition:
         at = [target.at]
         return [KnockOut(heads=heads, layers=layers, slots=slots, queries=at, softmax=self.softmax)]
 
-    def says(self) -> str:
-        """In words."""
+    def describe(self) -> str:
+        """The condition in words, for the facts of the document."""
         if self.kind == "head":
             words = {
                 "zero": "outputs of the listed heads at t zeroed",
@@ -123,25 +126,27 @@ class Condition:
             return "of all tokens up to t and t itself"
         return "at " + " and ".join("t" if o == 0 else f"t-{o}" for o in self.offsets)
 
-    def _where(self, target: Target) -> tuple[Sequence[Head], Sequence[int]]:
-        """Heads, and layers of which all heads are meant."""
+    def _where(self, target: AblationTarget) -> tuple[Sequence[Head], Sequence[int]]:
+        """Single heads, and layers of which every head is meant."""
         if self.scope == "heads":
             return target.heads, ()
         return (), target.layers if self.scope == "layer" else range(len(target.windows))
 
     def _slots(self, at: int) -> list[int]:
         if isinstance(self.offsets, str):
+            # slots 0 to t-1 for "before", 0 to t for "through"
             return list(range(at + (self.offsets == "through")))
         return [at - offset for offset in self.offsets]
 
 
 def parse_conditions(names: Sequence[str]) -> tuple[Condition, ...]:
-    """Read conditions by name.
+    """Read several conditions.
 
     Raises:
-        InputError: One is not known, or stands twice.
+        InputError: A name is unknown, there is none, or two mean the same condition.
     """
     found = tuple(parse_condition(name) for name in names)
+    # compared without names: `head` and `head:zero` are one condition
     if not found or len({replace(one, name="") for one in found}) != len(found):
         raise InputError(
             f"expected different conditions, got {', '.join(names) or 'none'}; give some of "
@@ -161,6 +166,7 @@ def parse_condition(name: str) -> Condition:
         return Condition(name, kind, how=parts[0] if parts else "zero")
     if kind in ("value", "edge") and parts:
         offsets, *rest = parts
+        # `after` comes last, so what is then left of `rest` can only be the scope
         softmax = rest.pop() if kind == "edge" and rest[-1:] == ["after"] else "before"
         scope = rest.pop(0) if rest else "layer"
         if scope in SCOPES and not rest:
@@ -168,32 +174,42 @@ def parse_condition(name: str) -> Condition:
     raise InputError(f"expected a condition of the form {_FORMS}, got {name!r}; see tempo ablate")
 
 
-def other_place(
-    condition: Condition, target: Target, *, n_heads: int, seed: tuple[int, ...]
-) -> Target | None:
-    """Where a condition is its own control; None where there is no other place.
+def control_target(
+    condition: Condition, target: AblationTarget, *, n_heads: int, seed: tuple[int, ...]
+) -> AblationTarget | None:
+    """Draw the place where a condition serves as its own control.
 
-    A condition about heads goes to as many other heads of the same layers, one about layers to as
-    many other layers that see as far back, both drawn at random.
+    A condition on heads moves to as many other heads of the same layers; one on layers moves to as
+    many other layers with the same sliding windows.
+
+    Args:
+        condition: The condition to move.
+        target: Its own place.
+        n_heads: Heads of each layer of the model.
+        seed: Of the draw.
+
+    Returns:
+        The target of the control, or None if the model has no such place.
     """
     draw = np.random.default_rng(seed)
     if condition.scope == "model":
         return None
     if condition.scope == "layer":
         layers = _other_layers(target, draw.permutation)
+        # only the layers are read for this scope; head 0 marks each of them
         heads = () if layers is None else tuple(Head(layer, 0) for layer in layers)
     else:
         heads = _other_heads(target, n_heads, draw.permutation)
         layers = target.layers
     if layers is None or heads is None:
         return None
-    return Target(heads, tuple(layers), target.windows, target.at, target.donors)
+    return AblationTarget(heads, tuple(layers), target.windows, target.at, target.donors)
 
 
 def _other_layers(
-    target: Target, permutation: Callable[[int], np.ndarray]
+    target: AblationTarget, permutation: Callable[[int], np.ndarray]
 ) -> tuple[int, ...] | None:
-    """As many other layers of each window; None where there are too few."""
+    """As many other layers of each sliding window; None if there are too few."""
     found: list[int] = []
     for window in dict.fromkeys(target.windows[layer] for layer in target.layers):
         alike = {layer for layer, own in enumerate(target.windows) if own == window}
@@ -206,9 +222,9 @@ def _other_layers(
 
 
 def _other_heads(
-    target: Target, n_heads: int, permutation: Callable[[int], np.ndarray]
+    target: AblationTarget, n_heads: int, permutation: Callable[[int], np.ndarray]
 ) -> tuple[Head, ...] | None:
-    """As many other heads of each layer; None where a layer has too few."""
+    """As many other heads of each layer; None if a layer has too few."""
     found: list[Head] = []
     for layer in target.layers:
         own = [head.head for head in target.heads if head.layer == layer]
@@ -240,47 +256,52 @@ def _offsets(text: str, name: str) -> tuple[int, ...] | str:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One condition, where it is asked for or in its control's place."""
+class PlacedCondition:
+    """One condition, at the listed heads or at the place of its control."""
 
     condition: Condition
     in_control: bool = False
 
 
-Recipe = tuple[Part, ...]
-"""What is done in one pass; the base has no part."""
+PassSpec = tuple[PlacedCondition, ...]
+"""The conditions that act together in one forward pass; none in the base pass."""
 
-BASE: Recipe = ()
-
-
-def recipe(*conditions: Condition, in_control: bool = False) -> Recipe:
-    """Conditions together; their names do not matter, so equal ones run once."""
-    return tuple(Part(replace(one, name=""), in_control) for one in conditions)
+BASE: PassSpec = ()
 
 
-def has_control(condition: Condition, target: Target, *, n_heads: int) -> bool:
-    """Whether there is another place for a condition."""
-    return other_place(condition, target, n_heads=n_heads, seed=(0,)) is not None
+def pass_spec(*conditions: Condition, in_control: bool = False) -> PassSpec:
+    """Conditions that act together; names are dropped, so that equal passes run only once."""
+    return tuple(PlacedCondition(replace(one, name=""), in_control) for one in conditions)
 
 
-_Each = TypeVar("_Each")
+def has_control(condition: Condition, target: AblationTarget, *, n_heads: int) -> bool:
+    """Whether a condition has a place for its control."""
+    # any seed will do: whether there are enough heads or layers does not depend on the draw
+    return control_target(condition, target, n_heads=n_heads, seed=(0,)) is not None
+
+
+_Output = TypeVar("_Output")
 
 SWEEPS = {"all heads": "layer", "listed heads": "heads"}
-"""Whose values a sweep takes out, by what a reader calls it."""
+"""Scope of the values that a sweep removes, by its name in tables."""
 CONTROL = "control of "
 _HEAD, _VALUE, _OWN_VALUE = (parse_condition(name) for name in ("head", "value:1", "value:1:heads"))
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is asked of every prompt.
+class AblationPlan:
+    """The passes and comparisons that are made for every prompt.
+
+    In the redundancy test and the sweep, A removes the outputs of heads and B a value before t; the
+    question is whether A has already removed what B would.
 
     Attributes:
-        heads: Heads that are listed.
-        controlled: Those of the conditions that have another place to be their control.
-        other_heads: Whether their layers have as many other heads.
-        redundancy: Whether the head condition is held against the value of the token before t.
-        sweep: Largest offset of the sweep; 0 is none.
+        heads: The listed heads.
+        conditions: Every condition.
+        controlled: Conditions that have a control.
+        other_heads: Whether the layers have as many other heads as are listed.
+        redundancy: Whether to run the redundancy test, with the value of the token before t as B.
+        sweep: Largest offset of the sweep; 0 for none.
     """
 
     heads: tuple[Head, ...]
@@ -297,55 +318,65 @@ class Plan:
 
     @property
     def reach(self) -> int:
-        """Tokens that t must have before it."""
+        """Number of tokens that t must have before it."""
         needed = [one.reach for one in self.conditions]
         return max([*needed, int(self.redundancy or self.sweep > 0)])
 
     def controls(self) -> dict[str, str]:
-        """Condition to the name of its control."""
+        """Name of the control of each condition that has one."""
         return {one.name: f"{CONTROL}{one.name}" for one in self.controlled}
 
     def comparisons(self) -> list[Comparison]:
-        """Every condition and every control against the base."""
+        """Every condition and every control, each compared with the base."""
         names = [*(one.name for one in self.conditions), *self.controls().values()]
         return [Comparison("base", name) for name in names]
 
-    def says(self) -> dict[str, str]:
-        """Every compared pass in words."""
-        found = {"base": "nothing"} | {one.name: one.says() for one in self.conditions}
+    def describe(self) -> dict[str, str]:
+        """Every compared pass in words, by name."""
+        found = {"base": "nothing"} | {one.name: one.describe() for one in self.conditions}
         for one in self.controlled:
             place = "in as many other layers" if one.scope == "layer" else "in as many other heads"
             found[f"{CONTROL}{one.name}"] = f"the same {place}, drawn for each prompt"
         return found
 
-    def recipes(self, at: int) -> dict[str, Recipe]:
-        """Every pass of a prompt whose t is here."""
-        found = {"base": BASE} | {one.name: recipe(one) for one in self.conditions}
-        found |= {f"{CONTROL}{one.name}": recipe(one, in_control=True) for one in self.controlled}
+    def pass_specs(self, at: int) -> dict[str, PassSpec]:
+        """Every pass of a prompt, by name.
+
+        Args:
+            at: Index of t; the sweep leaves out offsets that reach before the first token.
+        """
+        found = {"base": BASE} | {one.name: pass_spec(one) for one in self.conditions}
+        found |= {
+            f"{CONTROL}{one.name}": pass_spec(one, in_control=True) for one in self.controlled
+        }
         for name in self.redundancy_names():
             found |= _redundancy(name)
         for whose, scope in SWEEPS.items():
             for offset in range(1, min(self.sweep, at) + 1):
-                own = recipe(parse_condition(f"value:{offset}:{scope}"))
-                found |= {f"B {whose} {offset}": own, f"AB {whose} {offset}": recipe(_HEAD) + own}
-        return found | ({"A": recipe(_HEAD)} if self.sweep else {})
+                own = pass_spec(parse_condition(f"value:{offset}:{scope}"))
+                found |= {
+                    f"B {whose} {offset}": own,
+                    f"AB {whose} {offset}": pass_spec(_HEAD) + own,
+                }
+        return found | ({"A": pass_spec(_HEAD)} if self.sweep else {})
 
     def redundancy_names(self) -> tuple[str, ...]:
-        """What A is in each redundancy test."""
+        """Names of the redundancy tests, each by what A removes."""
         if not self.redundancy:
             return ()
         return ("head", f"{CONTROL}head") if self.other_heads else ("head",)
 
 
-def redundancy_passes(passes: Mapping[str, _Each], name: str) -> dict[str, _Each]:
-    """The six passes of one redundancy test, as `redundancy` names them."""
+def redundancy_passes(passes: Mapping[str, _Output], name: str) -> dict[str, _Output]:
+    """The six passes of one redundancy test, by the names in `redundancy.PASSES`."""
     own = {each: passes[f"{name} {each}"] for each in _redundancy(name, prefixed=False)}
     return {"base": passes["base"]} | own
 
 
-def _redundancy(name: str, *, prefixed: bool = True) -> dict[str, Recipe]:
-    a = recipe(_HEAD, in_control=name.startswith(CONTROL))
-    all_values, listed = recipe(_VALUE), recipe(_OWN_VALUE)
+def _redundancy(name: str, *, prefixed: bool = True) -> dict[str, PassSpec]:
+    # only A moves to the other heads in the control; B is the same value in both tests
+    a = pass_spec(_HEAD, in_control=name.startswith(CONTROL))
+    all_values, listed = pass_spec(_VALUE), pass_spec(_OWN_VALUE)
     found = {
         "A": a,
         "B_all": all_values,
