@@ -1,8 +1,8 @@
-"""What a condition does at t: to the outputs of the layers, and to the next token.
+"""The effect of a condition at t: on the outputs of the layers, and on the next token.
 
-The published means are over all tokens. An edit of a head or an edge at t leaves those before t as
-they are, so they say as much about where t stands as about the condition; a value that is taken out
-changes every token from its own on.
+Published means are over all tokens. An edit of a head or an edge at t leaves the tokens before t
+unchanged, so such a mean depends on where t is as much as on the condition. A removed value changes
+every token from its own on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ NUMBERS = (
     "kl_after_t_nats",
     "kl_published_nats",
 )
-"""The measures of the next token, in the order of the tables."""
+"""Measures of the next token, in the order of the tables."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,16 +46,16 @@ class PromptEffect:
     """One comparison on one prompt.
 
     Attributes:
-        t: The token that is measured.
-        n_tokens: Of the prompt.
+        t: Index of the token that is measured.
+        n_tokens: Number of tokens of the prompt.
         nip: Normalised inner product of the attention outputs at t.
-        cosine: Of the same.
-        top_1_changed_at_t: 1 where the most probable next token is another one, else 0.
-        top_1_changed_from_t: Share of the tokens from t on where it is.
-        top_1_changed_published: Share of all tokens, those before t included.
+        cosine: Cosine of the attention outputs at t.
+        top_1_changed_at_t: 1 if the most probable next token at t differs, else 0.
+        top_1_changed_from_t: Share of the tokens from t on at which it differs.
+        top_1_changed_published: Share of all tokens, including those before t.
         kl_at_t_nats: KL(reference || changed) of the next token at t.
-        kl_after_t_nats: Mean over the tokens behind t; NaN where t is the last.
-        kl_published_nats: Mean over all tokens, those before t included.
+        kl_after_t_nats: Mean over the tokens after t; NaN if t is the last token.
+        kl_published_nats: Mean over all tokens, including those before t.
     """
 
     t: int
@@ -72,11 +72,11 @@ class PromptEffect:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LessControl:
-    """A condition less its control on the same prompts and tokens.
+    """A condition minus its control, paired by prompt.
 
     Attributes:
-        control: Name of the control condition.
-        nip: By layer; below 0 where the condition takes away more than its control.
+        control: Name of the control.
+        nip: By layer; below 0 if the condition removes more than its control.
         numbers: By the names in `NUMBERS`.
     """
 
@@ -90,11 +90,12 @@ class Effect:
     """One comparison over all prompts.
 
     Attributes:
+        comparison: The passes that are compared.
         nip: By layer.
         cosine: By layer.
         numbers: By the names in `NUMBERS`.
-        less_control: None where the condition has no control.
-        is_control: Whether it is another condition's control.
+        less_control: The condition minus its control; None if it has none.
+        is_control: Whether this is the control of another condition.
     """
 
     comparison: Comparison
@@ -106,7 +107,7 @@ class Effect:
 
 
 def prompt_effect(reference: Pass, changed: Pass) -> PromptEffect:
-    """Compare two passes of one prompt.
+    """Measure the difference of two passes of one prompt.
 
     Raises:
         InputError: The passes are not of one prompt and one t.
@@ -139,11 +140,12 @@ def effects(
     controls: Mapping[str, str],
     seed: int = SEED,
 ) -> tuple[Effect, ...]:
-    """Every comparison over all prompts, each with its control where it has one.
+    """Every comparison over all prompts, minus its control where it has one.
 
     Args:
         prompts: The same comparisons of every prompt.
-        controls: Condition to its control; both must be compared with the same reference.
+        controls: Name of the control of each condition; both need the same reference.
+        seed: Of the intervals.
 
     Raises:
         InputError: No prompts, prompts that differ in their comparisons, or a missing control.
@@ -178,7 +180,9 @@ def _effect(
                 f"expected the control of {comparison.changed} against {comparison.reference}, got "
                 f"no comparison {comparison.reference}|{control}; compare it too"
             )
-        less = LessControl(control, *_summaries(lambda name: _less(own, other, name), _gap, seed))
+        less = LessControl(
+            control, *_summaries(lambda name: _column(own, name) - _column(other, name), _gap, seed)
+        )
     nips, numbers = _summaries(lambda name: _column(own, name), _summary, seed)
     return Effect(
         comparison=comparison,
@@ -195,25 +199,28 @@ def _summaries(
     summary: Callable[[str, np.ndarray, int], Interval],
     seed: int,
 ) -> tuple[Spread, Mapping[str, Interval]]:
-    """The inner product by layer, and every number of the next token."""
+    """NIP by layer, and every number of the next token."""
     return _by_layer(column("nip"), seed), {
         name: summary(name, column(name), seed) for name in NUMBERS
     }
 
 
 def _summary(name: str, values: Float64[np.ndarray, " prompt"], seed: int) -> Interval:
-    """A mean with limits inside what it can be; a yes or no gets those of the binomial."""
+    """A mean with its interval; of a yes-or-no value an exact binomial interval."""
     if name == YES_OR_NO:
         return share_with_interval(values)
     found = estimate_with_interval(values, seed=seed)
+    # Student t limits can leave the range: KL is not negative, and a share is at most 1
     most = 1.0 if name.startswith("top_1") else np.inf
     low, high = np.clip([found.low, found.high], 0.0, most).tolist()
     return replace(found, low=low, high=high)
 
 
 def _gap(name: str, values: Float64[np.ndarray, " prompt"], seed: int) -> Interval:
-    """A paired difference; of yes and no, the same in every prompt seen, it has no limits."""
+    """A paired difference with its interval."""
     found = estimate_with_interval(values, seed=seed)
+    # the same yes-or-no difference in every prompt has no spread, which is no evidence of an
+    # interval of width 0 around it
     if name == YES_OR_NO and found.method == SAME:
         return replace(found, low=np.nan, high=np.nan)
     return found
@@ -225,7 +232,3 @@ def _by_layer(values: Float64[np.ndarray, "prompt layer"], seed: int) -> Spread:
 
 def _column(own: Sequence[PromptEffect], name: str) -> np.ndarray:
     return np.array([getattr(one, name) for one in own], np.float64)
-
-
-def _less(own: Sequence[PromptEffect], other: Sequence[PromptEffect], name: str) -> np.ndarray:
-    return _column(own, name) - _column(other, name)

@@ -1,8 +1,8 @@
-"""How a head's row at t is spread over offsets, and what a condition changes in it.
+"""How the attention row of t is spread over offsets, and how a condition changes it.
 
-Offset o is token t - o. A bin `rest` holds all further tokens, so that the bins of a prompt sum to
-its row. A prompt without a token so far back has no data at that offset; means of different offsets
-are then over different prompts, and need not sum to 1.
+Offset o is token t - o. The last bin holds all tokens further back, so that the bins of one prompt
+sum to its row. A prompt that is too short for an offset has no data there; means of different
+offsets are then over different prompts and need not sum to 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,16 @@ from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interva
 from tempo_analysis.studies.ablation.passes import Comparison
 
 N_OFFSETS = 20
-"""The last offset that has a bin of its own, as published."""
+"""The last offset with a bin of its own; the published figures use 20."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptOffsets:
-    """The rows of t in one prompt under one condition.
+    """The attention rows of t in one prompt under one condition, by offset.
 
     Attributes:
-        share: Attention to offsets 0 to the last, then to the rest; NaN where there is no token.
-        even: The same of a row that gives every token as much.
+        share: Attention to offsets 0 to the last, then to the rest; NaN without a token there.
+        even: The same of a row that gives equal attention to every token.
     """
 
     share: Float32[np.ndarray, "layer head bin"]
@@ -37,11 +37,13 @@ class PromptOffsets:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distribution:
-    """One head under one condition.
+    """The row of one head under one condition, over all prompts.
 
     Attributes:
+        head: The head.
+        condition: Name of the condition.
         mean: Over the prompts with data at each bin.
-        sd: Over the same prompts.
+        sd: Standard deviation over the same prompts.
         n: Prompts with data at each bin.
     """
 
@@ -54,11 +56,14 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Difference:
-    """One head: a condition less its reference, paired over prompts.
+    """A condition minus its reference in the row of one head, paired by prompt.
 
     Attributes:
-        share: By bin, with limits that hold at all bins of this head at once.
-        row: Of the whole row: 0 where rows sum to 1, less the mass that a knock-out has lost.
+        head: The head.
+        comparison: The passes that are compared.
+        share: By bin, with simultaneous limits over all bins of this head.
+        row: Sum over the bins: 0 if both rows sum to 1, below 0 by the mass that an edge removed
+            after the softmax has lost.
     """
 
     head: Head
@@ -69,11 +74,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadChange:
-    """How far one head's row has moved.
+    """The distance between two rows of one head.
 
     Attributes:
-        variation: Half the sum of absolute differences over all tokens; 0 the same row, 1 no token
-            in common. Total variation where both rows sum to 1.
+        head: The head.
+        comparison: The passes that are compared.
+        variation: Half the sum of absolute differences over all tokens: 0 for equal rows, 1 for
+            rows with no token in common. This is the total variation if both rows sum to 1.
     """
 
     head: Head
@@ -83,14 +90,14 @@ class HeadChange:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OffsetFindings:
-    """Rows of t, over all prompts.
+    """Attention rows of t, over all prompts.
 
     Attributes:
-        n_offsets: The last offset with a bin of its own; the bin behind it is the rest.
-        even: Mean of even rows, at each bin over the prompts with data: chance.
+        n_offsets: The last offset with a bin of its own; one more bin holds the rest.
+        even: Chance: the mean of even rows, at each bin over the prompts with data.
         distributions: Of the heads that are shown, under every condition.
         differences: Of the same heads, for every comparison.
-        changes: For every comparison its most changed heads, most changed first, and the named.
+        changes: For every comparison its most changed heads, largest first, then the named heads.
     """
 
     n_offsets: int
@@ -100,24 +107,29 @@ class OffsetFindings:
     changes: tuple[HeadChange, ...]
 
     def shown(self) -> tuple[Head, ...]:
-        """The heads that have distributions, each once."""
+        """Heads that have distributions, without repeats."""
         return tuple(dict.fromkeys(one.head for one in self.distributions))
 
 
 def prompt_offsets(
     attention: Float[np.ndarray, "layer head slot"], *, t: int, n_offsets: int = N_OFFSETS
 ) -> PromptOffsets:
-    """Fold the rows of t into offsets.
+    """Sort the rows of t into bins by offset.
+
+    Args:
+        attention: Rows of t over the slots of the prompt.
+        t: Index of the token.
+        n_offsets: The last offset with a bin of its own.
 
     Raises:
-        InputError: t is no token of the prompt, or attention falls behind it.
+        InputError: t is not in the prompt, or a row has weight on tokens after t.
     """
     if not 0 <= t < attention.shape[-1] or attention[..., t + 1 :].any():
         raise InputError(
             f"expected rows of token t = {t} over {attention.shape[-1]} tokens, with nothing "
             "behind t, got others; pass the row of t"
         )
-    backwards = attention[..., t::-1]
+    backwards = attention[..., t::-1]  # tokens t, t-1, ..., 0: index is now the offset
     even = np.full(t + 1, 1 / (t + 1))
     return PromptOffsets(_folded(backwards, n_offsets).astype(np.float32), _folded(even, n_offsets))
 
@@ -125,7 +137,7 @@ def prompt_offsets(
 def variation(
     reference: Float[np.ndarray, "layer head slot"], changed: Float[np.ndarray, "layer head slot"]
 ) -> Float32[np.ndarray, "layer head"]:
-    """Half the sum of absolute differences of two rows, over all tokens."""
+    """Half the sum over all tokens of the absolute difference of two rows."""
     away = np.abs(changed.astype(np.float64) - reference)
     return (away.sum(-1) / 2).astype(np.float32)
 
@@ -141,13 +153,14 @@ def offset_findings(
     """Summarise the named heads, and those that each comparison changes most.
 
     Args:
-        rows: Of every prompt, by condition.
-        variations: Of every prompt, by comparison.
-        heads: Those to show in any case.
-        n_changed: Most changed heads to name for each comparison.
+        rows: For every prompt, its rows by condition.
+        variations: For every prompt, the distance of its rows by comparison.
+        heads: Heads that are always shown.
+        n_changed: How many of the most changed heads to add for each comparison.
+        seed: Of the intervals.
 
     Raises:
-        InputError: Prompts folded at different offsets.
+        InputError: The prompts have different numbers of bins.
     """
     widths = {len(one.even) for prompt in rows for one in prompt.values()}
     if len(widths) != 1:
@@ -159,9 +172,9 @@ def offset_findings(
     changes = [_changes(each, values, heads, n_changed, seed) for each, values in moved.items()]
     shown = dict.fromkeys([*heads, *(one.head for group in changes for one in group)])
     shares = {name: np.stack([one[name].share for one in rows]) for name in rows[0]}
-    some = next(iter(rows[0]))
+    some = next(iter(rows[0]))  # any condition: chance depends on the length of a prompt only
     return OffsetFindings(
-        n_offsets=widths.pop() - 2,
+        n_offsets=widths.pop() - 2,  # less offset 0 and the rest
         even=mean_over_prompts(np.stack([one[some].even for one in rows])),
         distributions=tuple(
             _distribution(head, name, values) for head in shown for name, values in shares.items()
@@ -174,12 +187,12 @@ def offset_findings(
 
 
 def _folded(backwards: np.ndarray, n_offsets: int) -> np.ndarray:
-    """Bins of rows that begin at t and go back; NaN where there is no token."""
+    """Bins of rows that begin at t and go backwards; NaN for bins without a token."""
     n_tokens = backwards.shape[-1]
     bins = np.full((*backwards.shape[:-1], n_offsets + 2), np.nan)
     near = min(n_tokens, n_offsets + 1)
     bins[..., :near] = backwards[..., :near]
-    if n_tokens > near:
+    if n_tokens > near:  # else the rest stays NaN: no token is so far back
         bins[..., -1] = backwards[..., near:].sum(-1, dtype=np.float64)
     return bins
 
@@ -192,6 +205,7 @@ def _changes(
     seed: int,
 ) -> list[HeadChange]:
     mean = values.mean(0, dtype=np.float64)
+    # flat indices over layer and head, largest first; stable, so that ties keep the order of heads
     order = np.argsort(-mean, axis=None, kind="stable")[:n_changed].tolist()
     places = [divmod(place, mean.shape[1]) for place in order]
     most = [Head(*place) for place in places if mean[place] > 0]

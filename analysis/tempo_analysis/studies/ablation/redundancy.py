@@ -1,4 +1,9 @@
-"""Has A already removed what an earlier token would have given? At one offset, and at all."""
+"""Has A already removed what an earlier token contributes? At one offset, and over a sweep.
+
+A removes the outputs of heads at t, B the value of an earlier token. With the loss 1 - NIP, the
+index R = 1 - loss(A|AB) / loss(base|B) is 0 if B removes the same share with A as without, and 1 if
+A leaves B nothing to remove.
+"""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +29,7 @@ from tempo_analysis.stats.intervals import (
 from tempo_analysis.studies.ablation.passes import Comparison, Outputs, cosine, nip
 
 TOLERANCE = 1e-4
-"""A lower part within this of 0 is 0."""
+"""A loss, or the denominator of a quotient, within this of 0 counts as 0."""
 
 PAIRED = "paired BCa bootstrap of the quotient over prompts"
 LINEARISED = "Student t of the linearised quotient over prompts"
@@ -33,7 +38,9 @@ UNDEFINED = "undefined: the lower part of the quotient may be 0"
 UNSTABLE = "no interval: some resamples have no quotient"
 
 _NO_SPREAD = 1e-12
+"""Residuals whose range is below this, relative to their size, are rounding."""
 _BATCH = 1000
+"""Resamples computed together, which bounds the memory of the bootstrap."""
 
 
 def pooled_index(
@@ -44,8 +51,14 @@ def pooled_index(
 ) -> Interval:
     """`1 - mean(upper) / mean(lower)` over the prompts that have both.
 
-    NaN where the interval of the lower part includes 0 (within `TOLERANCE`), or with fewer than 8
-    prompts where its mean is 0.
+    Args:
+        upper: Numerator of each prompt.
+        lower: Denominator of each prompt.
+        seed: Of the bootstrap.
+
+    Returns:
+        NaN if the interval of the mean denominator includes 0 (within `TOLERANCE`), or, with fewer
+        than 8 prompts and so without an interval, if that mean is 0.
     """
     known = ~np.isnan(upper + lower)
     upper, lower = upper[known], lower[known]
@@ -63,7 +76,7 @@ def pooled_curve(
     *,
     seed: int = SEED,
 ) -> Curve:
-    """`pooled_index` at each of several points; the limits hold for each point by itself."""
+    """`pooled_index` at each of several points, with pointwise limits."""
     found = [pooled_index(up, low, seed=seed) for up, low in zip(upper.T, lower.T, strict=True)]
     estimate, low, high = np.array([[one.estimate, one.low, one.high] for one in found]).T
     n = np.array([one.n for one in found])
@@ -79,7 +92,7 @@ def _quotient_index(
 def _may_be_zero(lower: Float64[np.ndarray, " prompt"], seed: int) -> bool:
     found = estimate_with_interval(lower, seed=seed)
     low, high = found.low, found.high
-    if np.isnan(low):
+    if np.isnan(low):  # too few prompts for an interval: use the mean
         low = high = found.estimate
     return bool(low <= TOLERANCE and high >= -TOLERANCE)
 
@@ -91,7 +104,7 @@ def _limits(
     if n < SMALLEST_SAMPLE:
         return np.nan, np.nan, too_few(n)
     estimate = _quotient_index(upper, lower)
-    # what is left of each prompt when the quotient is taken as known
+    # the delta method: deviations of the quotient to first order, one for each prompt
     residuals = (upper - (1 - estimate) * lower) / lower.mean()
     if np.ptp(residuals) <= _NO_SPREAD * max(float(np.abs(residuals).max()), 1.0):
         return estimate, estimate, SAME_QUOTIENT
@@ -105,7 +118,7 @@ def _bootstrapped(
     upper: Float64[np.ndarray, " prompt"], lower: Float64[np.ndarray, " prompt"], seed: int
 ) -> tuple[float, float, str]:
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # its NaN is told below
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # a NaN is handled below
         found = stats.bootstrap(
             (upper, lower),
             lambda up, low, axis: 1 - up.mean(axis) / low.mean(axis),
@@ -124,7 +137,7 @@ def _bootstrapped(
 
 
 SCOPES = ("all", "listed")
-"""In which heads B takes the values out."""
+"""Heads in which B removes the value: all of the layers, or only the listed ones."""
 PASSES = ("base", "A", "B_all", "B_listed", "AB_all", "AB_listed")
 COMPARISONS = (
     Comparison("base", "A"),
@@ -139,9 +152,9 @@ class PromptRedundancy:
     """The seven comparisons on one prompt.
 
     Attributes:
-        nip: By comparison, as `COMPARISONS` are ordered, and layer.
-        cosine: The same.
-        overlap: By scope, as `SCOPES` are ordered, and layer; NaN where B changes nothing.
+        nip: By comparison, in the order of `COMPARISONS`, and layer.
+        cosine: Likewise.
+        overlap: By scope, in the order of `SCOPES`, and layer; NaN if B changes nothing.
     """
 
     nip: Float64[np.ndarray, "comparison layer"]
@@ -159,15 +172,15 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Index:
-    """How much of B's work A has done, by layer; limits hold for each layer by itself.
+class RedundancyIndex:
+    """R and the overlap by layer, with pointwise limits.
 
     Attributes:
-        scope: "all" or "listed": the heads in which B takes values out.
+        scope: "all" or "listed": the heads in which B removes the value.
         pooled: R from the mean losses of all prompts.
-        per_prompt: R of each prompt, averaged; a prompt whose loss under B is within `TOLERANCE` of
-            0 has none. A few small losses can rule this mean: read `pooled`.
-        overlap: Share of the vector that B takes away which is already gone.
+        per_prompt: Mean of R of each prompt; a prompt whose loss under B is within `TOLERANCE` of 0
+            has none. A few small losses can dominate this mean: prefer `pooled`.
+        overlap: Share of the vector removed by B that A has already removed.
     """
 
     scope: str
@@ -178,11 +191,11 @@ class Index:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Redundancy:
-    """The test over all prompts.
+    """The redundancy test over all prompts.
 
     Attributes:
-        layers: Where A acts.
-        n_prompts: Prompts, those without data at some layer included.
+        layers: Layers in which A acts.
+        n_prompts: Number of prompts, including those without data at some layer.
         agreements: In the order of `COMPARISONS`.
         indices: One for each scope of B.
     """
@@ -190,7 +203,7 @@ class Redundancy:
     layers: tuple[int, ...]
     n_prompts: int
     agreements: tuple[Agreement, ...]
-    indices: tuple[Index, ...]
+    indices: tuple[RedundancyIndex, ...]
 
 
 def prompt_redundancy(outputs: Mapping[str, Outputs]) -> PromptRedundancy:
@@ -218,10 +231,18 @@ def prompt_redundancy(outputs: Mapping[str, Outputs]) -> PromptRedundancy:
 
 
 def overlap(base: Outputs, a: Outputs, b: Outputs, ab: Outputs) -> Float64[np.ndarray, " layer"]:
-    """Share of the vector that B takes away which A has already removed.
+    """Share of the vector removed by B that A has already removed.
 
-    NaN where B takes away nothing: less than `TOLERANCE` of the length of the output.
+    Args:
+        base: Outputs of the layers without an edit.
+        a: Under A.
+        b: Under B.
+        ab: Under both.
+
+    Returns:
+        By layer; NaN if B removes less than `TOLERANCE` of the length of the output.
     """
+    # float64 before subtracting: a float32 difference of nearly equal outputs is mostly rounding
     alone = base.astype(np.float64) - b
     after = a.astype(np.float64) - ab
     squares = (alone**2).sum(-1)
@@ -233,7 +254,15 @@ def overlap(base: Outputs, a: Outputs, b: Outputs, ab: Outputs) -> Float64[np.nd
 def index_of(
     alone: Float64[np.ndarray, "*cell"], after: Float64[np.ndarray, "*cell"]
 ) -> Float64[np.ndarray, "*cell"]:
-    """R of each prompt from NIP(base, B) and NIP(A, AB); NaN where B alone loses nothing."""
+    """R of each prompt.
+
+    Args:
+        alone: NIP(base, B).
+        after: NIP(A, AB).
+
+    Returns:
+        NaN where B alone loses nothing.
+    """
     loss = 1 - alone
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.abs(loss) > TOLERANCE, 1 - (1 - after) / loss, np.nan)
@@ -243,6 +272,11 @@ def redundancy(
     prompts: Sequence[PromptRedundancy], *, layers: Sequence[int], seed: int = SEED
 ) -> Redundancy:
     """The seven comparisons and both indices over all prompts.
+
+    Args:
+        prompts: The test on each prompt.
+        layers: Layers in which A acts.
+        seed: Of the intervals.
 
     Raises:
         InputError: No prompts.
@@ -268,11 +302,11 @@ def _index(
     nips: Float64[np.ndarray, "prompt comparison layer"],
     overlaps: Float64[np.ndarray, "prompt layer"],
     seed: int,
-) -> Index:
+) -> RedundancyIndex:
     alone = nips[:, COMPARISONS.index(Comparison("base", f"B_{scope}"))]
     after = nips[:, COMPARISONS.index(Comparison("A", f"AB_{scope}"))]
     x = np.arange(nips.shape[-1])
-    return Index(
+    return RedundancyIndex(
         scope=scope,
         pooled=pooled_curve(x, 1 - after, 1 - alone, seed=seed),
         per_prompt=pointwise_spread(x, index_of(alone, after), seed=seed),
@@ -285,11 +319,11 @@ CURVES = ("base|B", "A|AB", "base|AB", "base|A")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptSweep:
-    """One prompt at every offset; NaN where there is no token so far back.
+    """One prompt at every offset; NaN at offsets beyond its first token.
 
     Attributes:
-        nip: By curve, as `CURVES` are ordered; base|A has one value, at the offsets there are.
-        overlap: Share of what B takes away that A had removed.
+        nip: By curve, in the order of `CURVES`; base|A is the same at every offset.
+        overlap: Share of the vector removed by B that A has already removed.
     """
 
     nip: Float64[np.ndarray, "curve offset layer"]
@@ -298,14 +332,15 @@ class PromptSweep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerSweep:
-    """The curves of one layer over the offsets, each over the same prompts at each offset.
+    """The curves of one layer over the offsets; at one offset all use the same prompts.
 
     Attributes:
+        layer: The layer.
         nip: By the names in `CURVES`.
-        beyond_a: base|AB less base|A, paired over prompts: 0 where B adds nothing to A,
-            and minus the loss of base|B where it takes away what it does alone.
-        pooled: R at each offset; limits hold for each offset by itself.
-        overlap: Share of the vector that B takes away which A had removed; limits likewise.
+        beyond_a: base|AB minus base|A, paired by prompt: 0 if B adds nothing to A, and minus the
+            loss of base|B if B removes as much as it does alone.
+        pooled: R at each offset, with pointwise limits.
+        overlap: Share of the vector removed by B that A has already removed; limits likewise.
     """
 
     layer: int
@@ -317,11 +352,11 @@ class LayerSweep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sweep:
-    """The test at every offset over all prompts.
+    """The redundancy test at every offset over all prompts.
 
     Attributes:
-        layers: Those where A acts.
-        n_prompts: Prompts, those too short for some offset included.
+        layers: One for each layer in which A acts.
+        n_prompts: Number of prompts, including those too short for some offset.
     """
 
     layers: tuple[LayerSweep, ...]
@@ -331,14 +366,16 @@ class Sweep:
 def prompt_sweep(
     base: Outputs, a: Outputs, *, at: Iterable[tuple[int, Outputs, Outputs]], n_offsets: int
 ) -> PromptSweep:
-    """Measure one prompt at the offsets it has.
+    """Measure one prompt at the offsets that it reaches.
 
     Args:
-        at: Each offset with the outputs under B and under A and B; read once, one by one.
+        base: Outputs of the layers without an edit.
+        a: Under A.
+        at: Each offset with the outputs under B, and under A and B; read once.
         n_offsets: The largest offset of the sweep.
 
     Raises:
-        InputError: An offset below 1 or above the largest, or one that comes twice.
+        InputError: An offset is below 1, above the largest, or repeated.
     """
     shape = (n_offsets, len(base))
     nips, overlaps = np.full((len(CURVES), *shape), np.nan), np.full(shape, np.nan)
@@ -351,6 +388,7 @@ def prompt_sweep(
             )
         seen.add(offset)
         pairs = ((base, b), (a, ab), (base, ab), (base, a))
+        # offsets begin at 1; the order of the pairs is that of CURVES
         nips[:, offset - 1] = [nip(*pair) for pair in pairs]
         overlaps[offset - 1] = overlap(base, a, b, ab)
     return PromptSweep(nips, overlaps)
@@ -358,6 +396,11 @@ def prompt_sweep(
 
 def sweep(prompts: Sequence[PromptSweep], *, layers: Sequence[int], seed: int = SEED) -> Sweep:
     """The curves of some layers over all prompts.
+
+    Args:
+        prompts: The sweep on each prompt.
+        layers: Layers to summarise.
+        seed: Of the intervals.
 
     Raises:
         InputError: No prompts, or prompts swept to different offsets.

@@ -1,4 +1,4 @@
-"""What the numbers of an ablation mean, in sentences generated from their intervals."""
+"""Sentences about an ablation, generated from its intervals."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.ablation.effects import Effect
 from tempo_analysis.studies.ablation.redundancy import (
     TOLERANCE,
-    Index,
     LayerSweep,
     Redundancy,
+    RedundancyIndex,
     Sweep,
 )
 
@@ -21,7 +21,7 @@ DILUTED = (
     "leaves as they are, dilute them"
 )
 CAPTURED = 0.9
-"""R from here on is read as "A has captured it"."""
+"""From this R on, the sentence says that A has captured what B removes."""
 SCALE = (
     "R: 1 = A has already removed what B removes, 0 = B loses the same share with A and without; "
     "below 0 and above 1 are possible. Each share is of its own reference and A shortens that of "
@@ -31,29 +31,31 @@ SCALE = (
 
 
 def has_limits(found: Interval) -> bool:
-    """Whether there is an interval at all."""
+    """Whether an interval is known."""
     return not (np.isnan(found.low) or np.isnan(found.high))
 
 
 def includes(found: Interval, value: float) -> bool:
-    """Whether an interval holds a value, within the tolerance of the indices."""
+    """Whether an interval contains a value, within the tolerance of the indices."""
     return bool(found.low - TOLERANCE <= value <= found.high + TOLERANCE)
 
 
 def effect_sentences(effects: Sequence[Effect], layers: Sequence[int]) -> list[str]:
-    """What each condition does at t, and whether its control does as much."""
-    told = [_effect(effect, layers) for effect in effects if not effect.is_control]
-    return [*told, DILUTED] if told else []
+    """What each condition does at t, compared with its control."""
+    lines = [_effect(effect, layers) for effect in effects if not effect.is_control]
+    return [*lines, DILUTED] if lines else []
 
 
 def redundancy_sentences(
     name: str, found: Redundancy, *, is_own: bool = False, is_other: bool = False
 ) -> list[str]:
-    """Both indices at the layers where A acts.
+    """Both indices at the layers in which A acts.
 
     Args:
-        is_own: Whether A silences the listed heads, so that their R is known in the first layer.
-        is_other: Whether A silences other heads than these, so that the overlap is.
+        name: Of the test.
+        found: The test.
+        is_own: Whether A removes the listed heads: R in the first layer is then 1 by construction.
+        is_other: Whether A removes other heads: the overlap there is then 0 by construction.
     """
     known = found.layers[0] if is_own or is_other else None
     return [
@@ -66,23 +68,30 @@ def redundancy_sentences(
 
 
 def sweep_sentences(name: str, found: Sweep, *, is_own: bool = False) -> list[str]:
-    """Where a flat base|AB may be read as "A has captured it", and where it says nothing.
+    """At which offsets A has captured what B removes, and where nothing can be said.
 
     Args:
-        is_own: Whether B takes out the values of the very heads that A silences.
+        name: Of the sweep.
+        found: The sweep.
+        is_own: Whether B removes the values of the same heads that A silences.
     """
     known = found.layers[:1] if is_own else ()
-    told = [
+    lines = [
         f"{name}, sweep, layer {one.layer}: A silences the heads whose values B takes out, so "
         "base|AB equals base|A by construction: no finding"
         for one in known
     ]
     others = found.layers[len(known) :]
-    return told + [f"{name}, sweep, layer {one.layer}: {_sweep(one)}" for one in others]
+    return lines + [f"{name}, sweep, layer {one.layer}: {_sweep(one)}" for one in others]
 
 
 def index_reading(found: Interval, *, is_share: bool) -> str:
-    """R (a share of each reference), or the overlap, in words."""
+    """R or the overlap in words.
+
+    Args:
+        found: The interval.
+        is_share: True for R, whose losses are shares of two different references.
+    """
     if np.isnan(found.estimate):
         return "undefined, since B alone may change nothing"
     if not has_limits(found):
@@ -104,7 +113,7 @@ def index_reading(found: Interval, *, is_share: bool) -> str:
 
 
 def control_reading(found: Interval) -> str:
-    """A condition less its control, in words."""
+    """A condition minus its control, in words."""
     if np.isnan(found.estimate) or not has_limits(found):
         return "no verdict"
     if found.low <= 0 <= found.high:
@@ -113,7 +122,7 @@ def control_reading(found: Interval) -> str:
 
 
 def spelled(numbers: Sequence[int]) -> str:
-    """Whole numbers in order, runs of three or more as `3-7`."""
+    """Sorted whole numbers as text, with runs of three or more as `3-7`."""
     runs: list[list[int]] = []
     for each in sorted(numbers):
         if runs and each == runs[-1][-1] + 1:
@@ -138,7 +147,7 @@ def _effect(effect: Effect, layers: Sequence[int]) -> str:
     return f"{said}; KL less {less.control} {stated(gap)}: {control_reading(gap)}"
 
 
-def _index(name: str, index: Index, layer: int, n_prompts: int) -> str:
+def _index(name: str, index: RedundancyIndex, layer: int, n_prompts: int) -> str:
     pooled, gone = point_of(index.pooled, layer), index.overlap.at(layer)
     return (
         f"{name}, redundancy, values of {index.scope} heads, layer {layer}, {n_prompts} prompts: "
@@ -147,8 +156,8 @@ def _index(name: str, index: Index, layer: int, n_prompts: int) -> str:
     )
 
 
-def _by_construction(name: str, index: Index, layer: int, *, is_own: bool) -> str:
-    """What must come out in the first layer that is edited, and what did."""
+def _by_construction(name: str, index: RedundancyIndex, layer: int, *, is_own: bool) -> str:
+    """The value that the first edited layer must have, beside the measured one."""
     where = f"{name}, redundancy, values of listed heads, layer {layer}, a check and no finding"
     if not is_own:
         gone = index.overlap.at(layer).estimate
@@ -160,14 +169,14 @@ def _by_construction(name: str, index: Index, layer: int, *, is_own: bool) -> st
 def _sweep(one: LayerSweep) -> str:
     offsets = one.beyond_a.curve.x.tolist()
     alone = {each: one.nip["base|B"].at(each) for each in offsets}
-    told = [each for each in offsets if has_limits(alone[each])]
-    if not told:
+    known = [each for each in offsets if has_limits(alone[each])]
+    if not known:
         return f"no reading: {alone[offsets[0]].method}"
-    works = [each for each in told if not includes(alone[each], 1.0)]
+    works = [each for each in known if not includes(alone[each], 1.0)]
     firm = [each for each in works if point_of(one.pooled, each).low >= CAPTURED]
     bent = [each for each in works if each not in firm and not includes(one.beyond_a.at(each), 0.0)]
     flat = [each for each in works if each not in firm and each not in bent]
-    idle = [each for each in told if each not in works]
+    idle = [each for each in known if each not in works]
     changes = "B alone changes the output and"
     readings = (
         (firm, f"{changes} A has captured at least {CAPTURED:.0%} of it", True),
