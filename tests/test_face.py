@@ -4,10 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import tempo
 from tempo.errors import InputError
+from tempo.policy.biases import Boost, LogWeight, MassNeutral
+from tempo.policy.positions import Given, Offset, Swapped, Unique
+from tempo.policy.pruning import AttentionBelow, Kill, Never
+from tempo.policy.readout import Posterior, Product
+from tempo.policy.schedules import Bezier, Constant, Linear, ReLU
+from tempo.policy.selection import Greedy, MinP, Sample, Threshold, TopK, TopP
 from tempo.policy.serialize import described_edit
+from tempo.run.options import make_options
 from tempo.trace import run_folder
 from tempo.trace.compare import changed_axes
 from tempo.trace.trace import Trace
@@ -92,7 +100,7 @@ def test_on_disk_no_other_trace_is_opened(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_head_is_asked_for_by_its_label(level: str) -> None:
     model = model_of("llama")
     trace = tempo.generate(model, CAT, **QUICK, capture=level).trace()
-    few = tempo.generate(model, CAT, **QUICK, capture=level, layers="1", heads="0,2").trace()
+    few = tempo.generate(model, CAT, **QUICK, capture=level, layers=[1], heads=[0, 2]).trace()
     for step in range(4):
         rows = trace.attention(step)[1, 2]
         for name in ("L1H2", "1.2", (1, 2)):
@@ -150,3 +158,79 @@ def test_edits_are_made_by_short_names() -> None:
     ]
     with pytest.raises(InputError, match="expected a head such as L3H5"):
         edits.zero_heads("sixteen")
+
+
+OBJECTS = [
+    ({"layers": [0, 1]}, {"layers": "0,1"}),
+    ({"layers": range(2)}, {"layers": "0,1"}),
+    ({"layers": 1, "heads": np.array([0, 1, 2])}, {"layers": "1", "heads": "0-2"}),
+    ({"heads": (2, 0, 1)}, {"heads": "0,1,2"}),
+    ({"positions": 0.01}, {"positions": "offset:0.01"}),
+    ({"positions": Offset(0.5)}, {"positions": "offset:0.50"}),
+    ({"positions": Swapped(Unique())}, {"positions": "swapped-unique"}),
+    ({"threshold": Constant(0.07)}, {"threshold": 0.07}),
+    ({"threshold": Linear(0.3, 0.05, 10)}, {"threshold": "linear:0.3:0.05:10"}),
+    ({"threshold": Bezier(0.3, (0.05,), 0.1, 9)}, {"threshold": "bezier:0.3:0.05:0.1:9"}),
+    ({"threshold": ReLU(0.3, 5, -0.05, 0.05)}, {"threshold": "relu:0.3:5:-0.05:0.05"}),
+    ({"select": TopK(3)}, {"select": "top-k:3"}),
+    ({"select": TopK(12)}, {"select": "top-k:12", "max_width": 12}),
+    ({"select": TopP(0.9, 4)}, {"select": "top-p:0.90", "max_width": 4}),
+    ({"select": MinP(0.2)}, {"select": "min-p:0.2"}),
+    ({"select": Sample(2, 0.7, 5)}, {"select": "sample:2:0.7", "seed": 5}),
+    ({"select": Threshold(0.07, 4)}, {"threshold": 0.07, "max_width": 4}),
+    ({"readout": Product()}, {"readout": "product"}),
+    ({"readout": Posterior(4), "max_width": 4}, {"readout": "posterior", "max_width": 4}),
+    ({"bias": Boost(0.5)}, {"bias": "boost:0.5"}),
+    ({"bias": [Boost(1), MassNeutral()]}, {"bias": "boost:1.0+mass-neutral"}),
+    ({"bias": LogWeight()}, {"bias": "log-weight"}),
+    ({"prune": AttentionBelow(0.01)}, {"prune": "attention:0.01"}),
+    ({"prune": AttentionBelow(0.2, relative=True)}, {"prune": "attention-share:0.2"}),
+    ({"prune": Never()}, {"prune": "never"}),
+    ({"budget": 500_000_000}, {"budget": "500 MB"}),
+    ({"budget": 1.5e9}, {"budget": "1.5GB"}),
+    ({"dtype": torch.float32, "device": torch.device("cpu")}, {"dtype": "float32"}),
+]
+
+
+@pytest.mark.parametrize(("objects", "words"), OBJECTS, ids=[str(words) for _, words in OBJECTS])
+def test_rules_lists_and_numbers_are_recorded_as_the_words_of_the_command_line(
+    objects: dict, words: dict
+) -> None:
+    policy = {"policy": "tree"} if words.get("readout") == "posterior" else {}
+    asked, written = (make_options({**policy, **one}) for one in (objects, words))
+    assert asked.model_dump(mode="json") == written.model_dump(mode="json")
+    assert asked.policy_of(asked.policy) == written.policy_of(written.policy)
+
+
+def test_a_run_asked_for_with_objects_is_the_run_asked_for_with_words(tmp_path: Path) -> None:
+    model, out = model_of("llama"), tmp_path / "run"
+    objects = {"layers": [0, 1], "positions": 0.25, "bias": [Boost(0.5)], "dtype": torch.float32}
+    words = {"layers": "0,1", "positions": "offset:0.25", "bias": "boost:0.5"}
+    first = tempo.generate(model, CAT, **QUICK, **objects, out=out)
+    assert not first.already_complete
+    assert tempo.generate(model, CAT, **QUICK, **words, out=out).already_complete
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"layers": [0, -1]}, r"layers: expected numbers such as \[0, 3\]"),
+        ({"heads": ["L3H5"]}, "heads: expected numbers such as"),
+        ({"layers": []}, "layers: expected numbers such as"),
+        ({"layers": [0, 9]}, "expected layers from 0 to 1, got '0,9'"),
+        ({"positions": True}, "positions: expected a rule such as 0.01, Offset"),
+        ({"positions": Boost(1)}, "positions: expected a rule such as 0.01, Offset"),
+        ({"positions": Given(((1.0,),))}, "got Given; put it in a tempo.Policy"),
+        ({"bias": Boost(1, own_set=True)}, "got Boost; put it in a tempo.Policy"),
+        ({"bias": []}, "bias: expected a rule such as Boost"),
+        ({"prune": Kill(((1, 9),))}, "got Kill; put it in a tempo.Policy"),
+        ({"select": Greedy()}, "got Greedy; put it in a tempo.Policy"),
+        ({"select": TopP(0.9), "max_width": 4}, "expected one max_width, got 4 beside"),
+        ({"readout": Posterior(4)}, "with a frontier of max_width, 8, got 4"),
+        ({"budget": 0}, "expected a size of at least 1 byte"),
+    ],
+)
+def test_what_has_no_words_is_refused_in_one_line(given: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message) as said:
+        tempo.generate(model_of("llama"), CAT, steps=2, **given)
+    assert "\n" not in str(said.value)

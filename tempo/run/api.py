@@ -13,7 +13,7 @@ from tempo.policy.presets import Policy
 from tempo.policy.selection import Greedy
 from tempo.run.batching import layout
 from tempo.run.execute import OnStep, execute
-from tempo.run.options import COMPARE_DEFAULTS, Options, make_options
+from tempo.run.options import COMPARE_DEFAULTS, Options, in_words, make_options
 from tempo.run.request import (
     Pair,
     PromptInput,
@@ -203,7 +203,8 @@ def _change(name: str, given: Policy | Change | None, reference: Policy) -> Chan
     return change
 
 
-def _model_and_options(model: Source, values: Mapping[str, Any]) -> tuple[LanguageModel, Options]:
+def _model_and_options(model: Source, given: Mapping[str, Any]) -> tuple[LanguageModel, Options]:
+    values = in_words(given)
     if isinstance(model, str | Path):
         options = make_options({"model": str(model)} | dict(values))
         device = None if options.device_map else options.device

@@ -7,11 +7,13 @@ from itertools import groupby
 from tempo.engine.branch import Fork
 from tempo.engine.capture import Capture
 from tempo.engine.state import SequencePlan
+from tempo.errors import InputError
 from tempo.models.projections import output_projections
 from tempo.policy.selection import Forced, Greedy
 from tempo.run.budget import Demand, MemoryPlan, Shape, batches, choose_level, memory_plan
-from tempo.run.options import parse_bytes, parse_numbers
+from tempo.run.options import parse_bytes
 from tempo.run.request import Pair, Request
+from tempo.vocabulary import parse_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,8 @@ def _forced_demand(plan: SequencePlan) -> Demand:
 
 def _shape(request: Request) -> tuple[Shape, tuple[int, ...], tuple[int, ...]]:
     options, model = request.options, request.model
-    layers = parse_numbers(options.layers, model.n_layers, what="layers")
-    heads = parse_numbers(options.heads, model.n_heads, what="heads")
+    layers = _chosen(options.layers, model.n_layers, what="layers")
+    heads = _chosen(options.heads, model.n_heads, what="heads")
     shape = Shape(
         n_layers=model.n_layers,
         n_heads=model.n_heads,
@@ -106,6 +108,16 @@ def _shape(request: Request) -> tuple[Shape, tuple[int, ...], tuple[int, ...]]:
         values=request.options.values,
     )
     return shape, layers, heads
+
+
+def _chosen(text: str | None, count: int, *, what: str) -> tuple[int, ...]:
+    """The layers or heads to capture; all where None."""
+    numbers = tuple(range(count)) if text is None else parse_numbers(text, what=what)
+    if max(numbers) >= count:
+        raise InputError(
+            f"expected {what} from 0 to {count - 1}, got {text!r}; the model has no others"
+        )
+    return numbers
 
 
 def _level(request: Request, shape: Shape, budget_bytes: int) -> str:

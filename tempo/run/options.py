@@ -2,9 +2,11 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from operator import index
 from pathlib import Path
+from sys import maxsize
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -20,15 +22,28 @@ from pydantic import (
 )
 
 from tempo.errors import InputError
-from tempo.policy.biases import BIASES, parse_bias
+from tempo.policy.biases import BIASES, Bias, parse_bias
 from tempo.policy.override import parse_change
-from tempo.policy.positions import parse_place
+from tempo.policy.positions import Offset, Place, parse_place
 from tempo.policy.presets import PRESETS, Policy, preset
-from tempo.policy.pruning import parse_prune
+from tempo.policy.pruning import Prune, parse_prune
 from tempo.policy.readout import READOUTS, Read, parse_readout
-from tempo.policy.schedules import parse_schedule
-from tempo.policy.selection import SELECTS, Select, parse_select
+from tempo.policy.schedules import Constant, Schedule, parse_schedule
+from tempo.policy.selection import (
+    SELECTS,
+    MinP,
+    Sample,
+    Select,
+    Threshold,
+    TopK,
+    TopP,
+    parse_select,
+)
+from tempo.policy.spelling import spell_number, spell_rule
+from tempo.vocabulary import parse_numbers, spell_numbers
 
+MAX_WIDTH = 8
+"""Largest set where nothing else is said."""
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -44,23 +59,17 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
 
 
-def parse_numbers(text: str | None, count: int, *, what: str) -> tuple[int, ...]:
-    """Read ``0,3,10-14``; all `count` numbers where None..
+def spell_bytes(n_bytes: float | int) -> str:
+    """Write a size as `parse_bytes` reads it, in the largest unit that it reaches.
 
     Raises:
-        InputError: Not such a list, or a number out of range.
+        InputError: Not above 0.
     """
-    if text is None:
-        return tuple(range(count))
-    numbers: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        if match is None:
-            raise InputError(f"expected {what} such as 0,3,10-14, got {text!r}")
-        numbers |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
-    if not numbers or max(numbers) >= count:
-        raise InputError(f"expected {what} from 0 to {count - 1}, got {text!r}")
-    return tuple(sorted(numbers))
+    if not n_bytes >= 1:
+        raise InputError(f"expected a size of at least 1 byte, got {n_bytes}; such as 2GB")
+    unit = next(unit for unit in reversed(_UNITS) if n_bytes >= _UNITS[unit])
+    text = f"{spell_number(n_bytes / _UNITS[unit])}{unit}"
+    return text if parse_bytes(text) == int(n_bytes) else f"{int(n_bytes)}B"
 
 
 def _kind_of_threshold(value: Any) -> str:
@@ -107,7 +116,7 @@ class Options(BaseModel):
         "linear:START:END:STEPS, bezier:START:CONTROL[:CONTROL]:END:STEPS or "
         "relu:START:KNEE:SLOPE:END.",
     )
-    max_width: int = Field(8, ge=1, description="Largest set.")
+    max_width: int = Field(MAX_WIDTH, ge=1, description="Largest set.")
     steps: int = Field(10, ge=1, description="Sets to choose and feed.")
     readout: str = Field("mixture", description=f"One of {', '.join(READOUTS)}.")
     positions: str | None = Field(
@@ -171,11 +180,12 @@ class Options(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _threshold_where_used(cls, values: Any) -> Any:
+    def _in_words(cls, values: Any) -> Any:
         """A selection that uses no threshold has none, rather than a default that says nothing."""
-        if values.get("select", "threshold") == "threshold" or "threshold" in values:
-            return values
-        return {**values, "threshold": None}
+        words = in_words(values)
+        if words.get("select", "threshold") == "threshold" or "threshold" in words:
+            return words
+        return {**words, "threshold": None}
 
     @model_validator(mode="after")
     def _select_once(self) -> "Options":
@@ -200,19 +210,35 @@ class Options(BaseModel):
         used = {} if self.threshold is None else {"threshold": self.threshold}
         return parse_select(self.select, max_width=self.max_width, seed=self.seed, **used)
 
-    @field_validator("threshold", "readout", "positions", "budget", "bias", "prune")
+    @field_validator("threshold", "readout", "positions", "bias", "prune")
     @classmethod
-    def _readable(cls, text: float | str | None, info: Any) -> float | str | None:
-        parse = {
-            "threshold": parse_schedule,
-            "readout": parse_readout,
-            "positions": parse_place,
-            "budget": parse_bytes,
-            "bias": parse_bias,
-            "prune": parse_prune,
-        }[info.field_name]
+    def _spelled_rule(cls, text: float | str | None, info: Any) -> float | str | None:
+        """One spelling of each rule, so that `offset:0.010` and `offset:0.01` are the same run."""
+        if not isinstance(text, str):
+            return text
         try:
-            return (parse(text), text)[1] if isinstance(text, str) else text
+            return spell_rule(_PARSERS[info.field_name](text))
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("select")
+    @classmethod
+    def _spelled_select(cls, text: str) -> str:
+        return spell_rule(parse_select(text, max_width=maxsize))
+
+    @field_validator("layers", "heads")
+    @classmethod
+    def _spelled_numbers(cls, text: str | None, info: Any) -> str | None:
+        try:
+            return text and spell_numbers(parse_numbers(text, what=info.field_name))
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("budget")
+    @classmethod
+    def _spelled_size(cls, text: str) -> str:
+        try:
+            return spell_bytes(parse_bytes(text))
         except InputError as error:
             raise ValueError(str(error)) from None
 
@@ -252,6 +278,104 @@ class Options(BaseModel):
                 "it goes with --policy tree"
             )
         return replace(read, frontier=self.max_width)
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "threshold": parse_schedule,
+    "readout": parse_readout,
+    "positions": parse_place,
+    "bias": parse_bias,
+    "prune": parse_prune,
+}
+_RULES: Mapping[str, tuple[type, str]] = {
+    "select": (Select, 'such as TopK(3) or "top-k:3"'),
+    "threshold": (Schedule, 'such as 0.1, Linear(0.3, 0.05, 10) or "linear:0.3:0.05:10"'),
+    "readout": (Read, 'such as Product() or "product"'),
+    "positions": (Place, 'such as 0.01, Offset(0.01) or "offset:0.01"'),
+    "bias": (Bias, 'such as Boost(0.5), a list of biases, or "boost:0.5"'),
+    "prune": (Prune, 'such as AttentionBelow(0.01) or "attention:0.01"'),
+}
+"""Options that a rule may stand for: its kind, and what may be written."""
+
+
+def in_words(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with lists, numbers and rules as the words that the command line takes.
+
+    What is already a word, or needs none, stays.
+
+    Raises:
+        InputError: A rule without words, one of another kind, or one that says something else
+            than an option beside it.
+    """
+    words = {name: _word(name, value) for name, value in values.items()}
+    if isinstance(values.get("select"), Select):
+        beside = _beside_select(values["select"])
+        for name, value in beside.items():
+            if name in words and words[name] != value:
+                raise InputError(
+                    f"expected one {name}, got {words[name]!r} beside a selection with {value!r}; "
+                    "leave one out"
+                )
+        words |= beside
+    read, widest = values.get("readout"), words.get("max_width", MAX_WIDTH)
+    if isinstance(read, Read) and read.children != "merged" and read.frontier != widest:
+        raise InputError(
+            f"expected a readout with a frontier of max_width, {widest}, got {read.frontier}; "
+            f"give max_width={read.frontier} as well"
+        )
+    return words
+
+
+def _word(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    if name in ("dtype", "device") and type(value).__module__ == "torch":
+        return str(value).removeprefix("torch.")
+    if name in ("layers", "heads"):
+        return _number_words(name, value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name == "budget" and is_number:
+        return spell_bytes(value)
+    if name not in _RULES or (name == "threshold" and is_number):
+        return value
+    if name == "threshold" and isinstance(value, Constant):
+        return float(value.value)
+    if name == "positions" and is_number:
+        return spell_rule(Offset(value))
+    kind, such_as = _RULES[name]
+    several = value if name == "bias" and isinstance(value, list | tuple) else [value]
+    if not several or not all(isinstance(one, kind) for one in several):
+        raise InputError(f"{name}: expected a rule {such_as}, got {value!r}; write one of these")
+    return spell_rule(value)
+
+
+def _number_words(name: str, value: Any) -> str:
+    numbers = [value] if isinstance(value, int) else value
+    try:
+        indices = [index(one) for one in numbers]
+    except TypeError:
+        indices = []
+    if not indices or min(indices) < 0 or isinstance(value, bool):
+        raise InputError(
+            f'{name}: expected numbers such as [0, 3], range(10, 15) or "0,3,10-14", got '
+            f"{value!r}; count from 0"
+        )
+    return spell_numbers(indices)
+
+
+def _beside_select(rule: Select) -> dict[str, Any]:
+    """What a selection says of other options: its threshold, its largest width, its seed."""
+    match rule:
+        case Threshold(tau, max_width):
+            return {"threshold": _word("threshold", tau), "max_width": max_width}
+        case TopP(max_width=max_width) | MinP(max_width=max_width):
+            return {"max_width": max_width}
+        case Sample(width, seed=seed):
+            return {"seed": seed} | ({"max_width": width} if width > MAX_WIDTH else {})
+        case TopK(k) if k > MAX_WIDTH:
+            return {"max_width": k}
+        case _:
+            return {}
 
 
 COMPARE_DEFAULTS: Mapping[str, Any] = MappingProxyType(

@@ -20,7 +20,8 @@ from tempo.run.budget import (
     kv_bytes,
     trace_bytes,
 )
-from tempo.run.options import parse_bytes, parse_numbers, read_config
+from tempo.run.options import parse_bytes, read_config
+from tempo.vocabulary import parse_numbers, spell_numbers
 from tests.decoding import model_of, random_prompt
 
 SHAPE = Shape(30, 9, 3, 64, 49152, 4, 30, 9)
@@ -94,14 +95,17 @@ def test_the_budget_reaches_the_run() -> None:
 def test_sizes_and_numbers_are_read_and_refused() -> None:
     assert parse_bytes("2GB") == 2 * 10**9
     assert parse_bytes(" 1.5 mb ") == 1_500_000
-    assert parse_numbers("0,3,5-7", 9, what="layers") == (0, 3, 5, 6, 7)
-    assert parse_numbers(None, 3, what="layers") == (0, 1, 2)
+    assert parse_numbers("0,3,5-7", what="layers") == (0, 3, 5, 6, 7)
     assert human(1_234_000) == "1.23 MB"
     for text in ("2 apples", "", "-1GB"):
         with pytest.raises(InputError, match="size such as"):
             parse_bytes(text)
-    with pytest.raises(InputError, match="layers from 0 to 2"):
-        parse_numbers("3", 3, what="layers")
+    with pytest.raises(InputError, match="expected layers such as 0,3,10-14"):
+        parse_numbers("3-", what="layers")
+    for numbers in ([], [4], [0, 1], [0, 1, 2], [9, 0, 3, 10, 11, 3]):
+        text = spell_numbers(numbers)
+        assert not numbers or parse_numbers(text, what="layers") == tuple(sorted({*numbers}))
+    assert spell_numbers([9, 0, 3, 10, 11, 3]) == "0,3,9-11"
 
 
 def test_config_files_are_toml(tmp_path: Path) -> None:
