@@ -1,12 +1,16 @@
 """The ten jobs as people type them, and what is said where they are typed wrongly."""
 
+import sys
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
 import tempo
+import tempo_analysis
 from tempo.errors import InputError
 from tempo.policy.biases import Boost, LogWeight, MassNeutral
 from tempo.policy.positions import Given, Offset, Swapped, Unique
@@ -19,6 +23,7 @@ from tempo.run.options import make_options
 from tempo.trace import run_folder
 from tempo.trace.compare import changed_axes
 from tempo.trace.trace import Trace
+from tempo_analysis.parallel.results import Results
 from tests.decoding import model_of
 
 CAT = "the cat sat on the mat"
@@ -234,3 +239,96 @@ def test_what_has_no_words_is_refused_in_one_line(given: dict, message: str) -> 
     with pytest.raises(InputError, match=message) as said:
         tempo.generate(model_of("llama"), CAT, steps=2, **given)
     assert "\n" not in str(said.value)
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    texts = [f"{CAT} {word}" for word in ("a", "b", "c", "d", "e", "f", "g", "h")]
+    arms = ("isolated", "visible", "greedy")
+    return tempo.analyze(tempo.compare(model_of("llama"), texts, arms=arms, **QUICK))
+
+
+def test_a_number_is_asked_for_by_its_name_and_arm(results: Results) -> None:
+    (row,) = results["attention_ratio_without_sink", "isolated"]
+    assert row in results.metrics
+    assert row is results["attention_ratio_without_sink", "isolated"].only
+    assert row.low <= row.estimate <= row.high
+    assert (row.n, row.chance) == (8, 1.0)
+    assert row.null > 0
+    assert row.verdict
+
+
+def test_the_name_of_a_family_gives_every_variant(results: Results) -> None:
+    found = results["attention_ratio", "isolated"]
+    assert [row.name for row in found] == [
+        "attention_ratio_without_sink",
+        "attention_ratio_without_sink_over_null",
+        "attention_ratio_with_sink",
+        "attention_ratio_with_sink_over_null",
+    ]
+    assert {row.arm for row in results["sink_mass"]} == {"isolated", "visible", "greedy"}
+    # a name of its own is no family, even where others begin with it
+    assert [row.name for row in results["normalised_entropy", "greedy"]] == ["normalised_entropy"]
+    with pytest.raises(InputError, match="expected one row, got 4: attention_ratio_without_sink"):
+        _ = found.only
+
+
+def test_a_name_that_nothing_has_is_refused_with_the_nearest(results: Results) -> None:
+    with pytest.raises(InputError, match="such as attention_ratio_with_sink") as said:
+        results["atention_ratio_with", "isolated"]
+    assert "\n" not in str(said.value)
+    with pytest.raises(InputError, match="expected an arm such as isolated, "):
+        results["sink_mass", "isolate"]
+
+
+def test_rows_become_a_frame_of_pandas_where_it_is_installed(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pytest.importorskip("pandas") and results["attention_ratio", "isolated"].to_pandas()
+    names = ["name", "arm", "estimate", "low", "high", "n", "chance", "null", "verdict"]
+    assert list(frame.columns) == names
+    assert len(frame) == 4
+    assert frame.estimate[0] == results.metrics[0].estimate
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match=r"install tempo-decoding\[pandas\]"):
+        results["attention_ratio"].to_pandas()
+
+
+def test_every_promised_name_is_there_and_described() -> None:
+    assert sorted(tempo.__all__) == tempo.__all__ == dir(tempo)
+    for name in set(tempo.__all__) - {"__version__"}:
+        found = getattr(tempo, name)
+        assert found.__doc__, name
+    assert tempo.__version__ == version("tempo-decoding")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = tempo.nothing
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in tempo.__all__ if name not in ("Policy", "__version__")]
+)
+def test_every_promised_function_has_arguments_returns_errors_and_an_example(name: str) -> None:
+    found = getattr(tempo, name)
+    if isinstance(found, ModuleType):
+        return
+    text = found.__doc__ or ""
+    assert [part for part in ("Args:", "Returns:", "Raises:", "Example:") if part not in text] == []
+
+
+def test_the_packages_say_that_they_are_typed() -> None:
+    for package in (tempo, tempo_analysis):
+        assert (Path(package.__path__[0]) / "py.typed").is_file()
+
+
+def test_a_twin_is_told_from_its_reference() -> None:
+    trace = tempo.generate(model_of("llama"), CAT, **QUICK).trace()
+    change = tempo.twins.parse_change("offset:0.25")
+    assert change == tempo.twins.Change(place=Offset(0.25))
+    twin = tempo.replay(trace, policy=change, model=model_of("llama")).trace(arm="twin")
+    assert tempo.twins.changed_axes(trace, twin) == {"positions"}
+    assert tempo.twins.check_axes(trace, twin, ["positions"]) <= set(tempo.twins.AXES)
+
+
+def test_a_model_is_examined_in_one_call() -> None:
+    found = tempo.diagnose(model_of("llama"))
+    assert found.healthy

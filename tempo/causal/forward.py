@@ -69,9 +69,16 @@ def forward(
             order given and knock-outs last, then the softmax, then weights and values, then head
             outputs.
 
+    Returns:
+        Logits, attention rows and head outputs, as numpy arrays.
+
     Raises:
         InputError: No tokens, too many, a head that is not the model's, or an edit without a row
             or slot to act on.
+
+    Example:
+        >>> cut = tempo.forward(model, "The cat sat", edits=[tempo.edits.zero_heads("L16H0")])
+        >>> cut.attention.shape  # layer, head, query, slot
     """
     (found,) = forward_each(model, text, [edits])
     return found

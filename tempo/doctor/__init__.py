@@ -32,6 +32,7 @@ from tempo.doctor.reference_checks import (
 )
 from tempo.errors import TempoError
 from tempo.models.language_model import LanguageModel
+from tempo.models.load import Source, load_model
 
 __all__ = ["CHECKS", "Check", "Diagnosis", "diagnose"]
 
@@ -72,18 +73,32 @@ _CRASHES = (
 """What foreign modelling code raises where it does not fit the engine: a finding, not an end."""
 
 
-def diagnose(model: LanguageModel) -> Diagnosis:
-    """Run every check on a loaded model: a few tiny forwards, nothing of the model is changed.
+def diagnose(model: Source) -> Diagnosis:
+    """Run every check on a model: a few tiny forwards, nothing of the model is changed.
 
     A check that cannot be carried out because the model breaks has failed, with the error as its
     detail.
+
+    Args:
+        model: A loaded model, or whatever `load_model` takes.
+
+    Returns:
+        Every check with what was measured and what is allowed; `healthy` says whether all passed.
+
+    Raises:
+        ModelError: The model cannot be found, read or supported.
+
+    Example:
+        >>> tempo.diagnose(model).healthy
+        True
     """
+    loaded = load_model(model)
     start = time.perf_counter()
-    patient = Examination(model)
+    patient = Examination(loaded)
     first = _asked(decoding, patient)
     ask = _asked if first.status == PASS else _left_out
     checks = (first, *(ask(check, patient) for check in CHECKS))
-    return Diagnosis(_facts(model), checks, time.perf_counter() - start)
+    return Diagnosis(_facts(loaded), checks, time.perf_counter() - start)
 
 
 def _asked(check: Question, patient: Examination) -> Check:

@@ -67,9 +67,16 @@ def load_model(
         device_map: Passed on to `from_pretrained`; the weights must stay in memory.
         revision: Commit, tag or branch of a hub repository.
 
+    Returns:
+        The model, its tokenizer and what identifies them; every function of `tempo` takes it.
+
     Raises:
         InputError: An argument cannot be used.
         ModelError: The model cannot be found, read or supported.
+
+    Example:
+        >>> model = tempo.load_model("smollm2-135m")
+        >>> model = tempo.load_model((hf_model, tokenizer))
     """
     _check_arguments(dtype, device, device_map)
     if isinstance(source, LanguageModel):

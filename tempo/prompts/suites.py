@@ -17,8 +17,18 @@ LONGEST_ID = 120
 def load_suite(name: str) -> tuple[Prompt, ...]:
     """A bundled suite by name, or rows `{"id", "category", "text"}` of a `.jsonl` file.
 
+    Args:
+        name: "standard", "demo", "crafted", or the path of a file; categories may be left out.
+
+    Returns:
+        Prompts in the order of the file, as `tempo.generate`, `tempo.compare` and studies take
+        them.
+
     Raises:
         InputError: No such suite, or a row that is not a prompt; the message names the line.
+
+    Example:
+        >>> tempo.compare(model, tempo.load_suite("demo"), out="runs/demo")
     """
     if name in BUNDLED:
         return _prompts(

@@ -60,9 +60,18 @@ def generate(
         on_progress: Called after every step of every sequence.
         **options: Fields of `tempo.run.options.Options`: steps, threshold, max_width, readout,
             positions, eos, chat, capture, layers, heads, readouts, budget, dtype, device, ...
+            Each as the command line writes it, or as lists, numbers and rules: `layers=[0, 3]`,
+            `positions=0.01`, `select=TopK(3)`, `bias=[Boost(0.5)]`.
+
+    Returns:
+        A run with one trace for each prompt.
 
     Raises:
         TempoError: Something the caller can fix; nothing was decoded.
+
+    Example:
+        >>> trace = tempo.generate(model, "The cat sat on the", steps=10).trace()
+        >>> run = tempo.generate(model, ["One text", "Another"], layers=[0, 3], out="runs/two")
     """
     request = generate_request(model, prompts, policy=policy, edits=edits, **options)
     return execute(request, layout(request), out=out, force=force, on_progress=on_progress)
@@ -90,15 +99,26 @@ def compare(
     what a set does to the attention its members get, unless `alone=False`.
 
     Args:
+        model: A loaded model, or whatever `load_model` takes.
+        prompts: A text, token ids, or a list of these; `tempo.load_suite` has some.
         arms: Presets by name, or policies by a name of your own. With `paired`, from the second on
             also any twin that `tempo.policy.override.parse_change` reads, such as `offset:0.01`,
             `duplicates:3`, `sequential` or `boost:0.5`, or a `Change` by a name of your own.
         paired: Feed every arm the sets of the first.
+        out: As in `generate`.
+        force: As in `generate`.
+        on_progress: As in `generate`.
+        **options: As in `generate`; `capture` is "auto" unless given.
 
-    Others as in `generate`; `capture` is "auto" unless given.
+    Returns:
+        A run with one trace for each prompt and arm; `tempo.analyze` takes it.
 
     Raises:
         TempoError: Something the caller can fix; nothing was decoded.
+
+    Example:
+        >>> run = tempo.compare(model, tempo.load_suite("demo"), arms=["isolated", "greedy"])
+        >>> twins = tempo.compare(model, texts, arms=["isolated", "offset:0.01"], paired=True)
     """
     request = compare_request(model, prompts, arms=arms, paired=paired, **options)
     return execute(request, layout(request), out=out, force=force, on_progress=on_progress)

@@ -115,9 +115,19 @@ def is_whole(folder: Path) -> bool:
 def open_trace(path: str | Path) -> Trace:
     """Open a trace folder, or a run folder that holds exactly one trace.
 
+    Args:
+        path: `runs/cat`, or `runs/cat/traces/p0000/isolated`.
+
+    Returns:
+        The trace; its tensors are read from the disk when they are asked for, without a model.
+
     Raises:
         InputError: The run holds several; the message lists them.
         CorruptTraceError: There is no trace, or a damaged one.
+        FormatVersionError: A format that this version does not know.
+
+    Example:
+        >>> tempo.open_trace("runs/cat").attention(3, head="L3H5")
     """
     folder = Path(path)
     if not (folder / RUN_FILE).exists():
@@ -135,8 +145,18 @@ def open_trace(path: str | Path) -> Trace:
 def open_run(path: str | Path) -> Run:
     """Open a run folder; traces not yet decoded are left out.
 
+    Args:
+        path: The folder that `out` or `--out` named.
+
+    Returns:
+        The run; a trace is opened when it is asked for.
+
     Raises:
         CorruptTraceError: There is no run, or a damaged one.
+        FormatVersionError: A format that this version does not know.
+
+    Example:
+        >>> tempo.open_run("runs/cat").trace("p0000", "isolated")
     """
     folder = Path(path)
     document = read_json(folder / RUN_FILE, kind=RUN_KIND, format_number=RUN_FORMAT)

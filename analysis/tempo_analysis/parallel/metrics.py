@@ -1,11 +1,14 @@
 """The numbers of a run, each beside its chance value, its null and a verdict."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
+from tempo.errors import InputError
 from tempo_analysis.parallel.divergence import IDENTICAL
 from tempo_analysis.parallel.entropy import CHANCE as EVEN_ENTROPY
 from tempo_analysis.parallel.per_prompt import PromptMeasures
@@ -13,6 +16,7 @@ from tempo_analysis.parallel.ratio import CHANCE as EVEN_RATIO
 from tempo_analysis.parallel.ratio import AttentionRatio, Sink
 from tempo_analysis.parallel.set_effect import ALONE, Part, SetEffect
 from tempo_analysis.parallel.twins import Twin
+from tempo_analysis.report.numbers import number, stated
 from tempo_analysis.stats.averages import mean_over_prompts
 from tempo_analysis.stats.intervals import SEED, Interval, Unanswered, estimate_with_interval
 from tempo_analysis.stats.verdict import (
@@ -52,6 +56,106 @@ class Metric:
     chance: float
     null: float
     verdict: str
+
+    @property
+    def estimate(self) -> float:
+        """Mean over prompts; NaN without data."""
+        return self.interval.estimate
+
+    @property
+    def low(self) -> float:
+        """Lower 95 % limit; NaN where there are too few prompts for an interval."""
+        return self.interval.low
+
+    @property
+    def high(self) -> float:
+        """Upper 95 % limit; NaN where there are too few prompts for an interval."""
+        return self.interval.high
+
+    @property
+    def n(self) -> int:
+        """Prompts with data."""
+        return self.interval.n
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MetricRows:
+    """The rows of one question: `Results["attention_ratio", "isolated"]`.
+
+    Rows are read in a loop or by number; `.only` is the row where there is one.
+    """
+
+    rows: tuple[Metric, ...]
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Metric:
+        return self.rows[number]
+
+    @property
+    def only(self) -> Metric:
+        """The row, where there is exactly one.
+
+        Raises:
+            InputError: There are several; the message names them.
+        """
+        if len(self.rows) > 1:
+            named = ", ".join(f"{row.name} of {row.arm}" for row in self.rows)
+            raise InputError(f"expected one row, got {len(self.rows)}: {named}; name one of them")
+        return self.rows[0]
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a line for each row and the columns of `results.json`.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise InputError(
+                "expected pandas for to_pandas(), got an installation without it; install "
+                "tempo-decoding[pandas]"
+            ) from None
+        return pd.DataFrame([metric_row(row) for row in self.rows])
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            f"{row.name}, {row.arm}: {stated(row.interval)}, n {row.n}, chance "
+            f"{number(row.chance)}, null {number(row.null)}; {row.verdict}"
+            for row in self.rows
+        )
+
+
+def rows_of(metrics: Sequence[Metric], name: str, arm: str | None) -> MetricRows:
+    """The rows that a name and an arm ask for.
+
+    A name that stands in the table means its own row only; any other means the whole family of
+    names that begin with it: `attention_ratio` is with and without the sink, and over its null.
+
+    Raises:
+        InputError: No such name or arm; the message has the nearest ones.
+    """
+    by_arm = [row for row in metrics if arm is None or row.arm == arm]
+    if not by_arm:
+        raise InputError(_unknown("an arm", str(arm), [row.arm for row in metrics]))
+    found = [row for row in by_arm if row.name == name] or [
+        row for row in by_arm if row.name.startswith(f"{name}_")
+    ]
+    if not found:
+        raise InputError(_unknown("a metric", name, [row.name for row in by_arm]))
+    return MetricRows(tuple(found))
+
+
+def _unknown(what: str, given: str, known: Sequence[str]) -> str:
+    names = list(dict.fromkeys(known))
+    # One that is spelled alike is close enough at half; without any, all of them are listed.
+    near = get_close_matches(given, names, n=4, cutoff=0.5) or names
+    return f"expected {what} such as {', '.join(near)}, got {given!r}; choose one of them"
 
 
 @dataclass(frozen=True, slots=True)

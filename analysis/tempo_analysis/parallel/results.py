@@ -16,6 +16,7 @@ from tempo_analysis.parallel.head_kinds import KINDS, MEASURES, RULE, HeadTable,
 from tempo_analysis.parallel.metrics import (
     Column,
     Metric,
+    MetricRows,
     arm_metrics,
     metric_row,
     missing_ratio_metrics,
@@ -23,6 +24,7 @@ from tempo_analysis.parallel.metrics import (
     ratio_metrics,
     refused_split_metric,
     refused_twin_metric,
+    rows_of,
     split_metrics,
     twin_metrics,
 )
@@ -91,6 +93,23 @@ class Results:
     set_effects: Mapping[Sink, SetEffect] = field(repr=False)
     refusals: tuple[Unanswered, ...] = field(repr=False)
 
+    def __getitem__(self, key: str | tuple[str, str]) -> MetricRows:
+        """The rows of a metric, of all arms or of one.
+
+        Args:
+            key: A name, or a name and an arm. A name that no row has means every row whose name
+                begins with it.
+
+        Raises:
+            InputError: No such metric or arm.
+
+        Example:
+            >>> results["attention_ratio_without_sink", "isolated"].only.estimate
+            >>> results["attention_ratio"].to_pandas()
+        """
+        name, arm = (key, None) if isinstance(key, str) else key
+        return rows_of(self.metrics, name, arm)
+
     @property
     def divergence(self) -> Mapping[str, Divergence]:
         """Distance of the readouts step by step, by pair, as `isolated|visible`."""
@@ -145,12 +164,23 @@ def _without_steps(twin: Twin) -> Any:
 
 
 def analyze(run: Run) -> Results:
-    """Ask every question of every arm.
+    """Ask every question of every arm of a run.
 
     With fewer than 8 prompts there are estimates without intervals, and the verdicts say so.
 
+    Args:
+        run: From `tempo.compare`, `tempo.generate`, `tempo.replay` or `tempo.open_run`.
+
+    Returns:
+        Every number with its interval over prompts, beside chance, null and verdict; curves and
+        tables of each arm; and the questions without an answer.
+
     Raises:
         InputError: The run holds nothing to analyse, or its traces do not fit together.
+
+    Example:
+        >>> results = tempo.analyze(tempo.open_run("runs/cats"))
+        >>> results["attention_ratio", "isolated"].to_pandas()
     """
     arms = arms_of(run)
     columns = _measure(run, arms)

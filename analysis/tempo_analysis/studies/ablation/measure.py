@@ -314,6 +314,9 @@ def ablate(
         seed: Of every draw and interval.
         on_progress: Called after each prompt with the number of prompts done.
 
+    Returns:
+        An `Ablation`: every condition beside its control, with intervals over prompts.
+
     Raises:
         InputError: A head, condition, token or donor cannot be used; nothing was run.
         ModelError: The model cannot be loaded, or a layer has no plain output projection.

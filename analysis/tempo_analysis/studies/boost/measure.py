@@ -302,10 +302,17 @@ def boost(
         check_effects: Whether to decode freely under the bias too, in all heads and in the control.
         on_progress: Called with what is done next.
 
+    Returns:
+        `BoostFindings`: effects by dose and target, and the dose that restores attention.
+
     Raises:
         InputError: A dose, a target, a group or a prompt cannot be used.
         NoParallelSetsError: No prompt has a set of two or more with a step after it.
         NumericalError: A bias of 0 changed a readout.
+
+    Example:
+        >>> prompts = tempo.load_suite("demo")
+        >>> tempo.boost(model, prompts, betas=[-1, 1], groups={"mine": ["L3H5"]})
     """
     doses = check_betas(betas)
     wanted = check_targets(targets, groups)

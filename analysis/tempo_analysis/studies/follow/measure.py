@@ -118,11 +118,15 @@ def follow(
     member alone, its siblings, and a prompt slot that gets about as much attention.
 
     Args:
+        trace: Of a run without edits in which no member was pruned.
         slot: A member of a set of two or more that another step follows; if not given, the member
             that gets most attention in the widest such set (the first of equals).
         model: The model that made the trace; loaded by its name there if not given.
         siblings: Whether to follow the other members too, which takes most of the time.
         on_progress: Called with what is done next.
+
+    Returns:
+        What was found of the member, layer by layer and step by step, beside the controls.
 
     Raises:
         InputError: The slot is in no such set, nothing sees it, or the trace has edits or
@@ -130,6 +134,10 @@ def follow(
         NoParallelSetsError: The trace has no such set.
         TwinError: The model has other weights, or the run does not come out as recorded.
         ModelError: The model cannot be loaded, or its last norm is not known.
+
+    Example:
+        >>> trace = tempo.generate(model, "The cat sat on the").trace()
+        >>> tempo.follow(trace, model=model)
     """
     check_replayable(trace)
     step = _step_of(trace.slots, slot)
