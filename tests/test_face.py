@@ -1,8 +1,10 @@
 """The ten jobs as people type them, and what is said where they are typed wrongly."""
 
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from runpy import run_path
 from types import ModuleType
 
 import numpy as np
@@ -24,7 +26,10 @@ from tempo.trace import run_folder
 from tempo.trace.compare import changed_axes
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.results import Results
+from tests.command_line import model_folder
 from tests.decoding import model_of
+
+ROOT = Path(__file__).parent.parent
 
 CAT = "the cat sat on the mat"
 QUICK = {"steps": 3, "threshold": 0.05, "eos": "ignore"}
@@ -332,3 +337,34 @@ def test_a_twin_is_told_from_its_reference() -> None:
 def test_a_model_is_examined_in_one_call() -> None:
     found = tempo.diagnose(model_of("llama"))
     assert found.healthy
+
+
+def test_the_recipes_run_in_order_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == page.count("\n## ") + 1, "a block for each recipe, and one before them"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempo, "load_model", lambda _: model_of("llama"), raising=False)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "recipes.md", "exec"), names)
+    assert {"trace", "rows", "frame", "twin", "census"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "shown"),
+    [
+        ("read_a_head", [], "looks at"),
+        ("change_one_thing", [], "siblings seen: relation changed"),
+        ("compare_policies", ["8"], "sink_mass, greedy"),
+        ("find_and_cut_heads", ["ov_copying"], "ov_copying: "),
+    ],
+)
+def test_the_examples_run(
+    program: str, arguments: list[str], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {file.stem for file in (ROOT / "examples").glob("*.py")} >= {program}
+    run_path(str(ROOT / "examples" / f"{program}.py"))["main"](model_folder(), *arguments)
+    assert shown in capsys.readouterr().out

@@ -343,10 +343,10 @@ def _word(name: str, value: Any) -> Any:
     if name == "positions" and is_number:
         return spell_rule(Offset(value))
     kind, such_as = _RULES[name]
-    several = value if name == "bias" and isinstance(value, list | tuple) else [value]
+    several: Any = value if name == "bias" and isinstance(value, list | tuple) else [value]
     if not several or not all(isinstance(one, kind) for one in several):
         raise InputError(f"{name}: expected a rule {such_as}, got {value!r}; write one of these")
-    return spell_rule(value)
+    return "+".join(spell_rule(one) for one in several)
 
 
 def _number_words(name: str, value: Any) -> str:

@@ -103,7 +103,7 @@ class MetricRows:
         Raises:
             InputError: There are several; the message names them.
         """
-        if len(self.rows) > 1:
+        if len(self.rows) != 1:
             named = ", ".join(f"{row.name} of {row.arm}" for row in self.rows)
             raise InputError(f"expected one row, got {len(self.rows)}: {named}; name one of them")
         return self.rows[0]
