@@ -13,20 +13,20 @@ from tempo_analysis.studies.heads.assignment import (
     one_sided_p,
     role_scores,
 )
-from tempo_analysis.studies.heads.batteries import (
-    CUTS,
-    assigned_roles,
-    read_halves,
-    read_text,
-    text_nulls,
-    text_roles,
-)
 from tempo_analysis.studies.heads.detectors.rows import HeadScore, SequenceRows
 from tempo_analysis.studies.heads.detectors.s_inhibition import S_INHIBITION_THRESHOLD, s_inhibition
 from tempo_analysis.studies.heads.detectors.successor import (
     SUCCESSOR_THRESHOLD,
     successor_attention,
     successor_run,
+)
+from tempo_analysis.studies.heads.scoring import (
+    THRESHOLDS,
+    assign_roles,
+    assign_text_roles,
+    score_halves,
+    score_text,
+    text_nulls,
 )
 from tests.head_patterns import at_offset, one_hot, previous, random_weights, sink, uniform
 
@@ -83,13 +83,13 @@ def battery(heads: Heads, seed: int) -> dict[str, RoleScores]:
     apart = [rows(np.concatenate([half, half + 1000])) for half in halves]
     nulls = text_nulls(texts[0], seed=seed)
     read = [
-        read_text(
+        score_text(
             each, number=number, nulls=nulls, delimiters=DELIMITERS, common=np.arange(6), spans=None
         )
         for number, each in enumerate(texts)
     ]
-    found = text_roles(read)
-    found |= assigned_roles([read_halves(*pair) for pair in zip(again, apart, strict=True)])
+    found = assign_text_roles(read)
+    found |= assign_roles([score_halves(*pair) for pair in zip(again, apart, strict=True)])
     pairs: Mapping[str, tuple[Sequence[HeadScore], Sequence[HeadScore], float]] = {
         "successor_attention": successor_pairs(rows, rng),
         "s_inhibition": (
@@ -247,10 +247,8 @@ def test_every_planted_head_holds_its_role_and_no_bystander_any():
 def test_a_battery_asks_for_every_role_of_text():
     found = battery(even, seed=0)
     asked = {"positional", "receiver", "successor_attention", "s_inhibition"}
-    assert set(found) == set(CUTS) | asked
-    assert {name: (each.threshold, each.unit) for name, each in found.items() if name in CUTS} == (
-        dict(CUTS)
-    )
+    assert set(found) == set(THRESHOLDS) | asked
+    assert {name: (found[name].threshold, found[name].unit) for name in THRESHOLDS} == THRESHOLDS
 
 
 def test_a_head_of_the_offset_of_the_halves_is_no_induction_head():

@@ -18,9 +18,9 @@ from tempo.prompts.sequences import Corpus, corpus_file
 from tempo.prompts.tokens import TokenFacts, token_facts
 from tempo.testing.tiny import tiny_model
 from tempo_analysis.studies.heads.comparison import compare_censuses
-from tempo_analysis.studies.heads.measure import _Answers, _try_effects
-from tempo_analysis.studies.heads.passes import read_repeats
-from tempo_analysis.studies.heads.plan import MORE_ROLES, PASSES, ROLES, Battery
+from tempo_analysis.studies.heads.measure import silencing_effects
+from tempo_analysis.studies.heads.passes import halves_pass
+from tempo_analysis.studies.heads.plan import MORE_ROLES, PASSES, ROLES, CensusPlan
 from tempo_analysis.studies.heads.result import json_text, read_census, write_census
 from tests.decoding import real_model
 from tests.studies.heads.test_circuits_induction import INDUCTION, PREVIOUS, induction_model
@@ -102,12 +102,12 @@ def test_uneven_random_attention_holds_no_role(census):
 def test_a_planted_induction_circuit_is_found_and_falls_to_chance_without_its_first_head():
     model = induction_model()
     facts = TokenFacts(encode=lambda _: [], bos=0, ordinary=np.arange(1, model.vocab_size))
-    battery = Battery(facts, Corpus("", "none", ""), ("induction",), 12, 40)
-    whole = read_repeats(model, battery)["induction"]
+    plan = CensusPlan(facts, Corpus("", "none", ""), ("induction",), 12, 40)
+    whole = halves_pass(model, plan).roles["induction"]
     assert whole.score[INDUCTION] > 0.99
     assert np.argwhere(whole.assigned).tolist() == [list(INDUCTION)]
     with ablated(model, [PREVIOUS]):
-        without = read_repeats(model, battery)["induction"]
+        without = halves_pass(model, plan).roles["induction"]
     assert without.score[INDUCTION] == pytest.approx(without.chance[INDUCTION], abs=5e-3)
     assert not without.assigned.any()
 
@@ -222,7 +222,6 @@ def test_what_silencing_costs_can_be_refused_without_taking_the_rest(tmp_path: P
     held = {"induction": replace(tempo.heads(model, **given).roles["induction"])}
     held["induction"].assigned[0, 0] = True
     facts = token_facts(model)
-    battery = Battery(facts, corpus_file(text), ("induction",), 8, 16)
-    answers = _Answers(roles=held)
-    _try_effects(model, battery, answers)
+    plan = CensusPlan(facts, corpus_file(text), ("induction",), 8, 16)
+    answers = silencing_effects(model, plan, held)
     assert "expected a corpus of at least" in answers.refused["effects"]

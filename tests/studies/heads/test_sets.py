@@ -12,7 +12,6 @@ from tempo_analysis.parallel.arms import inherited_labels
 from tempo_analysis.parallel.observation import ObservedTrace, observe
 from tempo_analysis.parallel.ratio import paired_ratio
 from tempo_analysis.studies.heads.assignment import RoleScores, from_chance_up, role_scores
-from tempo_analysis.studies.heads.batteries import UNITS, read_trace, trace_role
 from tempo_analysis.studies.heads.detectors.rows import HeadScore
 from tempo_analysis.studies.heads.detectors.sets import (
     CUT,
@@ -27,6 +26,7 @@ from tempo_analysis.studies.heads.detectors.sets import (
     winner_following,
     winner_null,
 )
+from tempo_analysis.studies.heads.scoring import UNITS, assign_trace_role, score_trace
 
 WIDTHS = (3, 1, 2, 4, 2)
 LAYERS, HEADS = 2, 4
@@ -140,16 +140,16 @@ def test_a_battery_of_traces_asks_every_role_and_refuses_the_one_without_data():
         arm = seen_trace(one_head(likes_sets), seed=seed, relation="isolated")
         greedy = seen_trace(relation="greedy", widths=(1,) * 5, seed=seed)
         labels = inherited_labels(arm.slots, greedy.slots)
-        readings.append(read_trace(observe(arm), key=(0, seed), greedy=(observe(greedy), labels)))
+        readings.append(score_trace(observe(arm), key=(0, seed), greedy=(observe(greedy), labels)))
     assert set(readings[0]) == set(UNITS)
-    broadcast = trace_role("set_broadcast", readings)
+    broadcast = assign_trace_role("set_broadcast", readings)
     np.testing.assert_array_equal(np.argwhere(broadcast.assigned), [[1, 2]])
     assert broadcast.unit == UNITS["set_broadcast"]
-    assert trace_role("set_ignoring", readings).threshold == SET_IGNORING_THRESHOLD
-    assert not trace_role("set_ignoring", readings).assigned[1, 2]
+    assert assign_trace_role("set_ignoring", readings).threshold == SET_IGNORING_THRESHOLD
+    assert not assign_trace_role("set_ignoring", readings).assigned[1, 2]
     with pytest.raises(NoParallelSetsError, match="sibling_attending"):
-        trace_role("sibling_attending", readings)
-    assert "set_ignoring" not in read_trace(observe(seen_trace()), key=(0, 0))
+        assign_trace_role("sibling_attending", readings)
+    assert "set_ignoring" not in score_trace(observe(seen_trace()), key=(0, 0))
 
 
 # --- definitions

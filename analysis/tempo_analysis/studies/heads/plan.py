@@ -1,4 +1,4 @@
-"""What is asked of the heads: which roles need which sequences."""
+"""The options of a census: the roles by name, which pass scores each, and how much is run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,23 +29,23 @@ ROLES = (
     *("successor_attention", "successor_ov", "s_inhibition", "ov_copying", "receiver"),
     *("retrieval", "copy_suppression", "sibling_attending", "set_broadcast"),
 )
-"""In the order of a census."""
+"""The roles of a census, in its order."""
 
 MORE_ROLES = (*TEXT_MORE, *PARALLEL_MORE)
-"""Further versions and roles, listed apart."""
+"""Other versions of roles, and roles without an established name; a census lists them apart."""
 
 
 @dataclass(frozen=True, slots=True)
-class Battery:
-    """One census: which roles, on what, how much of it.
+class CensusPlan:
+    """The options of one census.
 
     Attributes:
-        facts: Of the tokenizer.
-        corpus: What the texts are windows of.
-        roles: The roles asked for.
-        n: Sequences of each kind.
-        length: Tokens of a text; halves are half as long.
-        seed: Of every draw.
+        facts: Facts of the tokenizer, such as its special tokens.
+        corpus: The text that windows are taken from.
+        roles: Roles to score, in the order of a census.
+        n: Number of sequences of each kind.
+        length: Tokens of a text; a repeated half has half of them.
+        seed: Seed of every draw.
     """
 
     facts: TokenFacts
@@ -56,15 +56,15 @@ class Battery:
     seed: int = 0
 
     def wants(self, name: str) -> bool:
-        """Whether a pass scores a role that was asked for."""
+        """Whether the pass of this name scores one of the roles."""
         return bool(set(PASSES[name]) & set(self.roles))
 
 
 def chosen_roles(roles: Sequence[str] | None) -> tuple[str, ...]:
-    """The roles by name, in the order of a census; all where None.
+    """Check the names of roles and bring them into the order of a census; all where None.
 
     Raises:
-        InputError: A role is not known, or none is given.
+        InputError: A role is not known, or the sequence is empty.
     """
     known = (*ROLES, *MORE_ROLES)
     if roles is None:
