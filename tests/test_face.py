@@ -20,7 +20,7 @@ from tempo.policy.pruning import AttentionBelow, Kill, Never
 from tempo.policy.readout import Posterior, Product
 from tempo.policy.schedules import Bezier, Constant, Linear, ReLU
 from tempo.policy.selection import Greedy, MinP, Sample, Threshold, TopK, TopP
-from tempo.policy.serialize import described_edit
+from tempo.policy.serialize import edit_to_dict
 from tempo.run.options import make_options
 from tempo.trace import run_folder
 from tempo.trace.compare import changed_axes
@@ -161,7 +161,7 @@ def test_edits_are_made_by_short_names() -> None:
         ),
     ]
     for made, spelled in pairs:
-        assert described_edit(made) == described_edit(spelled)
+        assert edit_to_dict(made) == edit_to_dict(spelled)
     run = tempo.generate(model, CAT, edits=[edits.zero_heads("L1H0")], **QUICK)
     assert run.trace().header.run["edits"] == [
         {"edit": "HeadOutput", "heads": ["L1H0"], "layers": [], "how": "zero"}

@@ -11,7 +11,7 @@ from rich.text import Text
 from tempo.cli.console import notes, show, visible
 from tempo.cli.options import FLAG, MODEL, STATISTICS, Json, Replace, StudyOut, given, takes_options
 from tempo.cli.tables import grid_table
-from tempo.prompts.pairs import BUNDLED
+from tempo.prompts.pairs import BUNDLED_PAIRS
 from tempo.run.options import Options
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PANEL = "Measure"
 _SAID = {"counted", "heads"}
 """Columns that are the same in every row of a table and stand in a sentence."""
-_ROWS = f"Pairs: {', '.join(BUNDLED)}, or a file of rows {{id, positive, negative}}."
+_ROWS = f"Pairs: {', '.join(BUNDLED_PAIRS)}, or a file of rows {{id, positive, negative}}."
 
 PairsFile = Annotated[str, typer.Argument(metavar="PAIRS.jsonl", help=_ROWS)]
 Pooling = Annotated[
@@ -50,7 +50,7 @@ NoEffect = Annotated[
 
 @takes_options(*MODEL, *STATISTICS)
 def concepts(
-    pairs: PairsFile = BUNDLED[0],
+    pairs: PairsFile = BUNDLED_PAIRS[0],
     *,
     pooling: Pooling = "last",
     permutations: Permutations = None,

@@ -14,7 +14,7 @@ from rich.text import Text
 from tempo.cli.console import notes, visible
 from tempo.engine.state import StepOutcome
 from tempo.run.execute import OnStep
-from tempo.run.request import Pair
+from tempo.run.request import TraceKey
 from tempo.trace.trace import Trace
 
 
@@ -111,7 +111,7 @@ class GrowingLattices:
 
     prompts: Mapping[str, str]
     token_text: Callable[[int], str]
-    lattices: dict[Pair, Lattice] = field(default_factory=dict)
+    lattices: dict[TraceKey, Lattice] = field(default_factory=dict)
 
     def take(self, outcome: StepOutcome) -> None:
         """Add one step of one sequence."""
@@ -149,10 +149,10 @@ class StepCount:
         steps: Of each sequence at most.
     """
 
-    batches: Sequence[Sequence[Pair]]
+    batches: Sequence[Sequence[TraceKey]]
     steps: int
     batch: int = 0
-    _reached: dict[Pair, int] = field(default_factory=dict)
+    _reached: dict[TraceKey, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -220,7 +220,7 @@ def counting(count: StepCount) -> Generator[OnStep]:
         yield take
 
 
-def _pair(outcome: StepOutcome) -> Pair:
+def _pair(outcome: StepOutcome) -> TraceKey:
     return outcome.decoding.plan.prompt_id, outcome.decoding.plan.arm
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from tempo.errors import InputError
-from tempo.prompts.suites import BUNDLED, load_suite
+from tempo.prompts.suites import BUNDLED_SUITES, load_suite
 from tempo.run.options import Options, make_options, read_config
 from tempo.trace.run import Prompt
 
@@ -27,7 +27,7 @@ OptionalPrompts = Annotated[
 RunFolder = Annotated[Path, _argument(metavar="RUN", help="Folder that --out named.")]
 ModelName = Annotated[str, _argument(metavar="NAME", help="As `tempo models list` shows it.")]
 
-_ROWS = f"Prompts: {', '.join(BUNDLED)}, or a file of rows {{id, category, text}}."
+_ROWS = f"Prompts: {', '.join(BUNDLED_SUITES)}, or a file of rows {{id, category, text}}."
 Suite = Annotated[str | None, typer.Option(metavar="NAME|FILE.jsonl", help=_ROWS)]
 
 _FILE = "TOML with options of this command, such as max_width = 4; the command line wins."

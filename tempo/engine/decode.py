@@ -27,7 +27,7 @@ from tempo.policy.next_set import Choosing, Nodes, choose
 from tempo.policy.presets import Policy, greedy
 from tempo.policy.pruning import DECISIONS, Decision, pruned_slots, with_descendants
 from tempo.policy.selection import DROP_REASONS, Choice, Dropped
-from tempo.policy.slots import COLUMNS, SlotTable, prompt_table
+from tempo.policy.slots import SLOT_COLUMNS, SlotTable, prompt_table
 
 NO_MARGINS = (float("nan"), float("nan"))
 
@@ -49,7 +49,7 @@ def step_tensors(
         decisions: What the prune rule decided once the step had run.
     """
     members = table.members(step)
-    slots = {f"slots/{name}": getattr(table, name)[members] for name in COLUMNS}
+    slots = {f"slots/{name}": getattr(table, name)[members] for name in SLOT_COLUMNS}
     return (
         slots
         | {

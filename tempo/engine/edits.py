@@ -29,7 +29,7 @@ from tempo.policy.edits import (
     heads_of,
     is_nothing,
 )
-from tempo.policy.serialize import described_edit
+from tempo.policy.serialize import edit_to_dict
 
 
 def heads_in(edit: Edit, model: LanguageModel) -> dict[int, list[int]]:
@@ -106,7 +106,7 @@ def check_applied(edits: Sequence[Edit], applied_edits: Set[int]) -> None:
     if idle:
         raise InputError(
             "expected edits that find something to act on, got "
-            f"{dict(described_edit(idle[0]))}; check its steps, queries, slots, "
+            f"{dict(edit_to_dict(idle[0]))}; check its steps, queries, slots, "
             "positions and groups, and that the rows see the slots (a sliding window hides what "
             "lies before it); members of parallel sets are in decoded text only"
         )

@@ -19,7 +19,7 @@ from tempo.vocabulary import GROUPS, Head, HeadName, head_of
 HeadNames = Sequence[HeadName]
 _LARGEST = 1e6
 """Of a bias or a scale: in float32 nothing else is left of a row long before."""
-Cells = Bool[np.ndarray, "query slot"]
+CellMask = Bool[np.ndarray, "query slot"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Columns(Rows):
                 "choose some"
             )
 
-    def cells(self, table: SlotTable, queries: Int[np.ndarray, " query"]) -> Cells:
+    def cells(self, table: SlotTable, queries: Int[np.ndarray, " query"]) -> CellMask:
         """Which cells of some query rows are meant, over every slot of the table."""
         kept = np.repeat(self.asked(table, queries)[:, None], len(table), axis=1)
         kept &= _among(np.arange(len(table)), self.slots)

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64
 
 from tempo.errors import InputError
 
-Member = Float32[np.ndarray, " member"]
+MemberValues = Float32[np.ndarray, " member"]
 Children = Literal["merged", "each", "all"]
 
 
@@ -33,7 +33,7 @@ class Read(ABC):
     frontier: int = 0
 
     @abstractmethod
-    def weights(self, log_probability: Member) -> Member:
+    def weights(self, log_probability: MemberValues) -> MemberValues:
         """Share of each member in the readout; sums to 1.
 
         Args:
@@ -46,7 +46,7 @@ class Read(ABC):
 class Mixture(Read):
     """Average of the members' distributions, weighted by their renormalised probabilities."""
 
-    def weights(self, log_probability: Member) -> Member:
+    def weights(self, log_probability: MemberValues) -> MemberValues:
         """Renormalised probabilities."""
         logs = log_probability.astype(np.float64)
         return np.exp(logs - _logsumexp(logs)).astype(np.float32)
@@ -58,7 +58,7 @@ class Product(Read):
 
     mean: ClassVar[str] = "geometric"
 
-    def weights(self, log_probability: Member) -> Member:
+    def weights(self, log_probability: MemberValues) -> MemberValues:
         """Renormalised probabilities."""
         return Mixture().weights(log_probability)
 
@@ -67,7 +67,7 @@ class Product(Read):
 class Top(Read):
     """The distribution after the top-ranked member."""
 
-    def weights(self, log_probability: Member) -> Member:
+    def weights(self, log_probability: MemberValues) -> MemberValues:
         """1 for rank 0."""
         return (np.arange(len(log_probability)) == 0).astype(np.float32)
 
@@ -76,7 +76,7 @@ class Top(Read):
 class Last(Read):
     """The distribution after the member with the highest slot."""
 
-    def weights(self, log_probability: Member) -> Member:
+    def weights(self, log_probability: MemberValues) -> MemberValues:
         """1 for the last slot."""
         return (np.arange(len(log_probability)) == len(log_probability) - 1).astype(np.float32)
 
@@ -95,7 +95,7 @@ class PerNode(Read):
     children: ClassVar[Children] = "each"
     frontier: int = 8
 
-    def weights(self, log_probability: Member) -> Member:
+    def weights(self, log_probability: MemberValues) -> MemberValues:
         """Renormalised path probabilities."""
         return Mixture().weights(log_probability)
 
@@ -114,7 +114,7 @@ class Posterior(Read):
     children: ClassVar[Children] = "all"
     frontier: int = 8
 
-    def weights(self, log_probability: Member) -> Member:
+    def weights(self, log_probability: MemberValues) -> MemberValues:
         """Renormalised path probabilities."""
         return Mixture().weights(log_probability)
 
@@ -141,7 +141,7 @@ def parse_readout(text: str) -> Read:
 
 
 def combine(
-    rows: Float32[np.ndarray, "member vocab"], weights: Member, *, mean: str
+    rows: Float32[np.ndarray, "member vocab"], weights: MemberValues, *, mean: str
 ) -> Float32[np.ndarray, " vocab"]:
     """One log-distribution from those after each member."""
     share = weights.astype(np.float64)[:, None]

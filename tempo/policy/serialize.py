@@ -29,28 +29,28 @@ _ROOMS: tuple[ModuleType, ...] = (
 )
 
 
-def describe(rule: Any) -> Any:
+def rule_to_dict(rule: Any) -> Any:
     """A rule as `{"rule": name, field: value, ...}`; tuples become lists, numbers stay."""
     if is_dataclass(rule):
         return {"rule": type(rule).__name__} | {
-            item.name: describe(getattr(rule, item.name)) for item in fields(rule)
+            item.name: rule_to_dict(getattr(rule, item.name)) for item in fields(rule)
         }
     if isinstance(rule, tuple):
-        return [describe(item) for item in rule]
+        return [rule_to_dict(item) for item in rule]
     return rule
 
 
-def rule_from(description: Any) -> Any:
-    """The rule that `describe` described.
+def rule_from_dict(description: Any) -> Any:
+    """The rule that `rule_to_dict` described.
 
     Raises:
         CorruptTraceError: No such rule, or other fields than it has.
     """
     if isinstance(description, list):
-        return tuple(rule_from(item) for item in description)
+        return tuple(rule_from_dict(item) for item in description)
     if not isinstance(description, Mapping):
         return description
-    values = {name: rule_from(value) for name, value in description.items() if name != "rule"}
+    values = {name: rule_from_dict(value) for name, value in description.items() if name != "rule"}
     name = description.get("rule")
     found = [getattr(room, str(name)) for room in _ROOMS if hasattr(room, str(name))]
     try:
@@ -62,7 +62,7 @@ def rule_from(description: Any) -> Any:
         ) from error
 
 
-def described_edit(edit: Edit) -> Mapping[str, Any]:
+def edit_to_dict(edit: Edit) -> Mapping[str, Any]:
     """An edit as plain values, for the record; arrays by their shape and SHA-256."""
     fields = {name: getattr(edit, name) for name in type(edit).__dataclass_fields__}
     plain = {name: _recorded(value) for name, value in fields.items() if value is not None}

@@ -38,7 +38,9 @@ class SlotTable:
     evidence: tuple[Float32[np.ndarray, "_ _"], ...] = ()
 
     def __post_init__(self) -> None:
-        assert len({len(getattr(self, name)) for name in COLUMNS}) == 1, "columns of unequal length"
+        assert len({len(getattr(self, name)) for name in SLOT_COLUMNS}) == 1, (
+            "columns of unequal length"
+        )
         assert bool(np.all(np.diff(self.step) >= 0)), "steps must not decrease along the slots"
         assert bool(np.all(self.parent < np.arange(len(self)))), (
             "a parent must come before its child"
@@ -164,7 +166,7 @@ class SlotTable:
         return int(self.last_set()[0])
 
     def _rows(self, rows: Int64[np.ndarray, " row"]) -> "SlotTable":
-        return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+        return replace(self, **{name: getattr(self, name)[rows] for name in SLOT_COLUMNS})
 
 
 def prompt_table(token_ids: list[int]) -> SlotTable:
@@ -184,7 +186,7 @@ def prompt_table(token_ids: list[int]) -> SlotTable:
     )
 
 
-COLUMNS = (
+SLOT_COLUMNS = (
     *("token", "position", "step", "parent"),
     *("rank", "probability", "weight", "died_at_step"),
 )

@@ -24,7 +24,7 @@ TEMPLATES = (
     "While{first} and{second} waited at the station,{again} gave the ticket to",
 )
 ORDERS = ("ABBA", "BABA")
-FEWEST = 3
+FEWEST_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,10 +77,10 @@ def name_prompts(facts: TokenFacts, *, n: int = 64, seed: int = 0) -> NamePrompt
         InputError: Fewer than three names are one token, or a name does not stay whole in a text.
     """
     names, vanished = facts.kept(NAMES)
-    if len(names) < FEWEST:
+    if len(names) < FEWEST_NAMES:
         raise InputError(
-            f"expected at least {FEWEST} names of one token, got {len(names)} of {len(NAMES)}; "
-            "leave out the S-inhibition role"
+            f"expected at least {FEWEST_NAMES} names of one token, got {len(names)} of "
+            f"{len(NAMES)}; leave out the S-inhibition role"
         )
     rng = np.random.default_rng([seed, *b"names"])
     prompts: list[NamePrompt] = []

@@ -9,8 +9,8 @@ from typing import Any
 
 from tempo.errors import InputError
 
-BUNDLED = ("urgency",)
-FEWEST = 8
+BUNDLED_PAIRS = ("urgency",)
+FEWEST_PAIRS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,14 @@ def load_pairs(source: str | Path) -> Pairs:
             that is missing, or the same on both sides; fewer than 8 scenarios.
     """
     name = str(source)
-    if name in BUNDLED:
+    if name in BUNDLED_PAIRS:
         file = files("tempo.prompts") / f"pairs_{name}.jsonl"
         return _pairs(file.read_text(encoding="utf-8"), name, name)
     path = Path(source)
     if not path.is_file():
         raise InputError(
-            f"expected pairs of {', '.join(BUNDLED)} or a .jsonl file, got {name!r}; check the path"
+            f"expected pairs of {', '.join(BUNDLED_PAIRS)} or a .jsonl file, got {name!r}; "
+            "check the path"
         )
     try:
         return _pairs(path.read_text(encoding="utf-8"), path.stem, path.name)
@@ -71,11 +72,11 @@ def _pairs(text: str, name: str, place: str) -> Pairs:
                 f"expected different {side} texts in {place}, got that of {again[0]!r} twice: "
                 "repeated texts are no further scenarios; leave one out"
             )
-    if len(found) < FEWEST:
+    if len(found) < FEWEST_PAIRS:
         scenarios = "one scenario" if len(found) == 1 else f"{len(found)} scenarios"
         raise InputError(
-            f"expected at least {FEWEST} paired scenarios in {place}, got {scenarios}: so few say "
-            "more of themselves than of the concept; add pairs"
+            f"expected at least {FEWEST_PAIRS} paired scenarios in {place}, got {scenarios}: "
+            "so few say more of themselves than of the concept; add pairs"
         )
     return Pairs(name, found)
 

@@ -9,7 +9,7 @@ from typing import Any
 from tempo.errors import InputError
 from tempo.trace.run import Prompt
 
-BUNDLED = ("standard", "demo", "crafted")
+BUNDLED_SUITES = ("standard", "demo", "crafted")
 LONGEST_ID = 120
 """In bytes; an id names a folder and a file."""
 
@@ -30,13 +30,15 @@ def load_suite(name: str) -> tuple[Prompt, ...]:
     Example:
         >>> tempo.compare(model, tempo.load_suite("demo"), out="runs/demo")
     """
-    if name in BUNDLED:
+    if name in BUNDLED_SUITES:
         return _prompts(
             (files("tempo.prompts") / f"{name}.jsonl").read_text(encoding="utf-8"), name
         )
     path = Path(name)
     if not path.is_file():
-        raise InputError(f"expected a suite of {', '.join(BUNDLED)} or a .jsonl file, got {name!r}")
+        raise InputError(
+            f"expected a suite of {', '.join(BUNDLED_SUITES)} or a .jsonl file, got {name!r}"
+        )
     try:
         return _prompts(path.read_text(encoding="utf-8"), name)
     except UnicodeDecodeError as error:

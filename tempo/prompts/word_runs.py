@@ -22,7 +22,7 @@ SHORTEST, LONGEST = 3, 12
 _NUMBERS = "one two three four five six seven eight nine ten"
 _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
 _MONTHS = "January February March April May June July August September October November December"
-FAMILIES: dict[str, tuple[str, ...]] = {
+WORD_FAMILIES: dict[str, tuple[str, ...]] = {
     "digits": tuple(string.digits),
     "letters": tuple(string.ascii_uppercase),
     "number words": tuple(_NUMBERS.split()),
@@ -101,7 +101,7 @@ class WordRuns:
 def families(facts: TokenFacts) -> tuple[Family, ...]:
     """What a tokenizer keeps of each family."""
     found: list[Family] = []
-    for name, members in FAMILIES.items():
+    for name, members in WORD_FAMILIES.items():
         tokens, vanished = facts.kept(members)
         kept = tuple(tokens)
         is_used = bool(_stretches(name, kept))
@@ -153,7 +153,7 @@ def _stretches(name: str, kept: tuple[str, ...]) -> list[tuple[int, int]]:
 
     A vanished element breaks a run: its neighbours do not follow one another.
     """
-    ranks = [FAMILIES[name].index(element) for element in kept]
+    ranks = [WORD_FAMILIES[name].index(element) for element in kept]
     breaks = [place for place in range(1, len(ranks)) if ranks[place] != ranks[place - 1] + 1]
     edges = [0, *breaks, len(ranks)]
     return [(first, end) for first, end in pairwise(edges) if end - first >= SHORTEST]

@@ -15,9 +15,9 @@ from tempo.run.batching import layout
 from tempo.run.execute import OnStep, execute
 from tempo.run.options import COMPARE_DEFAULTS, Options, in_words, make_options
 from tempo.run.request import (
-    Pair,
     PromptInput,
     Request,
+    TraceKey,
     arm_name,
     is_single,
     make_request,
@@ -138,7 +138,7 @@ def generate_request(
     items = _pairs(prompts, policy)
     texts, ids = prompts_from([item for item, _ in items])
     arms: dict[str, Policy] = {}
-    pairs: list[Pair] = []
+    pairs: list[TraceKey] = []
     for prompt, (_, wanted) in zip(texts, items, strict=True):
         name, rules = _named(wanted, chosen, arms, options)
         arms[name] = rules

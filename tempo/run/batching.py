@@ -12,7 +12,7 @@ from tempo.models.projections import output_projections
 from tempo.policy.selection import Forced, Greedy
 from tempo.run.budget import Demand, MemoryPlan, Shape, batches, choose_level, memory_plan
 from tempo.run.options import parse_bytes
-from tempo.run.request import Pair, Request
+from tempo.run.request import Request, TraceKey
 from tempo.vocabulary import parse_numbers
 
 
@@ -24,7 +24,7 @@ class Batch:
         replays: Whether they are fed the sets of finished traces.
     """
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[TraceKey, ...]
     capture: Capture
     replays: bool
 
@@ -128,7 +128,7 @@ def _level(request: Request, shape: Shape, budget_bytes: int) -> str:
     return choose_level(shape, demands, budget_bytes=budget_bytes)
 
 
-def _level_of(request: Request, pair: Pair, level: str) -> str:
+def _level_of(request: Request, pair: TraceKey, level: str) -> str:
     """The level of one sequence.
 
     The labels of the null come from other runs, and a set is held against its members alone row by
@@ -139,7 +139,7 @@ def _level_of(request: Request, pair: Pair, level: str) -> str:
     return "weights" if needs_rows and request.options.capture == "auto" else level
 
 
-def _in_order(request: Request, level: str) -> list[Pair]:
+def _in_order(request: Request, level: str) -> list[TraceKey]:
     """Sequences by kind of batch; within a kind in the order of the request."""
     pairs = [*request.pairs, *request.replay_pairs()]
     return sorted(
@@ -149,7 +149,7 @@ def _in_order(request: Request, level: str) -> list[Pair]:
 
 
 def _groups(
-    request: Request, shape: Shape, pairs: Sequence[Pair], *, level: str, budget_bytes: int
+    request: Request, shape: Shape, pairs: Sequence[TraceKey], *, level: str, budget_bytes: int
 ) -> list[list[int]]:
     """Numbers of the sequences of each batch; a batch has one level and replays or does not."""
 

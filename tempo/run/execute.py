@@ -12,10 +12,10 @@ from tempo.engine.capture import Capture
 from tempo.engine.decode import decode
 from tempo.engine.edits import check_applied
 from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
-from tempo.policy.serialize import describe, described_edit
+from tempo.policy.serialize import edit_to_dict, rule_to_dict
 from tempo.run.batching import Batch, Layout, fitting
 from tempo.run.recorder import Recorder, first_header, model_facts, text_of, versions
-from tempo.run.request import ALONE, Pair, Request
+from tempo.run.request import ALONE_ARM, Request, TraceKey
 from tempo.trace.run import Run
 from tempo.trace.run_folder import Manifest, claim, is_whole, open_run, trace_folder, write_manifest
 from tempo.trace.store import TraceKeeper, TraceWriter
@@ -40,7 +40,7 @@ def execute(
     manifest = _manifest(request, planned)
     if folder is not None and claim(folder, manifest, force=force):
         return replace(open_run(folder), already_complete=True)
-    kept: dict[Pair, Trace] = {}
+    kept: dict[TraceKey, Trace] = {}
     for batch in planned.batches:
         plans = _plans(request, batch, kept, folder)
         kept |= decode_batch(request, batch.capture, plans, folder=folder, on_progress=on_progress)
@@ -58,11 +58,11 @@ def execute(
 def decode_batch(
     request: Request,
     capture: Capture,
-    plans: Mapping[Pair, SequencePlan],
+    plans: Mapping[TraceKey, SequencePlan],
     *,
     folder: Path | None = None,
     on_progress: OnStep | None = None,
-) -> dict[Pair, Trace]:
+) -> dict[TraceKey, Trace]:
     """Decode one batch; on disk, a batch that is whole already is left as it is."""
     if not plans or (
         folder is not None and all(is_whole(trace_folder(folder, *pair)) for pair in plans)
@@ -81,7 +81,7 @@ def decode_batch(
     return _in_memory(plans, recorders)
 
 
-def check_found(request: Request, traces: Mapping[Pair, Trace]) -> None:
+def check_found(request: Request, traces: Mapping[TraceKey, Trace]) -> None:
     """Refuse edits that found nothing to act on in any batch, those of an earlier call included.
 
     Raises:
@@ -95,11 +95,11 @@ def check_found(request: Request, traces: Mapping[Pair, Trace]) -> None:
 def _decode_alone(
     request: Request,
     planned: Layout,
-    kept: Mapping[Pair, Trace],
+    kept: Mapping[TraceKey, Trace],
     *,
     folder: Path | None,
     on_progress: OnStep | None,
-) -> dict[Pair, Trace]:
+) -> dict[TraceKey, Trace]:
     """Decode every member of every set of one arm without its siblings.
 
     A member leaves its prompt's run at its set, so the past is run once for all of them. What
@@ -107,7 +107,7 @@ def _decode_alone(
     """
     traces = kept if folder is None else open_run(folder).traces
     references = [traces[prompt.id, str(request.alone)] for prompt in request.prompts]
-    forks: dict[Pair, Fork] = {}
+    forks: dict[TraceKey, Fork] = {}
     for number, trace in enumerate(references):
         for pair, plan in request.alone_plans(trace).items():
             forks[pair] = Fork(len(forks), number, plan.capture_from_step - 1, plan)
@@ -122,11 +122,11 @@ def _decode_forks(
     request: Request,
     planned: Layout,
     references: Sequence[Trace],
-    forks: Mapping[Pair, Fork],
+    forks: Mapping[TraceKey, Fork],
     *,
     folder: Path | None,
     on_progress: OnStep | None,
-) -> dict[Pair, Trace]:
+) -> dict[TraceKey, Trace]:
     recorders = [_recorder(request, planned.rows, fork.plan, folder) for fork in forks.values()]
     session = _session(request, planned.rows, recorders, on_progress)
     trunks = [request.again(trace) for trace in references]
@@ -154,7 +154,7 @@ def _session(
     return DecodeContext(request.model, capture, size, take, edits=request.edits)
 
 
-def _in_memory(pairs: Iterable[Pair], recorders: Sequence[Recorder]) -> dict[Pair, Trace]:
+def _in_memory(pairs: Iterable[TraceKey], recorders: Sequence[Recorder]) -> dict[TraceKey, Trace]:
     """What was kept in memory; on disk there is nothing to hand on."""
     keepers = {pair: recorder.writer for pair, recorder in zip(pairs, recorders, strict=True)}
     return {
@@ -176,8 +176,8 @@ def _recorder(
 
 
 def _plans(
-    request: Request, batch: Batch, kept: Mapping[Pair, Trace], folder: Path | None
-) -> dict[Pair, SequencePlan]:
+    request: Request, batch: Batch, kept: Mapping[TraceKey, Trace], folder: Path | None
+) -> dict[TraceKey, SequencePlan]:
     """The plans of a batch; a replay of a sequence that never fed a set has nothing to replay."""
     if not batch.replays:
         return {pair: request.plan(pair) for pair in batch.pairs}
@@ -191,11 +191,11 @@ def _plans(
 
 
 def _manifest(request: Request, planned: Layout) -> Manifest:
-    policies = {name: describe(policy) for name, policy in request.arms.items()}
+    policies = {name: rule_to_dict(policy) for name, policy in request.arms.items()}
     for name, (reference, change) in request.replays.items():
-        policies[name] = describe(change) | {"sets_of": reference}
+        policies[name] = rule_to_dict(change) | {"sets_of": reference}
     if request.alone is not None:
-        policies[f"{ALONE}@{request.alone}"] = {"rule": "Alone", "sets_of": request.alone}
+        policies[f"{ALONE_ARM}@{request.alone}"] = {"rule": "Alone", "sets_of": request.alone}
     settings = request.options.model_dump(mode="json") | {
         "level": planned.level,
         "token_ids": {name: list(ids) for name, ids in request.token_ids.items()},
@@ -216,4 +216,4 @@ def _made_by(request: Request) -> dict[str, Any]:
         else "python",
         "steps": request.options.steps,
         "seed": request.options.seed,
-    } | ({"edits": [described_edit(edit) for edit in request.edits]} if request.edits else {})
+    } | ({"edits": [edit_to_dict(edit) for edit in request.edits]} if request.edits else {})

@@ -10,7 +10,7 @@ from typing import Any
 from tempo.engine.capture import Capture
 from tempo.engine.state import SequencePlan, StepOutcome
 from tempo.models.language_model import LanguageModel
-from tempo.policy.serialize import describe
+from tempo.policy.serialize import rule_to_dict
 from tempo.policy.slots import SlotTable
 from tempo.trace.schema import TraceHeader
 from tempo.trace.store import TraceKeeper, TraceWriter
@@ -80,7 +80,7 @@ def first_header(
         softcap=(),
         sinks=None,
         model=model_facts(model),
-        policy=describe(plan.policy),
+        policy=rule_to_dict(plan.policy),
         run=run,
     )
 

@@ -24,7 +24,7 @@ from tempo.policy.positions import Place
 from tempo.policy.presets import Policy
 from tempo.policy.pruning import Never
 from tempo.policy.readout import Read
-from tempo.policy.serialize import rule_from
+from tempo.policy.serialize import rule_from_dict
 from tempo.policy.slots import SlotTable
 from tempo.policy.visibility import Relation, visible_slots
 from tempo.run.execute import check_found, decode_batch
@@ -98,7 +98,7 @@ def replay(
             "a twin; rename the twin"
         )
     changes = {name: as_change(one) for name, one in wanted.items()}
-    reference = rule_from(trace.header.policy)
+    reference = rule_from_dict(trace.header.policy)
     twins = _decode(loaded, trace, reference, changes, edits)
     for name, twin in twins.items():
         if axes is None and isinstance(wanted[name], Policy):
@@ -173,8 +173,8 @@ def _check_one(trace: Trace, twin: Trace) -> None:
         )
 
 
-REPLAYED = {"float32": 1e-3}
-ROUNDED = 0.3
+READOUT_TOLERANCE_NATS = {"float32": 1e-3}
+HALF_PRECISION_TOLERANCE_NATS = 0.3
 """Nats by which a replayed log-probability may differ from the recorded one, in float32 and in
 half precision, where what decodes together changes the rounding."""
 _REPLAYED_SHARE = 1e-3
@@ -185,7 +185,7 @@ NO_TWIN_IN_TREES = (
 
 
 @dataclass(slots=True)
-class Replayed:
+class ReplayedSequence:
     """One sequence of the replay: the set with all its members, or with one of them.
 
     Attributes:
@@ -251,8 +251,8 @@ class Replay:
 
     policy: Policy
     table: SlotTable
-    together: Replayed
-    alone: tuple[Replayed, ...]
+    together: ReplayedSequence
+    alone: tuple[ReplayedSequence, ...]
     forks: tuple[SetFork, ...]
     no_values: str
 
@@ -297,19 +297,19 @@ def replay_set(model: LanguageModel, trace: Trace, step: int) -> Replay:
         for rule in rules
     ]
     first = table.members(step)
-    heard = [Replayed(first, step, table.n_prompt)]
-    heard += [Replayed(first[:1], step, table.n_prompt) for _ in plans[1:]]
+    sequences = [ReplayedSequence(first, step, table.n_prompt)]
+    sequences += [ReplayedSequence(first[:1], step, table.n_prompt) for _ in plans[1:]]
     capture, no_values = _capture(model)
     session = DecodeContext(
-        model, capture, on_step=lambda outcome: heard[outcome.number].take(outcome)
+        model, capture, on_step=lambda outcome: sequences[outcome.number].take(outcome)
     )
-    decodings, forks = _decode_set(session, plans, heard)
-    return Replay(policy, decodings[0].table, heard[0], tuple(heard[1:]), forks, no_values)
+    decodings, forks = _decode_set(session, plans, sequences)
+    return Replay(policy, decodings[0].table, sequences[0], tuple(sequences[1:]), forks, no_values)
 
 
 def _fed_again(trace: Trace) -> Policy:
     """The rules of a trace, fed its own sets; in a tree with their parents."""
-    policy: Policy = rule_from(trace.header.policy)
+    policy: Policy = rule_from_dict(trace.header.policy)
     sets = forced(trace.slots)
     if policy.branches:
         sets = replace(sets, parents=tuple(_parents(trace.slots)))
@@ -337,10 +337,10 @@ def _capture(model: LanguageModel) -> tuple[Capture, str]:
 
 
 def _decode_set(
-    session: DecodeContext, plans: Sequence[SequencePlan], heard: Sequence[Replayed]
+    session: DecodeContext, plans: Sequence[SequencePlan], sequences: Sequence[ReplayedSequence]
 ) -> tuple[list[Decoding], tuple[SetFork, ...]]:
     """All sequences together; the stream is watched at the set, and the caches kept there."""
-    step, widths = heard[0].step, [len(one.members) for one in heard]
+    step, widths = sequences[0].step, [len(one.members) for one in sequences]
     with torch.inference_mode(), attention_as(session.model.hf, PACKED_ATTENTION):
         decodings, cache = prefill(session, plans)
         for number in range(1, step):
@@ -354,7 +354,7 @@ def _decode_set(
         for number in range(step + 1, plans[0].steps + 1):
             decodings = advance(session, decodings, cache=cache, step=number)
     states = np.stack([depth.float().cpu().numpy() for depth in stream.depths])
-    for one, own in zip(heard, np.split(states, np.cumsum(widths)[:-1], axis=1), strict=True):
+    for one, own in zip(sequences, np.split(states, np.cumsum(widths)[:-1], axis=1), strict=True):
         one.states = own
     return decodings, forks
 
@@ -378,7 +378,7 @@ def replay_error(trace: Trace, replay: Replay) -> float:
         _readout_error(trace, step, found)
         for step, found in zip(steps, replay.together.readouts, strict=True)
     ]
-    allowed = REPLAYED.get(trace.header.model["dtype"], ROUNDED)
+    allowed = READOUT_TOLERANCE_NATS.get(trace.header.model["dtype"], HALF_PRECISION_TOLERANCE_NATS)
     if not (same and shares and max(errors) <= allowed):
         what = f"readouts {max(errors):.2g} nats apart" if same and shares else "another slot table"
         raise TwinError(

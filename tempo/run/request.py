@@ -21,8 +21,8 @@ from tempo.trace.run import Prompt
 from tempo.trace.trace import Trace
 
 PromptInput = str | Sequence[int] | np.ndarray | Tensor | Prompt
-Pair = tuple[str, str]
-ALONE = "alone"
+TraceKey = tuple[str, str]
+ALONE_ARM = "alone"
 """Arms `alone@isolated/03.1`: the twin of a run in which member 1 of set 3 has no siblings."""
 
 
@@ -44,16 +44,16 @@ class Request:
     prompts: tuple[Prompt, ...]
     token_ids: Mapping[str, tuple[int, ...]]
     arms: Mapping[str, Policy]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[TraceKey, ...]
     replays: Mapping[str, tuple[str, Change]]
     alone: str | None = None
     edits: tuple[Edit, ...] = ()
 
-    def plan(self, pair: Pair) -> SequencePlan:
+    def plan(self, pair: TraceKey) -> SequencePlan:
         """The plan of a sequence that decodes freely."""
         return self._plan(pair, self.arms[pair[1]])
 
-    def replay_plan(self, pair: Pair, reference: Trace) -> SequencePlan:
+    def replay_plan(self, pair: TraceKey, reference: Trace) -> SequencePlan:
         """The plan of a sequence fed with the sets of a finished trace, weighted as there."""
         arm, change = self.replays[pair[1]]
         return self._plan(pair, change.apply(reference.slots, self.arms[arm]))
@@ -63,7 +63,7 @@ class Request:
         pair = (reference.header.prompt_id, reference.header.arm)
         return self._plan(pair, replace(self.arms[pair[1]], select=forced(reference.slots)))
 
-    def alone_plans(self, reference: Trace) -> dict[Pair, SequencePlan]:
+    def alone_plans(self, reference: Trace) -> dict[TraceKey, SequencePlan]:
         """For every member of every set, the plan that leaves out its siblings.
 
         It ends with the set after, whose rows are the only ones kept.
@@ -71,16 +71,16 @@ class Request:
         assert self.alone is not None
         prompt_id, policy, plans = reference.header.prompt_id, self.arms[self.alone], {}
         for (step, rank), slot in members_of_sets(reference.slots).items():
-            pair = (prompt_id, f"{ALONE}@{self.alone}/{step:02d}.{rank}")
+            pair = (prompt_id, f"{ALONE_ARM}@{self.alone}/{step:02d}.{rank}")
             plan = self._plan(pair, alone(reference.slots, policy, slot))
             plans[pair] = replace(plan, steps=step + 1, capture_from_step=step + 1)
         return plans
 
-    def replay_pairs(self) -> tuple[Pair, ...]:
+    def replay_pairs(self) -> tuple[TraceKey, ...]:
         """The (prompt id, arm) that replay another arm."""
         return tuple((prompt.id, arm) for prompt in self.prompts for arm in self.replays)
 
-    def demand(self, pair: Pair, level: str) -> Demand:
+    def demand(self, pair: TraceKey, level: str) -> Demand:
         """Slots that a sequence may need, captured at a level."""
         arm = self.replays[pair[1]][0] if pair[1] in self.replays else pair[1]
         policy = self.arms[arm]
@@ -91,7 +91,7 @@ class Request:
         """Slots that the longest sequence may need."""
         return max(self.demand(pair, "reduced").n_slots for pair in self.pairs)
 
-    def _plan(self, pair: Pair, policy: Policy) -> SequencePlan:
+    def _plan(self, pair: TraceKey, policy: Policy) -> SequencePlan:
         prompt_id, arm = pair
         return SequencePlan(
             prompt_id, arm, self.token_ids[prompt_id], policy, self.options.steps, self.options.eos
@@ -105,7 +105,7 @@ def make_request(
     *,
     token_ids: Mapping[str, Sequence[int]],
     arms: Mapping[str, Policy],
-    pairs: Sequence[Pair] | None = None,
+    pairs: Sequence[TraceKey] | None = None,
     replays: Mapping[str, tuple[str, Change]] | None = None,
     alone: str | None = None,
     edits: Sequence[Edit] = (),

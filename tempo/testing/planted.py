@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from tempo.policy.selection import DROP_REASONS
-from tempo.policy.slots import COLUMNS, SlotTable, group_of, prompt_table
+from tempo.policy.slots import SLOT_COLUMNS, SlotTable, group_of, prompt_table
 from tempo.trace.attention import entropy_nats, group_onehot
 from tempo.trace.run import Prompt, Run
 from tempo.trace.schema import Readout, TraceHeader, tensor_name, visible_name
@@ -173,7 +173,7 @@ def _build(plan: Plan) -> Trace:
     table = _table(plan)
     tensors: dict[str, np.ndarray] = {}
     for step in range(len(plan.widths) + 1):
-        piece = {f"slots/{name}": getattr(table, name)[table.step == step] for name in COLUMNS}
+        piece = {f"slots/{name}": getattr(table, name)[table.step == step] for name in SLOT_COLUMNS}
         piece |= _choice(plan, step) | _rows(plan, table, step)
         tensors |= {tensor_name(step, name): array for name, array in piece.items()}
     return Trace(_header(plan, table), tensors)

@@ -85,7 +85,7 @@ def run_markup(
     return _region(title, f"<p>{title}: {_line(', '.join(arms))}</p>{table}{rest}")
 
 
-def style_of(probability: float) -> _Style:
+def probability_style(probability: float) -> _Style:
     """Viridis at a probability; grey where there is none."""
     if not np.isfinite(probability):
         return _Style(f"#{_UNKNOWN}", "#000")
@@ -198,7 +198,7 @@ def _empty() -> str:
 def _member(header: TraceHeader, slots: SlotTable, slot: int) -> str:
     """One member: its token and its probability on the colour of that probability."""
     probability = float(slots.probability[slot])
-    style = style_of(probability)
+    style = probability_style(probability)
     known = f"{probability:.2f}" if np.isfinite(probability) else "\u2013"
     colours = f"background:{style.background};color:{style.text}"
     return (
@@ -246,7 +246,7 @@ def _sets_in_line(header: TraceHeader, slots: SlotTable) -> str:
 def _set_in_line(header: TraceHeader, slots: SlotTable, members: Sequence[int]) -> str:
     chips = []
     for rank, slot in enumerate(members[:MEMBERS_IN_LINE]):
-        style = style_of(float(slots.probability[slot]))
+        style = probability_style(float(slots.probability[slot]))
         colours = f"background:{style.background};color:{style.text}"
         chips.append(
             f'<span style="{_CHIP};{colours}{_BESIDE if rank else ""}">'

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-FORMAT = 1
+TRACE_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from tempo.errors import CorruptTraceError, FormatVersionError, OutputError
-from tempo.trace.schema import FORMAT, TraceHeader, tensor_name
+from tempo.trace.schema import TRACE_FORMAT, TraceHeader, tensor_name
 from tempo.trace.trace import Trace
 
 HEADER_FILE = "trace.json"
-KIND = "tempo-trace"
+TRACE_KIND = "tempo-trace"
 SHARD_BYTES = 32 * 2**20
 SHARD_STEPS = 8
 
-Tensors = Mapping[str, np.ndarray]
+NamedTensors = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class TraceWriter:
     _pending: dict[str, np.ndarray] = field(default_factory=dict)
     _first: int = 0
 
-    def add(self, step: int, tensors: Tensors, header: TraceHeader) -> None:
+    def add(self, step: int, tensors: NamedTensors, header: TraceHeader) -> None:
         """Take one whole step; write a shard when enough has come together."""
         named = {tensor_name(step, name): value for name, value in tensors.items()}
         self._pending, self.header = self._pending | named, replace(header, last_step=step)
@@ -79,7 +79,7 @@ class TraceWriter:
         self._write_header()
 
     def _write_header(self) -> None:
-        document = {"format": FORMAT, "kind": KIND} | header_document(self.header)
+        document = {"format": TRACE_FORMAT, "kind": TRACE_KIND} | header_document(self.header)
         document["shards"] = [asdict(shard) for shard in self.shards]
         with disk_errors(self.folder):
             write_json(self.folder / HEADER_FILE, document)
@@ -92,7 +92,7 @@ class TraceKeeper:
     header: TraceHeader
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def add(self, step: int, tensors: Tensors, header: TraceHeader) -> None:
+    def add(self, step: int, tensors: NamedTensors, header: TraceHeader) -> None:
         """Take one whole step."""
         self.header = replace(header, last_step=step)
         self.tensors |= {tensor_name(step, name): value for name, value in tensors.items()}
@@ -166,7 +166,7 @@ def read_trace(folder: Path) -> Trace:
         CorruptTraceError: Its header is missing, damaged or contradicts itself.
         FormatVersionError: It was written in an unknown format.
     """
-    document = read_json(folder / HEADER_FILE, kind=KIND, format_number=FORMAT)
+    document = read_json(folder / HEADER_FILE, kind=TRACE_KIND, format_number=TRACE_FORMAT)
     try:
         shards = tuple(Shard(**shard) for shard in document["shards"])
         header = header_from(document)
@@ -201,7 +201,7 @@ def header_from(document: Mapping[str, Any]) -> TraceHeader:
     return TraceHeader(**values)
 
 
-def write_tensors(path: Path, tensors: Tensors) -> str:
+def write_tensors(path: Path, tensors: NamedTensors) -> str:
     """Write a safetensors file that appears whole or not at all; gives the SHA-256 of its bytes."""
     temporary = path.with_name(path.name + ".tmp")
     content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Int, Int64
 from tempo.errors import InputError, LevelError
 from tempo.policy.pruning import DECISIONS, Decision
 from tempo.policy.selection import DROP_REASONS, Dropped
-from tempo.policy.slots import COLUMNS, SlotTable, group_of, prompt_table
+from tempo.policy.slots import SLOT_COLUMNS, SlotTable, group_of, prompt_table
 from tempo.trace.attention import (
     GroupMass,
     HeadWeights,
@@ -81,8 +81,10 @@ class Trace:
         steps = range(self.header.last_step + 1)
         if not steps:
             return prompt_table([])
-        pieces = {name: [self.tensor(step, f"slots/{name}") for step in steps] for name in COLUMNS}
-        columns: Any = {name: np.concatenate(pieces[name]) for name in COLUMNS}
+        pieces = {
+            name: [self.tensor(step, f"slots/{name}") for step in steps] for name in SLOT_COLUMNS
+        }
+        columns: Any = {name: np.concatenate(pieces[name]) for name in SLOT_COLUMNS}
         table = SlotTable(**columns)
         for step in steps:  # a slot is stored when it is written, and may be pruned later
             pruned = [one.slot for one in self.decisions(step) if one.reason != "kept"]

@@ -20,7 +20,7 @@ from tempo.policy.edits import (
     ValueZero,
     block_siblings,
 )
-from tempo.policy.serialize import described_edit
+from tempo.policy.serialize import edit_to_dict
 from tempo.testing.tiny import FAMILIES
 from tempo.trace.compare import changed_axes
 from tests.decoding import model_of, plain_forward, random_prompt
@@ -232,7 +232,7 @@ def test_nothing_is_left_behind_even_by_an_edit_that_fails():
 
 def test_an_edit_is_described_by_plain_values():
     means = np.zeros((2, 4, 16), np.float32)
-    found = described_edit(
+    found = edit_to_dict(
         ReplaceHeadOutput(heads=["L0H1", (1, 2)], how="mean", values=means, steps=[1])
     )
     assert found == {
@@ -243,7 +243,7 @@ def test_an_edit_is_described_by_plain_values():
         "how": "mean",
         "values": {"shape": [2, 4, 16], "sha256": found["values"]["sha256"]},
     }
-    other = described_edit(ReplaceHeadOutput(heads=["L0H1"], how="mean", values=means + 1))
+    other = edit_to_dict(ReplaceHeadOutput(heads=["L0H1"], how="mean", values=means + 1))
     assert other["values"]["sha256"] != found["values"]["sha256"]
 
 
@@ -505,7 +505,7 @@ def test_an_edit_of_one_step_leaves_those_before_it_as_they_were():
 def test_edits_are_recorded_and_make_another_run(tmp_path):
     edit = ScoreBias(layers=[0], groups=["earlier_sets"], amount=-1.0)
     plain, edited = decoded(out=tmp_path / "plain"), decoded("isolated", edit, out=tmp_path / "one")
-    said = [described_edit(edit)]
+    said = [edit_to_dict(edit)]
     assert edited[0].header.run["edits"] == said
     assert edited.settings["edits"] == said
     assert "edits" not in plain.settings

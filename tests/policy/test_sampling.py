@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 from tempo.errors import InputError
 from tempo.policy.schedules import Linear
 from tempo.policy.selection import MinP, Sample, Threshold, TopK, TopP, parse_select
-from tempo.policy.serialize import describe
+from tempo.policy.serialize import rule_to_dict
 from tempo.run.budget import largest_width
 
 P = np.array([0.05, 0.3, 0.2, 0.3, 0.15])
@@ -288,10 +288,10 @@ def test_impossible_widths_and_seeds_are_refused() -> None:
 
 
 def test_rules_are_described_in_plain_json() -> None:
-    assert describe(Sample(2, 0.7, 5)) == {
+    assert rule_to_dict(Sample(2, 0.7, 5)) == {
         "rule": "Sample",
         "width": 2,
         "temperature": 0.7,
         "seed": 5,
     }
-    assert describe(TopP(0.9)) == {"rule": "TopP", "p": 0.9, "max_width": 8}
+    assert rule_to_dict(TopP(0.9)) == {"rule": "TopP", "p": 0.9, "max_width": 8}

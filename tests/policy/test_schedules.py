@@ -7,7 +7,7 @@ from tempo.errors import InputError
 from tempo.policy.presets import isolated
 from tempo.policy.schedules import Bezier, Constant, Linear, ReLU, Schedule, parse_schedule
 from tempo.policy.selection import Threshold
-from tempo.policy.serialize import describe
+from tempo.policy.serialize import rule_to_dict
 from tempo.run.budget import largest_width
 
 taus = st.floats(1e-6, 1.0)
@@ -159,7 +159,7 @@ def test_a_knee_before_the_first_step_is_refused() -> None:
 
 def test_a_policy_says_its_schedule_in_plain_json() -> None:
     policy = isolated(Bezier(0.3, (0.05,), 0.1, 10), max_width=4)
-    assert describe(policy)["select"] == {
+    assert rule_to_dict(policy)["select"] == {
         "rule": "Threshold",
         "tau": {"rule": "Bezier", "start": 0.3, "control": [0.05], "end": 0.1, "steps": 10},
         "max_width": 4,

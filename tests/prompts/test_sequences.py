@@ -19,7 +19,7 @@ from tempo.prompts.sequences import (
     text_windows,
 )
 from tempo.prompts.tokens import TokenFacts, token_facts
-from tempo.prompts.word_runs import CONDITIONS, FAMILIES, WORDS, families, word_runs
+from tempo.prompts.word_runs import CONDITIONS, WORD_FAMILIES, WORDS, families, word_runs
 from tempo.testing.tiny import tiny_model
 from tests.decoding import model_of, real_model
 
@@ -44,7 +44,7 @@ def words_of(*words: str, bos: int | None = None) -> TokenFacts:
 
 
 def every_word(bos: int | None = None) -> TokenFacts:
-    members = [element for family in FAMILIES.values() for element in family]
+    members = [element for family in WORD_FAMILIES.values() for element in family]
     return words_of(*members, *WORDS, *NAMES, bos=bos)
 
 
@@ -223,7 +223,7 @@ def test_commas_stand_between_the_elements():
 
 def test_the_families_take_turns():
     counts = Counter(run.family for run in word_runs(every_word(), n=50).runs["ordinal"])
-    assert counts == dict.fromkeys(FAMILIES, 10)
+    assert counts == dict.fromkeys(WORD_FAMILIES, 10)
 
 
 def test_every_family_is_reported_with_what_it_lost():

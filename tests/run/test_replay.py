@@ -19,7 +19,7 @@ from tempo.policy.pruning import AttentionBelow
 from tempo.policy.readout import Product
 from tempo.policy.schedules import Linear
 from tempo.policy.selection import Greedy, Sample, Threshold, TopK
-from tempo.policy.serialize import describe, rule_from
+from tempo.policy.serialize import rule_from_dict, rule_to_dict
 from tempo.policy.visibility import ISOLATED, ORDERED, VISIBLE, Window
 from tempo.trace.compare import changed_axes, check_axes
 from tempo.trace.run import Run
@@ -315,14 +315,14 @@ def test_a_trace_without_parallel_sets_has_no_twin() -> None:
     ],
 )
 def test_a_policy_is_read_back_from_its_description(policy: Policy) -> None:
-    assert rule_from(describe(policy)) == policy
+    assert rule_from_dict(rule_to_dict(policy)) == policy
 
 
 def test_a_description_of_another_version_is_refused() -> None:
     with pytest.raises(CorruptTraceError, match="got 'Louder'"):
-        rule_from({"rule": "Louder", "by": 3})
+        rule_from_dict({"rule": "Louder", "by": 3})
     with pytest.raises(CorruptTraceError, match="'Boost' with"):
-        rule_from({"rule": "Boost", "volume": 3})
+        rule_from_dict({"rule": "Boost", "volume": 3})
 
 
 def test_as_policy_takes_the_rules_that_a_twin_can_change() -> None:

@@ -12,7 +12,7 @@ from tempo.trace.notebook import (
     MOST_PROMPTS,
     MOST_STEPS,
     luminance,
-    style_of,
+    probability_style,
     trace_markup,
 )
 from tempo.trace.run import Prompt, Run
@@ -173,7 +173,7 @@ def test_members_without_a_probability_have_a_dash_and_grey():
     markup = trace_markup(trace.header, slots)
     assert "–" in Page(markup).text
     assert "nan" not in markup
-    assert style_of(float("nan")).background in markup
+    assert probability_style(float("nan")).background in markup
 
 
 def test_what_is_long_is_cut_and_counted():
@@ -227,7 +227,7 @@ def test_an_arm_that_was_not_decoded_says_so():
 
 def test_text_on_every_colour_holds_the_contrast_of_wcag_aa():
     for probability in np.linspace(0, 1, 501):
-        style = style_of(float(probability))
+        style = probability_style(float(probability))
         text = 1.0 if style.text == "#fff" else 0.0
         behind = luminance(list(bytes.fromhex(style.background[1:])))
         light, dark = max(text, behind), min(text, behind)
@@ -238,7 +238,10 @@ def test_the_colours_are_viridis():
     from matplotlib import colormaps
 
     for probability in np.linspace(0, 1, 101):
-        rgb = np.array(list(bytes.fromhex(style_of(float(probability)).background[1:]))) / 255
+        rgb = (
+            np.array(list(bytes.fromhex(probability_style(float(probability)).background[1:])))
+            / 255
+        )
         np.testing.assert_allclose(rgb, colormaps["viridis"](probability)[:3], atol=0.02)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tempo
-from tempo.policy.serialize import rule_from
+from tempo.policy.serialize import rule_from_dict
 from tempo.policy.visibility import ISOLATED
 from tempo.trace.run import Prompt
 from tempo.trace.run_folder import Manifest
@@ -46,8 +46,8 @@ def test_every_trace_of_an_old_run_is_read_whole(old: Path):
 
 def test_the_rules_of_an_old_run_are_rules_of_today(old: Path):
     run = tempo.open_run(old / "run_format_1")
-    assert rule_from(run.policies["isolated"]) == tempo.policies.isolated(0.05, max_width=3)
-    assert rule_from(run.policies["isolated"]).see == ISOLATED
+    assert rule_from_dict(run.policies["isolated"]) == tempo.policies.isolated(0.05, max_width=3)
+    assert rule_from_dict(run.policies["isolated"]).see == ISOLATED
 
 
 def test_an_old_run_is_gone_on_with_under_the_same_hash(old: Path):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 from markupsafe import Markup
 
-from tempo.policy.slots import COLUMNS
+from tempo.policy.slots import SLOT_COLUMNS
 from tempo.trace.run import Run
 from tempo.trace.store import disk_errors
 from tempo.trace.trace import Trace
@@ -72,7 +72,7 @@ def _arm(trace: Trace, most_bytes: int) -> Document:
 
 
 def _slots(trace: Trace) -> Mapping[str, Any]:
-    columns = {name: plain(getattr(trace.slots, name)) for name in COLUMNS}
+    columns = {name: plain(getattr(trace.slots, name)) for name in SLOT_COLUMNS}
     texts = [trace.token_text(slot) for slot in range(len(trace.slots))]
     return columns | {"text": texts}
 

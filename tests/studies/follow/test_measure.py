@@ -25,7 +25,7 @@ from tempo.policy.positions import Unique
 from tempo.policy.presets import Policy, greedy, tree
 from tempo.policy.pruning import Kill
 from tempo.policy.selection import Forced, TopK
-from tempo.policy.serialize import rule_from
+from tempo.policy.serialize import rule_from_dict
 from tempo.policy.visibility import ISOLATED, ORDERED, VISIBLE
 from tempo.run import replay
 from tempo.run.replay import NO_TWIN_IN_TREES, replay_set
@@ -86,7 +86,7 @@ def oracle_of(model: LanguageModel, trace: Trace, *, dead: tuple[int, ...] = ())
 
 
 def relation_of(trace: Trace) -> Any:
-    return rule_from(trace.header.policy).see
+    return rule_from_dict(trace.header.policy).see
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
 from tempo.errors import InputError
-from tempo.policy.edits import Cells, ScoreBias
+from tempo.policy.edits import CellMask, ScoreBias
 from tempo.policy.slots import SlotTable
 from tempo.vocabulary import SINK_SLOT, Head, parse_head
 
@@ -31,7 +31,7 @@ class MatchedBias(ScoreBias):
     single tokens, without slot 0; all of them where there are not so many.
     """
 
-    def cells(self, table: SlotTable, queries: Int[np.ndarray, " query"]) -> Cells:
+    def cells(self, table: SlotTable, queries: Int[np.ndarray, " query"]) -> CellMask:
         """Which cells of some query rows are meant."""
         kept = np.zeros((len(queries), len(table)), bool)
         for step in np.unique(table.step[queries]).tolist():

@@ -17,7 +17,7 @@ from tempo.models.hooks import watched_inputs
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.load import Source, load_model
 from tempo.models.projections import head_slices, output_projections
-from tempo.prompts.pairs import BUNDLED, Pairs, load_pairs
+from tempo.prompts.pairs import BUNDLED_PAIRS, Pairs, load_pairs
 from tempo.run.recorder import model_facts
 from tempo.vocabulary import Head, OnProgress, silent
 from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
@@ -265,7 +265,9 @@ def concepts(
     """
     check_options(pooling=pooling, permutations=permutations, top=top)
     chosen = (
-        pairs if isinstance(pairs, Pairs) else load_pairs(BUNDLED[0] if pairs is None else pairs)
+        pairs
+        if isinstance(pairs, Pairs)
+        else load_pairs(BUNDLED_PAIRS[0] if pairs is None else pairs)
     )
     loaded = load_model(model)
     on_progress("reading the pairs")

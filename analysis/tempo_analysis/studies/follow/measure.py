@@ -22,7 +22,7 @@ from tempo.run.recorder import model_facts, text_of
 from tempo.run.replay import (
     NO_TWIN_IN_TREES,
     Replay,
-    Replayed,
+    ReplayedSequence,
     SetFork,
     check_replayable,
     replay_error,
@@ -273,7 +273,7 @@ class _Following:
         outside = self.replay.alone[place].states[:, 0].astype(np.float64)
         return np.linalg.norm(inside - outside, axis=-1) / np.linalg.norm(outside, axis=-1)
 
-    def _value_norm(self, own: Replayed, column: int) -> Float64[np.ndarray, "layer head"]:
+    def _value_norm(self, own: ReplayedSequence, column: int) -> Float64[np.ndarray, "layer head"]:
         if own.value_norm is None:
             return np.full((self.model.n_layers, self.model.n_heads), np.nan)
         return own.value_norm[..., column].astype(np.float64)
