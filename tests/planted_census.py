@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tempo_analysis.stats.intervals import estimate_with_interval
-from tempo_analysis.studies.heads.assignment import RoleScores, judged, role_scores
+from tempo_analysis.studies.heads.assignment import RoleScores, assign_role, role_scores
 from tempo_analysis.studies.heads.depth import depth_of
 from tempo_analysis.studies.heads.detectors.rows import HeadScore
 from tempo_analysis.studies.heads.result import Census, Document
@@ -86,7 +86,7 @@ def _copying() -> RoleScores:
     score = np.zeros((LAYERS, HEADS))
     score[COPIES], score[OPPOSES] = 0.9, -0.7
     p = np.where(score > 0.5, 1e-6, 1.0)
-    return judged(
+    return assign_role(
         WEIGHT_ROLE,
         score,
         np.zeros_like(score),

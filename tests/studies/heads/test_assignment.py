@@ -285,7 +285,7 @@ def scores_from(values: np.ndarray, chance: float = 0.0) -> list[HeadScore]:
     return [HeadScore(each, np.full_like(each, chance), n_queries) for each in values]
 
 
-def judged(values: np.ndarray, control: np.ndarray, *, threshold: float = 0.3) -> RoleScores:
+def assign_role(values: np.ndarray, control: np.ndarray, *, threshold: float = 0.3) -> RoleScores:
     return role_scores("r", scores_from(values), scores_from(control), threshold=threshold)
 
 
@@ -296,18 +296,18 @@ def noise(seed: int, mean: float, n: int = 12) -> np.ndarray:
 def test_each_of_the_three_conditions_is_needed():
     control = noise(0, 0.1)
     high = control + 0.5
-    assert judged(high, control).assigned.all()
-    assert not judged(high, control, threshold=0.7).assigned.any()
+    assert assign_role(high, control).assigned.all()
+    assert not assign_role(high, control, threshold=0.7).assigned.any()
     pooled = control.copy()
     pooled[:, 0, :2] = 0.9  # two heads of the null are higher than any score
-    assert not judged(high, pooled).assigned.any()
+    assert not assign_role(high, pooled).assigned.any()
     wild = control + 0.5 * np.where(np.arange(12) < 6, 6, -4)[:, None, None]  # same mean, no sign
-    assert not judged(wild, control).assigned.any()
+    assert not assign_role(wild, control).assigned.any()
 
 
 def test_p_is_a_one_sided_paired_t_test_and_q_is_benjamini_hochberg():
     values, control = noise(1, 0.105), noise(2, 0.1)
-    found = judged(values, control)
+    found = assign_role(values, control)
     expected = stats.ttest_rel(values, control, alternative="greater").pvalue
     np.testing.assert_allclose(found.p, expected, rtol=1e-9)
     adjusted = stats.false_discovery_control(expected.ravel()).reshape(4, 5)
@@ -316,7 +316,7 @@ def test_p_is_a_one_sided_paired_t_test_and_q_is_benjamini_hochberg():
 
 def test_the_null_is_pooled_over_heads():
     values, control = noise(1, 0.4), noise(2, 0.1)
-    found = judged(values, control)
+    found = assign_role(values, control)
     assert found.null_p99 == pytest.approx(np.percentile(control.mean(0), 99))
 
 
@@ -339,7 +339,7 @@ def test_a_head_without_data_holds_nothing_and_is_told_apart():
     values, control = noise(1, 0.9), noise(2, 0.1)
     values[:, 0, 0] = np.nan
     values[3:, 0, 1] = np.nan
-    found = judged(values, control)
+    found = assign_role(values, control)
     assert np.isnan([found.score[0, 0], found.p[0, 0], found.p[0, 1], found.low[0, 1]]).all()
     assert (~found.assigned).sum() == 2
     assert found.n[0].tolist() == [0, 3, 12, 12, 12]
@@ -348,7 +348,7 @@ def test_a_head_without_data_holds_nothing_and_is_told_apart():
 
 def test_limits_are_those_of_the_mean_over_sequences():
     values = noise(1, 0.4)
-    found = judged(values, noise(2, 0.1))
+    found = assign_role(values, noise(2, 0.1))
     half = stats.t.ppf(0.975, 11) * stats.sem(values, axis=0)
     np.testing.assert_allclose(found.low, values.mean(0) - half, rtol=1e-9)
     np.testing.assert_allclose(found.high, values.mean(0) + half, rtol=1e-9)
@@ -356,7 +356,7 @@ def test_limits_are_those_of_the_mean_over_sequences():
 
 def test_heads_are_ranked_and_placed_in_their_population():
     values = np.tile(np.array([[0.2, 0.8], [0.5, 0.1]]), (8, 1, 1))
-    found = judged(values, np.zeros_like(values))
+    found = assign_role(values, np.zeros_like(values))
     assert found.best_first() == [(0, 1), (1, 0), (0, 0), (1, 1)]
     np.testing.assert_array_equal(found.percentile, [[50, 100], [75, 25]])
 
@@ -376,8 +376,8 @@ def test_a_cut_counted_from_chance_is_the_cut_itself_where_chance_is_0():
 def test_few_sequences_and_unpaired_controls_are_refused():
     values = noise(0, 0.4)
     with pytest.raises(TooFewPromptsError, match="at least 8 sequences to assign r, got 7"):
-        judged(values[:7], values[:7])
+        assign_role(values[:7], values[:7])
     with pytest.raises(InputError, match="one control for each score"):
-        judged(values, values[:9])
+        assign_role(values, values[:9])
     with pytest.raises(InputError, match="over the same heads"):
-        judged(values, values[:, :2])
+        assign_role(values, values[:, :2])

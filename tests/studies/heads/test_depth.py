@@ -5,7 +5,7 @@ import pytest
 
 from tempo.errors import TooFewPromptsError
 from tempo_analysis.stats.averages import mean_over_prompts
-from tempo_analysis.studies.heads.assignment import RoleScores, judged
+from tempo_analysis.studies.heads.assignment import RoleScores, assign_role
 from tempo_analysis.studies.heads.depth import depth_difference, depth_of
 
 CHANCE = 0.1
@@ -23,7 +23,7 @@ def role_at(layers: dict[int, float], *, n: int = 12, spread: float = 0.0, seed:
 def _role(scores: np.ndarray) -> RoleScores:
     chance = np.full(scores.shape[1:], CHANCE)
     control = np.full_like(scores, CHANCE)
-    return judged(
+    return assign_role(
         "a_role",
         mean_over_prompts(scores),
         chance,
@@ -83,7 +83,7 @@ def test_a_role_at_chance_lives_nowhere():
 def test_a_role_that_weights_decide_has_a_depth_without_an_interval():
     score = np.zeros((5, 3))
     score[2] = 1.0
-    role = judged(
+    role = assign_role(
         "ov", score, np.zeros_like(score), null_p99=0.5, p=1 - score, threshold=0.5, unit="share"
     )
     found = depth_of(role)
@@ -114,7 +114,7 @@ def test_the_same_sequences_pair():
 
 
 def test_a_side_without_resamples_is_refused():
-    weights = judged(
+    weights = assign_role(
         "ov",
         np.ones((5, 3)),
         np.zeros((5, 3)),

@@ -44,7 +44,7 @@ def seen_trace(rows: Pattern = uniform, **plan) -> Trace:
     return planted_trace(**(base | {"rows": rows, "prompt_length": 8} | plan))
 
 
-def judged(role: str, traces: list[Trace]) -> RoleScores:
+def assign_role(role: str, traces: list[Trace]) -> RoleScores:
     ask, null = ROLES[role]
     observed = [observe(trace) for trace in traces]
     scores = [ask(each) for each in observed]
@@ -101,18 +101,18 @@ def test_even_attention_has_exactly_the_chance_value_and_is_its_own_null(role, r
     "rows", [uniform, noisy(uniform, 1.0), noisy(uniform, 3.0), with_sink(0.8, noisy(uniform, 1.0))]
 )
 def test_even_and_random_attention_hold_no_role(role, rows):
-    found = judged(role, [seen_trace(rows, seed=seed) for seed in range(12)])
+    found = assign_role(role, [seen_trace(rows, seed=seed) for seed in range(12)])
     assert not found.assigned.any()
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_planted_head_alone_holds_its_role(role):
     traces = [seen_trace(one_head(PLANTED[role]), seed=seed) for seed in range(12)]
-    found = judged(role, traces)
+    found = assign_role(role, traces)
     np.testing.assert_array_equal(np.argwhere(found.assigned), [[1, 2]])
     assert found.best_first()[0] == (1, 2)
     others = [each for each in ROLES if each != role]
-    assert not any(judged(other, traces).assigned.any() for other in others)
+    assert not any(assign_role(other, traces).assigned.any() for other in others)
 
 
 @pytest.mark.parametrize("role", ROLES)

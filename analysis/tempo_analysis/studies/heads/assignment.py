@@ -1,4 +1,4 @@
-"""Which heads hold a role? A score above its threshold, above its null, and not by chance."""
+"""Assigns a role to the heads whose score is above a threshold, above the null, and significant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from tempo.errors import InputError, TooFewPromptsError
+from tempo.vocabulary import Head
 from tempo_analysis.stats.averages import mean_over_prompts
 from tempo_analysis.stats.intervals import (
     SEED,
@@ -32,31 +33,31 @@ from tempo_analysis.studies.heads.detectors.successor import SuccessorOv
 Q_BELOW = 0.05
 NULL_PERCENTILE = 99.0
 
-_ROUNDING = 1e-6
+_ROUNDING = 1e-6  # float32 rows sum to 1 within about this
 
 
 @dataclass(frozen=True, slots=True)
 class RoleScores:
-    """One role for every head.
+    """The scores of every head for one role, and which heads have it.
 
     Attributes:
         role: Name of the role.
         unit: What the score is a fraction, multiple or difference of.
-        threshold: A role needs a score above this.
+        threshold: A head with the role has a score above this.
         score: Mean over sequences.
-        chance: Mean over sequences of the value of even rows.
+        chance: Mean over sequences of the score under uniform attention.
         low: Lower 95 % limit of the score over sequences; NaN where fewer than 8 have data.
         high: Upper limit.
         per_sequence: The score in each sequence; NaN where it has no data.
-        control: The null in each sequence, moved by the difference of the two chance values: a text
-            with more targets is not held against it.
+        control: The null in each sequence, shifted by the difference of the two chance values, so
+            that a control text with more targets does not look like a higher null.
         null_p99: 99th percentile over heads of the mean control: the null pooled over heads.
-        p: One-sided t over sequences of "the score exceeds its own control", paired; NaN where
-            fewer than 8 sequences have both.
+        p: One-sided p-value over sequences of "the score exceeds its own control" (paired t); NaN
+            where fewer than 8 sequences have both.
         q: p adjusted over heads (Benjamini-Hochberg).
         assigned: Score above threshold, score above null_p99, and q below 0.05.
-        percentile: Share of the heads, in per cent, that score no higher.
-        n: Sequences with data.
+        percentile: Share of the heads, in per cent, with an equal or lower score.
+        n: Number of sequences with data.
     """
 
     role: str
@@ -75,10 +76,11 @@ class RoleScores:
     percentile: ByHead
     n: Int64[np.ndarray, "layer head"]
 
-    def best_first(self) -> list[tuple[int, int]]:
-        """Layer and head indices by falling score; heads without data last."""
+    def best_first(self) -> list[Head]:
+        """All heads by falling score; heads without data last."""
+        # a stable sort breaks ties by layer, then by head
         order = np.argsort(-_nan_last(self.score), axis=None, kind="stable")
-        return [divmod(int(place), self.score.shape[1]) for place in order]
+        return [Head(*divmod(int(index), self.score.shape[1])) for index in order]
 
 
 def role_scores(
@@ -90,7 +92,15 @@ def role_scores(
     unit: str = "share of the row",
     seed: int = SEED,
 ) -> RoleScores:
-    """Score a role over sequences and assign it; the i-th control belongs to the i-th score.
+    """Average the scores of sequences and assign the role.
+
+    Args:
+        role: Name of the role.
+        scores: Of each sequence.
+        controls: The nulls; the i-th belongs to the i-th score.
+        threshold: A head with the role has a score above this.
+        unit: Of the score.
+        seed: Of the bootstrap.
 
     Raises:
         InputError: Scores and controls do not pair.
@@ -98,8 +108,9 @@ def role_scores(
     """
     _check(role, scores, controls)
     values, chances = scores_of(scores), chances_of(scores)
+    # score and control may have other numbers of targets; compare their excess over chance
     control = scores_of(controls) - chances_of(controls) + chances
-    return judged(
+    return assign_role(
         role,
         mean_over_prompts(values),
         mean_over_prompts(chances),
@@ -111,7 +122,7 @@ def role_scores(
     )
 
 
-def judged(
+def assign_role(
     role: str,
     score: ByHead,
     chance: ByHead,
@@ -124,12 +135,26 @@ def judged(
     p: ByHead | None = None,
     seed: int = SEED,
 ) -> RoleScores:
-    """Assign a role; the null is a control for each sequence, or `null_p99` and `p` as they are."""
+    """Assign a role: score above `threshold`, above the null, and q < 0.05 over heads.
+
+    Args:
+        role: Name of the role.
+        score: Of every head.
+        chance: Of every head.
+        threshold: A head with the role has a score above this.
+        unit: Of the score.
+        per_sequence: The score in each sequence; none for roles that the weights decide.
+        control: The null in each sequence, paired with `per_sequence`.
+        null_p99: 99th percentile of the null; from `control` where None.
+        p: One-sided p-values; from `per_sequence` and `control` where None.
+        seed: Of the bootstrap.
+    """
     values = np.empty((0, *score.shape)) if per_sequence is None else per_sequence
     beside = np.full_like(values, np.nan) if control is None else control
     top = _pooled_percentile(mean_over_prompts(beside)) if null_p99 is None else null_p99
     tested = one_sided_p(values - beside) if p is None else p
     q = benjamini_hochberg(tested)
+    # a comparison with NaN is False: a head without score or p-value never gets the role
     with np.errstate(invalid="ignore"):
         assigned = (score > threshold) & (score > top) & (q < Q_BELOW)
     low, high = _limits(values, seed)
@@ -153,29 +178,31 @@ def judged(
 
 
 def one_sided_p(differences: Stacked) -> ByHead:
-    """P of "the mean over sequences is not above 0" (one-sample t) for every head.
+    """One-sided p-value of "the mean over sequences is above 0" (one-sample t) for every head.
 
-    Differences within 1e-6, the rounding of float32 rows, are 0. Where all sequences agree there is
-    nothing to test: p is 0 for a difference above 0 and 1 for any other. NaN below 8 sequences.
+    Differences within 1e-6, the rounding of float32 rows, count as 0. Where all sequences are equal
+    t is undefined: p is 0 for a difference above 0 and 1 otherwise. NaN below 8 sequences.
     """
     clean = np.where(np.abs(differences) < _ROUNDING, 0.0, differences)
     mean = mean_over_prompts(clean)
     two_sided = p_values(clean)
     enough = (~np.isnan(clean)).sum(0) >= SMALLEST_SAMPLE
     above = mean > 0
+    # half of the two-sided p on the side of the mean, the rest on the other side
     tested = np.where(above, two_sided / 2, 1 - two_sided / 2)
     certain = np.where(enough, np.where(above, 0.0, 1.0), np.nan)
     return np.where(np.isnan(two_sided), certain, tested)
 
 
 def from_chance_up(cut: float, scores: Sequence[HeadScore]) -> float:
-    """A cut published for scores whose chance is near 0, counted from chance up to 1 instead."""
+    """A threshold for scores whose chance is not near 0: `cut` of the way from chance to 1."""
     chance = chances_of(scores)
     mean = float(chance[~np.isnan(chance)].mean()) if (~np.isnan(chance)).any() else np.nan
     return mean + cut * (1 - mean)
 
 
 def _check(role: str, scores: Sequence[HeadScore], controls: Sequence[HeadScore]) -> None:
+    """Refuse too few sequences, and scores that do not pair with controls."""
     if len(scores) < SMALLEST_SAMPLE:
         raise TooFewPromptsError(
             f"expected at least {SMALLEST_SAMPLE} sequences to assign {role}, got {len(scores)}; "
@@ -195,6 +222,7 @@ def _pooled_percentile(null: ByHead) -> float:
 
 
 def _limits(values: Stacked, seed: int) -> tuple[ByHead, ByHead]:
+    """Limits over sequences of every head; the interval functions take one axis of points."""
     shape = values.shape[1:]
     flat = values.reshape(len(values), shape[0] * shape[1])
     points = curve(np.arange(flat.shape[1], dtype=np.int64), flat, seed=seed)
@@ -202,6 +230,7 @@ def _limits(values: Stacked, seed: int) -> tuple[ByHead, ByHead]:
 
 
 def _percentile(score: ByHead) -> ByHead:
+    """Share of the heads with data, in per cent, whose score is not above this one."""
     known = np.sort(score[~np.isnan(score)])
     below = np.searchsorted(known, score, side="right")
     share = 100.0 * below / max(len(known), 1)
@@ -213,18 +242,19 @@ def _nan_last(score: ByHead) -> Float64[np.ndarray, "layer head"]:
 
 
 COPYING = 0.5
-"""Cut on the eigenvalue score: three quarters of the size of the eigenvalues copy. It is ours."""
+"""Cut on the eigenvalue score: three quarters of the total size is positive. Our choice, the paper
+has none."""
 
 SUCCESSOR = 0.5
-"""Cut on the share of successions: more right than wrong. It is ours."""
+"""Cut on the share of successions: more right than wrong. Our choice, the paper has none."""
 
 SUPPRESSION = 0.5
-"""Cut on the share of tokens that a head lowers when it attends to them. It is ours."""
+"""Cut on the share of suppressed tokens: more than not. Our choice, the paper has none."""
 
 
 def copying_role(found: OvCopying) -> RoleScores:
-    """Eigenvalue score of the whole OV circuit; the null is random heads between the same ends."""
-    return judged(
+    """Role `ov_copying`: eigenvalue score from token to logit, against heads of random weights."""
+    return assign_role(
         "ov_copying",
         found.full,
         np.full_like(found.full, EIGENVALUE_CHANCE),
@@ -236,8 +266,8 @@ def copying_role(found: OvCopying) -> RoleScores:
 
 
 def successor_role(found: SuccessorOv) -> RoleScores:
-    """Share of successions; the null is a head that picks evenly in the family, exactly."""
-    return judged(
+    """Role `successor_ov`: share of successions, against a head that picks at random (exact)."""
+    return assign_role(
         "successor_ov",
         found.score,
         np.full_like(found.score, found.chance),
@@ -249,16 +279,18 @@ def successor_role(found: SuccessorOv) -> RoleScores:
 
 
 def suppression_role(found: CopySuppression, *, seed: int = SEED) -> RoleScores:
-    """Share of tokens lowered; the null is the same with every token under another one's name.
+    """Role `copy_suppression`: share of tokens lowered, against the logit of another token.
 
-    Whether the head also looks for a token about to be said (`qk`) is reported and not asked: it
-    must beat all other tokens of the sample, so it falls with the size of the sample. Tokens are
-    what repeats: the p-value pairs each token with itself under the other name.
+    The QK half (`qk`) is reported but not part of the role: a token must win against all others of
+    the sample, so this half falls with the size of the sample. Tokens stand in the place of
+    sequences: the p-value pairs each token with the same token under another one's name.
     """
     hits, control = (
-        np.moveaxis(each, -1, 0).astype(np.float64) for each in (found.ov_hits, found.ov_control)
+        # [layer head token] to [token layer head]
+        np.moveaxis(each, -1, 0).astype(np.float64)
+        for each in (found.ov_hits, found.ov_control)
     )
-    return judged(
+    return assign_role(
         "copy_suppression",
         found.ov,
         np.full_like(found.ov, found.ov_chance),

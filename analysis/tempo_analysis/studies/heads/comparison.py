@@ -1,4 +1,4 @@
-"""Do two models grow the same roles, and at the same depth? The same criterion on both sides."""
+"""Compares the roles of two models and their depths."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ QUANTILES = (0.5, 0.9, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class RoleInModel:
     """One role in one model.
 
     Attributes:
-        n_assigned: Heads that hold the role.
-        n_heads: Of all.
-        depth: Where it lives.
-        population: Score of the median head, of the best tenth and of the best.
-        chance: Mean chance value.
+        n_assigned: Number of heads with the role.
+        n_heads: Number of all heads.
+        depth: Of the role.
+        population: Quantiles of the score over heads: median, 90 % and maximum.
+        chance: Mean chance value over heads.
     """
 
     n_assigned: int
@@ -40,27 +40,31 @@ class RoleComparison:
     """One role in two models.
 
     Attributes:
+        role: Its name.
         first: In the first model.
-        second: In the second.
-        difference: Centroid of the first less that of the second, in depths from 0 to 1; NaN
-            limits where there is no interval, and why.
-        verdict: Said from the interval.
+        second: In the second model.
+        difference: Centroid of the first minus that of the second, in depths from 0 to 1; limits
+            are NaN where there is no interval, with the reason in `method`.
+        verdict: The interval in words.
     """
 
     role: str
-    first: Side
-    second: Side
+    first: RoleInModel
+    second: RoleInModel
     difference: Interval
     verdict: str
 
 
 @dataclass(frozen=True, slots=True)
 class CensusComparison:
-    """Every role that both models were asked for.
+    """Every role that was scored in both models.
 
     Attributes:
+        first: Name of the first model.
+        second: Name of the second model.
         same_sequences: Whether both read the same token ids, so that sequences pair.
-        left_out: Roles that only one of them has.
+        roles: By name.
+        left_out: Roles that were scored in one model only.
     """
 
     first: str
@@ -81,9 +85,10 @@ class CensusComparison:
 
 
 def compare_censuses(first: Census, second: Census) -> CensusComparison:
-    """Hold two models against each other, role by role."""
+    """Compare two models role by role, each by the same threshold and test."""
     ours, theirs = first.every, second.every
     facts = ("tokenizer_hash",)
+    # a missing hash (a tokenizer without one) pairs with nothing
     same = all(first.model[key] and first.model[key] == second.model[key] for key in facts)
     same = same and first.detail["battery"] == second.detail["battery"]
     shared = [role for role in ours if role in theirs]
@@ -104,14 +109,16 @@ def compare_censuses(first: Census, second: Census) -> CensusComparison:
     )
 
 
-def _side(found: RoleScores, depth: Depth) -> Side:
+def _side(found: RoleScores, depth: Depth) -> RoleInModel:
     known = found.score[~np.isnan(found.score)]
     quantiles = np.quantile(known, QUANTILES).tolist() if len(known) else [np.nan] * 3
     chance = float(np.nanmean(found.chance)) if len(known) else float("nan")
-    return Side(int(found.assigned.sum()), found.score.size, depth, tuple(quantiles), chance)
+    return RoleInModel(int(found.assigned.sum()), found.score.size, depth, tuple(quantiles), chance)
 
 
-def _compared(role: str, first: Side, second: Side, *, same_sequences: bool) -> RoleComparison:
+def _compared(
+    role: str, first: RoleInModel, second: RoleInModel, *, same_sequences: bool
+) -> RoleComparison:
     try:
         difference = depth_difference(first.depth, second.depth, same_sequences=same_sequences)
     except TempoError:
@@ -120,8 +127,8 @@ def _compared(role: str, first: Side, second: Side, *, same_sequences: bool) -> 
     return RoleComparison(role, first, second, difference, _verdict(first, second, difference))
 
 
-def _verdict(first: Side, second: Side, difference: Interval) -> str:
-    """Heads above chance have a depth even where none holds the role; the verdict says so."""
+def _verdict(first: RoleInModel, second: RoleInModel, difference: Interval) -> str:
+    """The interval in words; depths are compared where both models have heads with the role."""
     if not (first.n_assigned and second.n_assigned):
         which = "neither model" if not (first.n_assigned or second.n_assigned) else "one model only"
         return f"held in {which}: depths not compared"
@@ -143,7 +150,7 @@ def _row(found: RoleComparison) -> dict[str, Any]:
     }
 
 
-def _side_row(side: Side) -> dict[str, Any]:
+def _side_row(side: RoleInModel) -> dict[str, Any]:
     return {
         "n_assigned": side.n_assigned,
         "n_heads": side.n_heads,

@@ -1,9 +1,10 @@
-"""How deep in a model does a role live, and is it the same depth in another model?
+"""Depth of a role in a model, and the difference in depth between two models.
 
 The depth of a layer is its number over that of the last layer: 0 is the first layer, 1 the last.
-The centroid weighs every layer by what its heads score above chance on average; the median is that
-of the layers of the highest heads. Intervals resample the sequences and average again: within one
-sequence the noise of all heads that hold nothing is cut off at chance too, and pulls to the middle.
+The centroid weighs each layer by the sum over heads of the score above chance; the median is over
+the layers of the highest heads. Intervals resample the sequences and average the scores again,
+instead of averaging one centroid for each sequence: in a single sequence the noise of all heads
+without the role, cut off at chance, would pull the centroid to the middle.
 """
 
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ import numpy as np
 from jaxtyping import Float64
 
 from tempo.errors import TooFewPromptsError
+from tempo.vocabulary import Head
 from tempo_analysis.stats.intervals import LEVEL, SEED, SMALLEST_SAMPLE, Interval
 from tempo_analysis.studies.heads.assignment import RoleScores
 from tempo_analysis.studies.heads.detectors.rows import ByHead, Stacked
 
 TOP = 5
+"""Heads in the median."""
 RESAMPLES = 1000
 
 RESAMPLED = "percentile bootstrap over sequences"
@@ -27,26 +30,27 @@ Draws = Float64[np.ndarray, " draw"]
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """Where a role lives.
+    """Depth of one role in one model, from 0 (first layer) to 1 (last layer).
 
     Attributes:
-        draws: The centroid in each resample of the sequences, in an order that the seed fixes: two
-            models that read the same sequences are resampled alike. Empty where weights decide.
+        draws: The centroid in each resample of the sequences. The seed fixes the order, so two
+            models that read the same sequences have the same resamples. Empty for roles that the
+            weights decide.
         centroid: Of the mean scores.
         median: Median depth of the `TOP` heads by mean score.
-        heads: Those heads, as layer and head index, best first.
-        n_assigned: Heads that hold the role.
+        heads: These heads, best first.
+        n_assigned: Number of heads with the role.
     """
 
     draws: Draws
     centroid: Interval
     median: Interval
-    heads: tuple[tuple[int, int], ...]
+    heads: tuple[Head, ...]
     n_assigned: int
 
 
 def depth_of(role: RoleScores, *, seed: int = SEED) -> Depth:
-    """Depth of one role in one model; the same criterion for every model."""
+    """Depth of one role in one model."""
     means = _resampled(role.per_sequence, seed)
     n = int(role.n.max(initial=0))
     enough = n >= SMALLEST_SAMPLE
@@ -56,17 +60,18 @@ def depth_of(role: RoleScores, *, seed: int = SEED) -> Depth:
         draws=draws,
         centroid=_interval(_centroid(role.score, role.chance), draws, n),
         median=_interval(_median(role.score), medians, n),
-        heads=tuple(place for place in role.best_first()[:TOP] if not np.isnan(role.score[place])),
+        heads=tuple(head for head in role.best_first()[:TOP] if not np.isnan(role.score[head])),
         n_assigned=int(role.assigned.sum()),
     )
 
 
 def depth_difference(first: Depth, second: Depth, *, same_sequences: bool) -> Interval:
-    """Centroid of the first model less that of the second.
+    """Centroid of the first model minus that of the second, with a bootstrap interval.
 
     Args:
-        same_sequences: Whether both models read the same token ids, so that they were resampled
-            alike; otherwise the resamples of the second are taken in another order.
+        first: In the first model.
+        second: In the second model.
+        same_sequences: Whether both models read the same token ids, so that their resamples pair.
 
     Raises:
         TooFewPromptsError: One of them has no resamples.
@@ -77,19 +82,22 @@ def depth_difference(first: Depth, second: Depth, *, same_sequences: bool) -> In
             f"expected sequences with data on both sides, got {first.centroid.n} and "
             f"{second.centroid.n}; take more sequences"
         )
+    # equal seeds give equal resamples, which would pair sequences that are not the same: shift the
+    # order by half so that the draws are independent
     other = theirs if same_sequences else np.roll(theirs, len(theirs) // 2)
     estimate = first.centroid.estimate - second.centroid.estimate
     return _interval(estimate, ours - other, min(first.centroid.n, second.centroid.n))
 
 
 def _centroid(score: ByHead, chance: ByHead) -> float:
-    """Sum over layers of depth times score above chance, over the sum of the latter."""
+    """Mean depth of the layers, weighted by the sum over heads of the score above chance."""
     above = np.nansum(np.maximum(score - chance, 0.0), axis=1)
     depth = np.arange(len(above)) / max(len(above) - 1, 1)
     return float((depth * above).sum() / above.sum()) if above.sum() > 0 else float("nan")
 
 
 def _median(score: ByHead) -> float:
+    """Median depth of the `TOP` heads of highest score."""
     if np.isnan(score).all():
         return float("nan")
     best = np.argsort(-np.where(np.isnan(score), -np.inf, score), axis=None, kind="stable")[:TOP]
@@ -97,7 +105,10 @@ def _median(score: ByHead) -> float:
 
 
 def _resampled(values: Stacked, seed: int) -> Float64[np.ndarray, "draw layer head"]:
-    """Mean scores over sequences drawn with replacement; a NaN is left out of its mean."""
+    """Mean scores over sequences drawn with replacement; NaN is left out of the mean.
+
+    A resample is given by how often it has each sequence, so a mean is a product of matrices.
+    """
     n = len(values)
     if not n:
         return np.empty((0, *values.shape[1:]))
@@ -110,7 +121,8 @@ def _resampled(values: Stacked, seed: int) -> Float64[np.ndarray, "draw layer he
 
 
 def _interval(estimate: float, draws: Draws, n: int) -> Interval:
-    known = draws[~np.isnan(draws)]
+    """Percentile interval of the draws; the reason in `method` where there is none."""
+    known = draws[~np.isnan(draws)]  # a resample without any score above chance has no centroid
     if np.isnan(estimate):
         return Interval(estimate, np.nan, np.nan, 0, "no data")
     if not len(known):

@@ -35,8 +35,8 @@ from tempo_analysis.stats.averages import mean_over_prompts
 from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
 from tempo_analysis.studies.heads.assignment import (
     RoleScores,
+    assign_role,
     copying_role,
-    judged,
     role_scores,
     successor_role,
     suppression_role,
@@ -313,7 +313,7 @@ def _successor_role(
     with np.errstate(invalid="ignore", divide="ignore"):
         p = np.asarray(stats.ttest_ind(ordered, mixed, equal_var=False, alternative="greater")[1])
     values, chances = scores_of(signals), chances_of(signals)
-    return judged(
+    return assign_role(
         "successor_attention",
         values.mean(0),
         chances.mean(0),
