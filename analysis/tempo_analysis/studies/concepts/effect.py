@@ -1,8 +1,8 @@
-"""Do the heads that tell a concept apart also carry it? Silence them, and as many others.
+"""The causal check: silence the heads that separate the sides best, and as many random heads.
 
-The readout is the residual stream behind the last layer at the last token, along the direction that
-separates the two sides there. Direction and heads are chosen on every other pair and the effect is
-measured on the rest. Random heads are matched layer by layer: a head near the end of the model
+The effect is measured on the residual stream after the last layer at the last token, along the
+direction that separates the two sides there. Direction and heads are chosen on every other pair and
+the effect is measured on the rest. Random heads are matched layer by layer, because a late head
 moves the last stream more than an early one, whatever it does.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from tempo.errors import InputError
+from tempo.vocabulary import Head
 from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interval
 from tempo_analysis.studies.concepts.separation import TOP, ConceptHeads
 
@@ -21,20 +22,21 @@ FITTED = slice(0, None, 2)
 MEASURED = slice(1, None, 2)
 """Pairs on which effects are measured."""
 
-HeadIndex = tuple[int, int]
 Streams = Float32[np.ndarray, "side pair hidden"]
 
 
 @dataclass(frozen=True, slots=True)
 class ConceptEffect:
-    """Margins of the measured pairs: positive less negative, along the direction.
+    """How much of the margin between the sides is lost without some heads.
+
+    The margin of a pair is its positive minus its negative stream, along the direction.
 
     Attributes:
-        base: Mean margin of the untouched model.
-        lost_top: Share of `base` that the chosen heads' silence takes away.
+        base: Mean margin of the unchanged model.
+        lost_top: Share of `base` that is lost when the chosen heads are silenced.
         lost_random: The same for matched random heads, averaged over draws.
-        difference: The first less the second, paired over pairs.
-        n_draws: Draws of random heads.
+        difference: `lost_top` minus `lost_random`, paired over pairs.
+        n_draws: Number of draws of random heads.
     """
 
     base: Interval
@@ -49,7 +51,12 @@ def concept_effect(
     without_top: Streams,
     without_random: Float32[np.ndarray, "draw side pair hidden"],
 ) -> ConceptEffect:
-    """Compare the chosen heads with random ones.
+    """Compare silencing the chosen heads with silencing random ones.
+
+    Args:
+        base: Last streams of the unchanged model.
+        without_top: Without the chosen heads.
+        without_random: Without each draw of random heads.
 
     Raises:
         InputError: No draws, or a model whose last stream does not separate the sides at all.
@@ -63,6 +70,7 @@ def concept_effect(
             f"a difference of length {size:g}; draw some or use other pairs"
         )
     margins = margins_along(base, direction / size)
+    # shares of the mean margin, not of each pair's own: a pair with a margin near 0 has no share
     scale = float(margins.mean())
     top = (margins - margins_along(without_top, direction / size)) / scale
     random = np.stack([margins - margins_along(one, direction / size) for one in without_random])
@@ -79,32 +87,33 @@ def concept_effect(
 def margins_along(
     streams: Streams, direction: Float[np.ndarray, " hidden"]
 ) -> Float64[np.ndarray, " measured"]:
-    """Of each measured pair."""
+    """Margin of each measured pair along a direction of length 1."""
     measured = streams[:, MEASURED].astype(np.float64)
     return (measured[0] - measured[1]) @ direction
 
 
-def chosen_heads(
-    found: ConceptHeads, layers: Sequence[int], *, top: int = TOP
-) -> tuple[HeadIndex, ...]:
-    """The heads that order held-out pairs best, longest first among equals.
+def chosen_heads(found: ConceptHeads, layers: Sequence[int], *, top: int = TOP) -> tuple[Head, ...]:
+    """The `top` heads of highest AUROC on held-out pairs; of equal ones the longer first.
 
-    From no layer more than half of its heads are taken, so that as many others are left.
+    At most half of the heads of a layer are taken, so that as many others are left to compare with.
 
     Args:
+        found: Scores of every captured head.
         layers: Number of each captured layer.
+        top: Number of heads; fewer are given where layers are few.
 
     Raises:
         InputError: The layers have one head each.
     """
     n_heads = found.auroc.shape[1]
     taken: dict[int, int] = {}
-    chosen: list[HeadIndex] = []
+    chosen: list[Head] = []
+    # lexsort sorts by its last key first
     for place in np.lexsort((-found.written_norm.ravel(), -found.auroc.ravel())).tolist():
         layer, head = layers[place // n_heads], place % n_heads
         if len(chosen) < top and taken.get(layer, 0) < n_heads // 2:
             taken[layer] = taken.get(layer, 0) + 1
-            chosen.append((layer, head))
+            chosen.append(Head(layer, head))
     if not chosen:
         raise InputError(
             "expected layers of at least 2 heads to compare some with others, got layers of "
@@ -114,9 +123,9 @@ def chosen_heads(
 
 
 def matched_random(
-    chosen: Sequence[HeadIndex], n_heads: int, *, draws: int = 10, seed: int = SEED
-) -> tuple[tuple[HeadIndex, ...], ...]:
-    """As many heads of each layer as were chosen, drawn from the others.
+    chosen: Sequence[Head], n_heads: int, *, draws: int = 10, seed: int = SEED
+) -> tuple[tuple[Head, ...], ...]:
+    """Draws of as many heads of each layer as were chosen, from the other heads of the layer.
 
     Raises:
         InputError: More than half of a layer was chosen, so that too few others are left.
@@ -131,12 +140,12 @@ def matched_random(
             f"{n_heads} in layer {crowded[0]}; choose fewer heads"
         )
     rng = np.random.default_rng(seed)
-    found: list[tuple[HeadIndex, ...]] = []
+    found: list[tuple[Head, ...]] = []
     for _ in range(draws):
-        drawn: list[HeadIndex] = []
+        drawn: list[Head] = []
         for layer, heads in sorted(by_layer.items()):
             others = np.setdiff1d(np.arange(n_heads), heads)
             picked = rng.choice(others, len(heads), replace=False)
-            drawn += [(layer, int(head)) for head in picked]
+            drawn += [Head(layer, int(head)) for head in picked]
         found.append(tuple(drawn))
     return tuple(found)

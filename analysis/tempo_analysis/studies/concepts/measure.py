@@ -1,4 +1,4 @@
-"""`tempo.concepts`: contrasts the two sides of paired scenarios, head by head."""
+"""`tempo.concepts`: compares the two sides of paired texts in every attention head."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from tempo.causal.forward import BATCH, Batch, Ids, batches_of, check_sequences
-from tempo.causal.silence import HeadIndex, Means, ablated
+from tempo.causal.silence import Means, ablated
 from tempo.errors import InputError, ModelError
 from tempo.models.hooks import watched_inputs
 from tempo.models.language_model import LanguageModel, attention_as
@@ -35,12 +35,10 @@ from tempo_analysis.studies.concepts.verdict import Endings
 
 POOLINGS = ("last", "mean")
 
-Sides = Float32[np.ndarray, "side pair layer head channel"]
-
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A layer without heads to read, and why."""
+    """A layer that is left out because it has no attention heads to read, with the reason."""
 
     layer: int
     kind: str
@@ -49,19 +47,19 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConceptInputs:
-    """Both sides of every pair, as the heads see them.
+    """The outputs of every head on both sides of every pair, before the output projection.
 
     Attributes:
         positive: Of the texts with the concept.
-        negative: Of those without it, in the same order.
-        out: Output weights of each head, from its channels to the stream.
+        negative: Of the texts without it, in the same order.
+        out: Output weights of each head, from its channels to the residual stream.
         layers: Number of each captured layer.
-        skipped: The others.
-        pooling: "last" is the last token of the text, "mean" the mean over its tokens behind a
-            bos token.
-        n_tokens: Length of each text, sides first.
+        skipped: The other layers.
+        pooling: "last": the last token of each text; "mean": the mean over its tokens after a bos
+            token.
+        n_tokens: Tokens of each text, positive side first.
         same_last_token: Share of pairs whose two texts end with the same token.
-        stream: Residual stream behind the last layer at the last token, sides first.
+        stream: Residual stream after the last layer at the last token.
     """
 
     positive: Float32[np.ndarray, "pair layer head channel"]
@@ -78,6 +76,11 @@ class ConceptInputs:
 def concept_inputs(model: LanguageModel, pairs: Pairs, *, pooling: str = "last") -> ConceptInputs:
     """Run both texts of every pair; texts of one length run together.
 
+    Args:
+        model: To run.
+        pairs: Of texts.
+        pooling: Which tokens are read, "last" or "mean".
+
     Raises:
         InputError: The pooling is unknown, or a text is too long.
         ModelError: No layer has heads to read.
@@ -89,6 +92,7 @@ def concept_inputs(model: LanguageModel, pairs: Pairs, *, pooling: str = "last")
     layers = tuple(linears)
     with torch.inference_mode(), attention_as(model.hf, "eager"):
         found, streams = _all(model, texts[0] + texts[1], linears, pooling=pooling)
+    # all positive texts come first, then all negative ones
     both = found.reshape(2, len(pairs.pairs), *found.shape[1:])
     last = [[int(ids[-1]) for ids in side] for side in texts]
     slices = [head_slices(linear.weight.detach(), model.n_heads) for linear in linears.values()]
@@ -106,10 +110,12 @@ def concept_inputs(model: LanguageModel, pairs: Pairs, *, pooling: str = "last")
 
 
 def readable_layers(model: LanguageModel) -> tuple[dict[int, Any], tuple[Skipped, ...]]:
-    """Output projections of the layers that have one, and the layers that have none.
+    """Output projections of the layers with attention heads, and the layers without.
+
+    Hybrid models have layers of other kinds, such as linear attention without separate heads.
 
     Raises:
-        ModelError: None has.
+        ModelError: No layer has heads.
     """
     linears: dict[int, Any] = {}
     skipped: list[Skipped] = []
@@ -128,20 +134,24 @@ def readable_layers(model: LanguageModel) -> tuple[dict[int, Any], tuple[Skipped
 
 
 def mixer_name(model: LanguageModel, layer: int) -> str:
-    """Class of the part of a layer that mixes tokens."""
+    """Class of the module of a layer that mixes tokens; of the layer itself if none is marked."""
     decoder: Any = model.hf.get_decoder()
     parts = decoder.layers[layer].modules()
+    # in transformers, modules that keep a cache entry know the number of their layer
     numbered = [part for part in parts if getattr(part, "layer_idx", None) == layer]
     return type(numbered[-1] if numbered else decoder.layers[layer]).__name__
 
 
 def streams_without(
-    model: LanguageModel, pairs: Pairs, heads: Sequence[HeadIndex], *, means: Means | None = None
+    model: LanguageModel, pairs: Pairs, heads: Sequence[Head], *, means: Means | None = None
 ) -> Float32[np.ndarray, "side pair hidden"]:
-    """The residual stream behind the last layer at the last token, with some heads silent.
+    """The residual stream after the last layer at the last token, with some heads silenced.
 
     Args:
-        means: Hold the heads at these, at every position, instead of at zero.
+        model: To run.
+        pairs: Of texts.
+        heads: To silence at every position.
+        means: Output of each head in place of zero, at every position.
     """
     texts = encoded(model, pairs)
     with (
@@ -154,7 +164,7 @@ def streams_without(
 
 
 def pooled_means(inputs: ConceptInputs, n_layers: int) -> Means:
-    """Mean over both sides of what each head gave; zero in the layers that were skipped."""
+    """Mean output of each head over both sides; zero in the layers that were skipped."""
     both = np.concatenate([inputs.positive, inputs.negative]).mean(0)
     means = np.zeros((n_layers, *both.shape[1:]), np.float32)
     means[list(inputs.layers)] = both
@@ -162,7 +172,7 @@ def pooled_means(inputs: ConceptInputs, n_layers: int) -> Means:
 
 
 def encoded(model: LanguageModel, pairs: Pairs) -> list[list[np.ndarray]]:
-    """Token ids of the positive and of the negative texts.
+    """Token ids of the positive texts, and of the negative texts.
 
     Raises:
         InputError: A text is too long.
@@ -179,7 +189,7 @@ def _all(
     Float32[np.ndarray, "text layer head channel"] | Float32[np.ndarray, "text 0"],
     Float32[np.ndarray, "text hidden"],
 ]:
-    """Inputs of these projections and last streams, in the order given."""
+    """Inputs of these projections and last streams, one row for each text, in the order given."""
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     inputs: list[np.ndarray] = []
     streams: list[np.ndarray] = []
@@ -187,7 +197,7 @@ def _all(
         rows, stream = _run(model, ids, linears, pooling=pooling)
         inputs.append(rows)
         streams.append(stream)
-    place = np.argsort(order)
+    place = np.argsort(order)  # undoes the sorting by length
     return np.concatenate(inputs)[place], np.concatenate(streams)[place]
 
 
@@ -223,7 +233,8 @@ def _bos(model: LanguageModel) -> int | None:
 
 FEWEST_PERMUTATIONS = 200
 SWAPS_PER_HEAD = 20
-"""With as many swaps for each head as this, one head alone can be assigned."""
+"""The smallest p-value for n heads is then just below 1 / (20 n), and just below 0.05 once adjusted
+over heads: one head alone can be assigned."""
 
 
 def concepts(
@@ -237,17 +248,17 @@ def concepts(
     check_effects: bool = True,
     on_progress: OnProgress = silent,
 ) -> ConceptFindings:
-    """Which heads tell the two sides of paired scenarios apart, and do they carry it?
+    """Find the heads that separate two sides of paired texts, and check that the model needs them.
 
     Args:
         model: As `tempo.load_model` takes it.
         pairs: Bundled pairs by name, a `.jsonl` file of rows {id, positive, negative}, or `Pairs`;
             the bundled urgency where None.
-        pooling: "last" reads the last token of a text, "mean" all but a bos token.
-        permutations: Random swaps of sides behind the null; at least 200. Where None, 2000 or 20
+        pooling: "last" reads the last token of a text, "mean" the mean over all but a bos token.
+        permutations: Random swaps of sides behind the null, at least 200; where None, 2000 or 20
             for each head, whichever is more.
-        seed: Of every draw.
-        top: Heads that the causal check silences.
+        seed: Seed of every draw.
+        top: Number of heads that the causal check silences.
         check_effects: Whether to make the causal check; it runs half of the texts 22 times more.
         on_progress: Called with a short text before each stage.
 
@@ -298,7 +309,7 @@ def concepts(
 
 
 def check_options(*, pooling: str, permutations: int | None, top: int) -> None:
-    """Refuse what cannot be used before a model is loaded.
+    """Check the options before a model is loaded.
 
     Raises:
         InputError: The pooling is unknown, or a number is too small.
@@ -317,13 +328,13 @@ def check_options(*, pooling: str, permutations: int | None, top: int) -> None:
 
 
 def enough_permutations(inputs: ConceptInputs) -> int:
-    """So many that one head alone can be assigned among all."""
+    """Number of permutations with which one head alone can be assigned."""
     n_layers, n_heads = inputs.positive.shape[1:3]
     return max(PERMUTATIONS, SWAPS_PER_HEAD * n_layers * n_heads)
 
 
 def _why_no_check(n_pairs: int, n_heads: int) -> str:
-    """Nothing where the check can be made."""
+    """Why the causal check cannot be made; empty where it can."""
     if n_pairs < 2 * SMALLEST_SAMPLE:
         return (
             f"it chooses heads on one half of the pairs and measures on the other, which takes "
@@ -335,16 +346,18 @@ def _why_no_check(n_pairs: int, n_heads: int) -> str:
 def _check(
     model: LanguageModel, pairs: Pairs, inputs: ConceptInputs, *, top: int, seed: int
 ) -> ConceptCheck:
-    """Choose on every other pair, silence, and measure on the rest."""
+    """Choose heads on every other pair, silence them, and measure on the other pairs."""
     sides = {"positive": inputs.positive[FITTED], "negative": inputs.negative[FITTED]}
     half = replace(inputs, **sides, stream=inputs.stream[:, FITTED])
+    # only the AUROC is used of these scores: one permutation is enough
     fitted = concept_heads(half.positive, half.negative, half.out, permutations=1, seed=seed)
     heads = chosen_heads(fitted, inputs.layers, top=top)
     others = matched_random(heads, model.n_heads, seed=seed)
 
     measured = Pairs(pairs.name, pairs.pairs[MEASURED])
 
-    def silenced(heads: Sequence[tuple[int, int]], means: Means | None) -> np.ndarray:
+    def silenced(heads: Sequence[Head], means: Means | None) -> np.ndarray:
+        # the fitted pairs keep their stream: only the direction is taken from them
         streams = inputs.stream.copy()
         streams[:, MEASURED] = streams_without(model, measured, heads, means=means)
         return streams
@@ -354,8 +367,7 @@ def _check(
         return concept_effect(inputs.stream, silenced(heads, means), random)
 
     means = pooled_means(half, model.n_layers)
-    named = tuple(Head(*head) for head in heads)
-    return ConceptCheck(named, zero=effect(None), mean=effect(means))
+    return ConceptCheck(heads, zero=effect(None), mean=effect(means))
 
 
 def _endings(inputs: ConceptInputs) -> Endings:

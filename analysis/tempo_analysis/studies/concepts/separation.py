@@ -1,9 +1,10 @@
-"""Which heads tell the two sides of a concept apart, and is that a few heads or all of them?
+"""How well each head separates the two sides of a concept, and how many heads of a layer do.
 
-A head's difference of means is long in any head with long outputs, and never zero. So each number
-has its null: the two texts of a pair swap sides at random. Whether heads differ is judged on pairs
-that the direction was not fitted to. Lengths are taken after the head's own output weights: its
-channels have no scale of their own, since W_V times c with W_O / c is the same model.
+The difference of means of a head is never zero, and is long in any head with long outputs. Each
+length therefore has a null, in which the two texts of a pair swap sides at random. Separation is
+measured on pairs that the direction was not fitted to. Lengths are taken after the output weights
+of the head, because its channels have no scale of their own: W_V times c with W_O / c is the same
+model.
 """
 
 from dataclasses import dataclass
@@ -16,34 +17,38 @@ from tempo_analysis.stats.association import EVEN_AREA
 from tempo_analysis.stats.intervals import SEED, benjamini_hochberg
 
 FOLDS = 4
+"""Parts of the pairs; each is left out once when the direction is fitted."""
 PERMUTATIONS = 2000
 TOP = 10
+"""Heads of a layer whose share of the total length is its concentration."""
 FEWEST = 8
+"""Fewest pairs, as for every interval (`stats.intervals.SMALLEST_SAMPLE`)."""
 LEVEL = 0.05
 
-_BATCH = 250
+_BATCH = 250  # permutations at a time, which bounds the memory
 _ROUNDING = 1e-9
-"""A swap of all pairs or of none writes the same length up to rounding: it is a tie."""
+"""Relative. A swap of all pairs has the same length as none up to rounding, and counts as a tie."""
 
-Side = Float32[np.ndarray, "pair layer head channel"]
-OtherSide = Float32[np.ndarray, "other_pair layer head channel"]
-Per = Float64[np.ndarray, "layer head"]
+SideInputs = Float32[np.ndarray, "pair layer head channel"]
+OtherInputs = Float32[np.ndarray, "other_pair layer head channel"]
+PerHead = Float64[np.ndarray, "layer head"]
 
 
 @dataclass(frozen=True, slots=True)
 class Concentration:
-    """How much of the total length of a layer's differences is in its few longest heads.
+    """Share of the total length of a layer that its longest heads have.
 
     Attributes:
-        share: Of the `top` longest, in [0, 1], for each layer.
-        chance: top / heads: the share under equal lengths, the least there can be.
+        share: Share of the `top` longest heads, in [0, 1], for each layer.
+        chance: top / heads: the share if all lengths are equal, which is the lowest possible.
         null: Mean share when pairs swap sides at random.
-        p: Share of such draws that are as concentrated.
-        effective_heads: (sum of lengths)^2 / sum of squared lengths: 1 for one head, all for equal.
+        p: p-value: share of such draws that are at least as concentrated.
+        effective_heads: Participation ratio (sum of lengths)^2 / sum of squared lengths: 1 for a
+            single head, the number of heads for equal lengths.
         null_effective: Its mean when pairs swap sides at random.
-        effective_p: Share of such draws with as few effective heads. It tests concentration also
-            where a layer has no more heads than are counted, and `p` is 1.
-        top: Heads counted as few; at most the heads of a layer.
+        effective_p: p-value: share of such draws with at most as many effective heads. It also
+            tests layers of at most `top` heads, where the share is always 1.
+        top: Number of heads counted; at most the heads of a layer.
     """
 
     share: Float64[np.ndarray, " layer"]
@@ -58,37 +63,38 @@ class Concentration:
 
 @dataclass(frozen=True, slots=True)
 class ConceptHeads:
-    """One concept, every head.
+    """Scores of every head for one concept.
 
     Attributes:
         raw_norm: Length of the difference of means at the input of the output projection.
-        selectivity: That length in units of the negatives' own RMS distance from their mean.
-        written_norm: Length of the difference behind the head's output weights.
-        unbiased: Squared written length from two halves of the pairs, averaged over splits: around
-            0 without a difference, and possibly below.
-        separation: d' on the pairs not fitted: difference of the two means along the fitted
-            direction, in units of the negatives' standard deviation along it.
-        auroc: Share of (positive, negative) of the pairs not fitted that the direction puts in
-            order; chance is 0.5.
-        paired: Share of pairs not fitted whose own two sides it puts in order; chance is 0.5.
-        p: Share of random swaps of the sides of pairs that write as much as this head does.
+        selectivity: `raw_norm` over the RMS distance of the negatives from their mean.
+        written_norm: Length of the difference of means after the output weights of the head.
+        unbiased: Squared written length as the inner product of the differences of two halves of
+            the pairs, averaged over splits: 0 on average without a difference, so it can be
+            negative.
+        separation: d' on held-out pairs: difference of the means along the fitted direction, over
+            the standard deviation of the negatives along it.
+        auroc: Area under the ROC curve on held-out pairs, along the fitted direction; chance 0.5.
+        paired: Share of held-out pairs whose positive text scores above its own negative; chance
+            0.5.
+        p: p-value: share of random swaps of sides with at least this written length.
         q: `p` adjusted over all heads (Benjamini-Hochberg).
-        null_p99: 99th percentile over heads and draws of `written_norm` when pairs swap sides.
+        null_p99: 99th percentile of `written_norm` over heads and random swaps.
         concentration: Of the written lengths.
         raw_concentration: Of the raw lengths.
-        n: Pairs.
-        folds: Parts that took turns in not being fitted.
+        n: Number of pairs.
+        folds: Number of parts that were held out in turn.
     """
 
-    raw_norm: Per
-    selectivity: Per
-    written_norm: Per
-    unbiased: Per
-    separation: Per
-    auroc: Per
-    paired: Per
-    p: Per
-    q: Per
+    raw_norm: PerHead
+    selectivity: PerHead
+    written_norm: PerHead
+    unbiased: PerHead
+    separation: PerHead
+    auroc: PerHead
+    paired: PerHead
+    p: PerHead
+    q: PerHead
     null_p99: float
     concentration: Concentration
     raw_concentration: Concentration
@@ -97,23 +103,26 @@ class ConceptHeads:
 
     @property
     def assigned(self) -> Bool[np.ndarray, "layer head"]:
-        """Heads with q < 0.05 that write more than swaps do anywhere and order held-out pairs."""
+        """Heads with q < 0.05, a length above the null of all heads, and an AUROC above 0.5."""
         return (self.q < LEVEL) & (self.written_norm > self.null_p99) & (self.auroc > EVEN_AREA)
 
 
 def concept_heads(
-    positive: Side,
-    negative: OtherSide,
+    positive: SideInputs,
+    negative: OtherInputs,
     out: Float32[np.ndarray, "layer head channel hidden"],
     *,
     permutations: int = PERMUTATIONS,
     seed: int = SEED,
 ) -> ConceptHeads:
-    """Judge every head.
+    """Score every head on one set of pairs.
 
     Args:
         positive: Input of the output projection for the texts with the concept.
-        negative: For those without it; pair i is row i of both.
+        negative: The same for the texts without it; row i of both is pair i.
+        out: Output weights of each head.
+        permutations: Random swaps of sides behind the null.
+        seed: Of folds, splits and swaps.
 
     Raises:
         InputError: The sides have unequal numbers of texts, or fewer than 8.
@@ -128,16 +137,17 @@ def concept_heads(
     raw = np.linalg.norm(change.mean(0), axis=-1)
     written = written_length(change.mean(0), gram)
     swapped_raw, swapped = _swapped(change, gram, permutations, seed)
-    held = _held_out(positive, negative, seed)
+    held_out = _held_out(positive, negative, seed)
+    # the draw that was observed counts as one of the null, so p is never 0
     p = (1 + (swapped >= written * (1 - _ROUNDING)).sum(0)) / (1 + permutations)
     return ConceptHeads(
         raw_norm=raw,
         selectivity=_ratio(raw, _radius(negative)),
         written_norm=written,
         unbiased=_unbiased(change, gram, seed),
-        separation=held.separation,
-        auroc=held.auroc,
-        paired=held.wins / len(change),
+        separation=held_out.separation,
+        auroc=held_out.auroc,
+        paired=held_out.wins / len(change),
         p=p,
         q=benjamini_hochberg(p),
         null_p99=float(np.quantile(swapped, 0.99)),
@@ -154,8 +164,15 @@ def concentration(
     *,
     top: int = TOP,
 ) -> Concentration:
-    """Of each layer by itself."""
+    """Concentration of the lengths in each layer.
+
+    Args:
+        lengths: Of each head.
+        null: The same when pairs swap sides at random.
+        top: Number of heads counted.
+    """
     top = min(top, lengths.shape[-1])
+    # 1e-12 below: shares and ratios that differ by rounding only are ties, and ties count
     share, drawn = top_share(lengths, top), top_share(null, top)
     effective, few = effective_heads(lengths), effective_heads(null)
     return Concentration(
@@ -173,20 +190,24 @@ def concentration(
 def top_share(
     lengths: Float[np.ndarray, "*layers head"], top: int
 ) -> Float64[np.ndarray, "*layers"]:
-    """Share of the longest; NaN where all are 0."""
+    """Share of the `top` longest heads in the total length; NaN where all lengths are 0."""
     ordered = np.sort(lengths, axis=-1)[..., ::-1]
     return _ratio(ordered[..., :top].sum(-1), ordered.sum(-1))
 
 
 def effective_heads(lengths: Float[np.ndarray, "*layers head"]) -> Float64[np.ndarray, "*layers"]:
-    """Participation ratio of the lengths; NaN where all are 0."""
+    """Participation ratio of the lengths, from 1 to the number of heads; NaN where all are 0."""
     return _ratio(lengths.sum(-1) ** 2, (lengths**2).sum(-1))
 
 
 def head_gram(
     out: Float[np.ndarray, "layer head channel hidden"],
 ) -> Float64[np.ndarray, "layer head channel channel"]:
-    """W W^T of each head's output weights: all that lengths behind them need."""
+    """W W^T of the output weights of each head.
+
+    |d W|^2 = d (W W^T) d^T, so lengths after W need this matrix of channels only, not the hidden
+    size.
+    """
     wide = out.astype(np.float64)
     return wide @ wide.swapaxes(-1, -2)
 
@@ -195,21 +216,25 @@ def written_length(
     difference: Float[np.ndarray, "*draws layer head channel"],
     gram: Float64[np.ndarray, "layer head channel channel"],
 ) -> Float64[np.ndarray, "*draws layer head"]:
-    """Length of each difference behind the head's output weights."""
+    """Length of each difference after the output weights of the head."""
+    # rounding can make the square of a zero length negative
     return np.sqrt(np.maximum(_inner(difference, difference, gram), 0.0))
 
 
 @dataclass(frozen=True, slots=True)
 class _HeldOut:
-    """Judged on the pairs that a direction was not fitted to."""
+    """Scores on held-out pairs; `wins` counts pairs in order."""
 
-    auroc: Per
-    separation: Per
-    wins: Per
+    auroc: PerHead
+    separation: PerHead
+    wins: PerHead
 
 
-def _held_out(positive: Side, negative: Side, seed: int) -> _HeldOut:
-    """Every pair is left out once; scores of one fold are compared within it only."""
+def _held_out(positive: SideInputs, negative: SideInputs, seed: int) -> _HeldOut:
+    """Fit a direction to all folds but one and score that one; average over folds.
+
+    Scores along different directions have different scales, so a fold is compared within itself.
+    """
     n = len(positive)
     order = np.random.default_rng(seed).permutation(n)
     wins = np.zeros(positive.shape[1:3])
@@ -220,11 +245,12 @@ def _held_out(positive: Side, negative: Side, seed: int) -> _HeldOut:
         direction = (positive[fitted] - negative[fitted]).astype(np.float64).mean(0)
         length = np.linalg.norm(direction, axis=-1, keepdims=True)
         direction = _ratio(direction, np.broadcast_to(length, direction.shape))
+        # a head without any difference gets the direction NaN, and so no scores
         above, below = (
             np.einsum("plhc,lhc->plh", side[left_out], direction) for side in (positive, negative)
         )
         wins += (above > below).sum(0)
-        pairs = above[:, None] - below[None]
+        pairs = above[:, None] - below[None]  # every positive with every negative of the fold
         areas.append(((pairs > 0) + 0.5 * (pairs == 0)).mean((0, 1)))
         gaps.append(_ratio(above.mean(0) - below.mean(0), below.std(0, ddof=1)))
     return _HeldOut(np.mean(areas, axis=0), np.mean(gaps, axis=0), wins)
@@ -236,8 +262,11 @@ def _swapped(
     permutations: int,
     seed: int,
 ) -> tuple[Float64[np.ndarray, "draw layer head"], Float64[np.ndarray, "draw layer head"]]:
-    """Raw and written lengths when the texts of each pair swap sides at random."""
-    rng = np.random.default_rng([seed, 1])
+    """Raw and written lengths when the texts of each pair swap sides at random.
+
+    A swap changes the sign of the difference of a pair, so a draw is a vector of signs.
+    """
+    rng = np.random.default_rng([seed, 1])  # [seed, 2] draws the splits of `_unbiased`
     n, *shape, channels = change.shape
     flat = change.reshape(n, -1)
     inner = gram.reshape(-1, channels, channels)
@@ -247,6 +276,7 @@ def _swapped(
         draws = min(_BATCH, permutations - start)
         means = rng.choice([-1.0, 1.0], (draws, n)) @ flat / n
         by_head = means.reshape(draws, -1, channels).swapaxes(0, 1)
+        # by_head is [layer * head, draw, channel]: one batched product, as `_inner` for each draw
         squares = ((by_head @ inner) * by_head).sum(-1).T
         raw.append(np.linalg.norm(by_head, axis=-1).T.reshape(draws, *shape))
         written.append(np.sqrt(np.maximum(squares, 0.0)).reshape(draws, *shape))
@@ -258,8 +288,11 @@ def _unbiased(
     gram: Float64[np.ndarray, "layer head channel channel"],
     seed: int,
     splits: int = 20,
-) -> Per:
-    """Inner product of the differences of two halves of the pairs, over random splits."""
+) -> PerHead:
+    """Squared written length without the bias of noise, averaged over random splits of the pairs.
+
+    The noise of two halves is independent, so their inner product is right on average.
+    """
     rng = np.random.default_rng([seed, 2])
     found = np.zeros(change.shape[1:3])
     for _ in range(splits):
@@ -268,8 +301,8 @@ def _unbiased(
     return found / splits
 
 
-def _radius(negative: Side) -> Per:
-    """RMS distance of the negatives from their mean."""
+def _radius(negative: SideInputs) -> PerHead:
+    """RMS distance of the negative texts from their mean."""
     centred = (negative - negative.mean(0)).astype(np.float64)
     return np.sqrt((centred**2).sum(-1).mean(0))
 
@@ -279,6 +312,7 @@ def _inner(
     other: Float[np.ndarray, "*draws layer head channel"],
     gram: Float64[np.ndarray, "layer head channel channel"],
 ) -> Float64[np.ndarray, "*draws layer head"]:
+    """Inner product after the output weights of the head."""
     return np.einsum("...lhc,lhcd,...lhd->...lh", one, gram, other, optimize=True)
 
 

@@ -1,4 +1,4 @@
-"""What the numbers of a concept mean, in sentences generated from them."""
+"""The results of a concept in sentences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from tempo_analysis.studies.concepts.separation import LEVEL
 
 @dataclass(frozen=True, slots=True)
 class Endings:
-    """What sets the two texts of a pair apart besides the concept.
+    """How the two texts of a pair differ besides the concept.
 
     Attributes:
         same_last_token: Share of pairs whose texts end with the same token.
         positive_tokens: Mean length of the texts with the concept.
-        negative_tokens: Mean length of the others.
+        negative_tokens: Mean length of the texts without it.
     """
 
     same_last_token: float
@@ -29,17 +29,17 @@ class Endings:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """How much of the difference goes with the heads, and what that means."""
+    """The result of the causal check: the intervals in words, and the verdict."""
 
     value: str
     verdict: str
 
 
 def carried(effect: ConceptEffect) -> Carried:
-    """The causal check in words, from its intervals alone.
+    """Describe the causal check from its intervals.
 
-    No share is a share of nothing: where the untouched model does not separate the pairs that were
-    measured, there is no verdict.
+    There is no verdict where the unchanged model does not separate the measured pairs: a share of a
+    margin around 0 means nothing.
     """
     value = (
         f"they take away {limits(effect.lost_top)} of the margin between the sides, "
@@ -50,6 +50,7 @@ def carried(effect: ConceptEffect) -> Carried:
 
 
 def _verdict(effect: ConceptEffect) -> str:
+    """The first condition that holds decides; positive means that the heads carry the concept."""
     base, top, difference = effect.base, effect.lost_top, effect.difference
     if np.isnan(difference.low) or np.isnan(difference.high) or np.isnan(base.low):
         return f"no verdict: {difference.method}"
@@ -65,7 +66,7 @@ def _verdict(effect: ConceptEffect) -> str:
 
 
 def ending_sentence(endings: Endings, n_pairs: int, pooling: str) -> str:
-    """Whether the tokens that are read differ by themselves."""
+    """Whether the two texts of a pair end with different tokens, and their lengths."""
     lengths = (
         f"{number(endings.positive_tokens)} tokens with the concept and "
         f"{number(endings.negative_tokens)} without, on average"
@@ -82,8 +83,10 @@ def ending_sentence(endings: Endings, n_pairs: int, pooling: str) -> str:
 
 
 def reach_sentence(n_heads: int, permutations: int, n_pairs: int) -> list[str]:
-    """Whether one head alone could be assigned; if not, how many must be equally sure."""
+    """A warning where no head alone can reach q < 0.05; empty otherwise."""
+    # the smallest p-value: one draw in all, and no less than 2 of the 2^n different swaps
     smallest = max(1 / (permutations + 1), 2.0 ** (1 - n_pairs))
+    # Benjamini-Hochberg: k heads of equal p get q = p * n_heads / k
     needed = int(np.floor(smallest * n_heads / LEVEL)) + 1
     if needed == 1:
         return []
@@ -94,7 +97,7 @@ def reach_sentence(n_heads: int, permutations: int, n_pairs: int) -> list[str]:
 
 
 def counted_sentence(counted: int, n_heads: int) -> str:
-    """What the share of the longest heads counts, and whether it can say anything."""
+    """How many heads the concentration counts, with a warning where that is all of them."""
     if counted == n_heads:
         return (
             f"their share counts the {counted} longest of {n_heads} heads of a layer, so it is 1 "
@@ -104,7 +107,7 @@ def counted_sentence(counted: int, n_heads: int) -> str:
 
 
 def skipped_sentences(skipped: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which layers were skipped and why, a line for each kind."""
+    """Which layers were skipped and why, a sentence for each kind of layer and reason."""
 
     def kind_and_reason(each: Mapping[str, Any]) -> tuple[str, str]:
         return str(each["kind"]), str(each["reason"])
