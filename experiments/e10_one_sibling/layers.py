@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int64
 from scipy.special import logsumexp
 
 from tempo.causal.logit_lens import lens_logits
-from tempo.models.hooks import watched_rows_stream
+from tempo.models.hooks import watched_stream
 from tempo.models.language_model import LanguageModel
 from tempo.oracle import run_oracle
 from tempo.policy.override import without_siblings
@@ -103,9 +103,9 @@ def sibling(model: LanguageModel, reference: SlotTable) -> Sibling:
 
 def plain(model: LanguageModel, table: SlotTable) -> Plain:
     """One slow forward over a table, isolated."""
-    with watched_rows_stream(model) as seen:
+    with watched_stream(model) as depths:
         run = run_oracle(model, table, isolated())
-    states = np.stack([depth.float().cpu().numpy() for depth in seen.depths])
+    states = np.stack([depth[0].float().cpu().numpy() for depth in depths])
     return Plain(states, run.attention, run.logits)
 
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from tempo.causal.forward import Ids, check_sequences
 from tempo.errors import InputError, ModelError
 from tempo.models.circuit_weights import Norm
 from tempo.models.head_weights import branch_norm, check_exported, final_norm, measured_norm
+from tempo.models.hooks import watched_inputs, watched_outputs, watched_stream
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.projections import output_projections
 
@@ -86,63 +87,51 @@ def direct_attribution(
     return _attributed(model, parts, wanted)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Parts:
-    """What one position's stream was made of, by layer, and the logits it gave."""
+    """What one position's stream was made of, and the logits it gave.
 
-    entered: dict[int, Tensor]
-    left: dict[int, Tensor]
-    given: dict[int, Tensor]
-    written: dict[int, Tensor]
-    logits: Tensor | None = None
+    Attributes:
+        stream: By depth; see `watched_stream`.
+        given: To each layer's output projection.
+        written: By each layer's output projection.
+    """
+
+    stream: list[Float64[Tensor, " hidden"]]
+    given: dict[int, Float64[Tensor, " wide"]]
+    written: dict[int, Float64[Tensor, " hidden"]]
+    logits: Float64[Tensor, " vocab"]
 
 
 @torch.inference_mode()
 def _stream_parts(model: LanguageModel, ids: Ids, position: int) -> _Parts:
-    decoder: Any = model.hf.get_decoder()
     head: Any = model.hf.get_output_embeddings()
     linears = output_projections(model, range(model.n_layers))
-    parts = _Parts({}, {}, {}, {})
 
-    def layer_hook(layer: int) -> Any:
-        def note(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any], out: Any) -> None:
-            before = args[0] if args else options["hidden_states"]
-            after = out[0] if isinstance(out, tuple) else out
-            parts.entered[layer] = before[0, position].double().cpu()
-            parts.left[layer] = after[0, position].double().cpu()
+    def at_position(rows: Float[Tensor, "1 token channel"]) -> Float64[Tensor, " channel"]:
+        return rows[0, position].double().cpu()
 
-        return note
-
-    def projection_hook(layer: int) -> Any:
-        def note(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-            parts.given[layer] = args[0][0, position].double().cpu()
-            parts.written[layer] = out[0, position].double().cpu()
-
-        return note
-
-    def head_hook(_: nn.Module, __: object, out: Tensor) -> None:
-        parts.logits = out[0, -1 if out.shape[1] == 1 else position].double().cpu()
-
-    hooks = [head.register_forward_hook(head_hook)]
-    for layer, linear in linears.items():
-        block = decoder.layers[layer]
-        hooks += [
-            block.register_forward_hook(layer_hook(layer), with_kwargs=True),
-            linear.register_forward_hook(projection_hook(layer)),
-        ]
-    try:
-        with attention_as(model.hf, "eager"):
-            model.hf(input_ids=torch.from_numpy(np.asarray(ids)).to(model.device)[None])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return parts
+    with (
+        attention_as(model.hf, "eager"),
+        watched_stream(model, at_position) as stream,
+        watched_inputs(linears, at_position) as given,
+        watched_outputs(linears) as written,
+        watched_outputs({0: head}) as logits,
+    ):
+        model.hf(input_ids=torch.from_numpy(np.asarray(ids)).to(model.device)[None])
+    # the head's own output: a soft cap acts on it afterwards
+    return _Parts(
+        stream=stream,
+        given={layer: calls[0] for layer, calls in given.items()},
+        written={layer: at_position(calls[0]) for layer, calls in written.items()},
+        logits=at_position(logits[0][0]),
+    )
 
 
 def _attributed(model: LanguageModel, parts: _Parts, wanted: Sequence[int]) -> Attribution:
     norm = measured_norm(final_norm(model), model)
     direction = _direction(model, wanted)
-    frozen = _frozen(norm, parts.left[model.n_layers - 1].numpy())
+    frozen = _frozen(norm, parts.stream[-1].numpy())
     through = direction * norm.gain
     linears = output_projections(model, range(model.n_layers))
     heads = np.empty((model.n_layers, model.n_heads))
@@ -150,14 +139,13 @@ def _attributed(model: LanguageModel, parts: _Parts, wanted: Sequence[int]) -> A
     for layer, linear in linears.items():
         written, added = _attention_parts(model, layer, linear, parts)
         total = written.sum(0) + added
-        mlp = (parts.left[layer] - parts.entered[layer]).numpy() - total
+        mlp = (parts.stream[layer + 1] - parts.stream[layer]).numpy() - total
         heads[layer] = frozen(written) @ through
         biases[layer] = frozen(added) @ through
         mlps[layer] = frozen(mlp) @ through
-    assert parts.logits is not None
     logit = float(parts.logits[wanted[0]] - (parts.logits[wanted[1]] if wanted[1:] else 0.0))
     found = Attribution(
-        embedding=float(frozen(parts.entered[0].numpy()) @ through),
+        embedding=float(frozen(parts.stream[0].numpy()) @ through),
         heads=heads,
         biases=biases,
         mlps=mlps,

@@ -4,15 +4,18 @@ Sequences run in batches of one length, so nothing is padded, and are handed on 
 model's attention setting is as before whenever a caller looks.
 """
 
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
 
 from tempo.engine.attention import PACKED_ATTENTION
 from tempo.engine.batch import SequenceBatch
@@ -24,7 +27,7 @@ from tempo.engine.kv_cache import SlotCache
 from tempo.engine.state import DecodeContext
 from tempo.engine.value_norms import value_norms
 from tempo.errors import InputError, ModelError, NumericalError
-from tempo.models.hooks import PLAIN_ATTENTION, Notes, watched_head, watched_inputs, watched_stream
+from tempo.models.hooks import watched_inputs, watched_stream
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.load import Source, load_model
 from tempo.models.projections import head_slices, output_projections
@@ -183,6 +186,57 @@ def batches_of(sequences: Sequence[Ids], batch: int) -> Iterator[Batch]:
         start = end
 
 
+EAGER_ATTENTION = "tempo-eager"
+
+
+@dataclass(slots=True)
+class EagerNotes:
+    """What the model's own eager attention computed in one forward, by layer.
+
+    Attributes:
+        read: What to take from the values; None to leave them.
+        masks: Additive; absent where the family passes none.
+        outputs: What each layer's heads gave, before the output projection.
+    """
+
+    read: Callable[[int, Tensor], Tensor] | None
+    weights: dict[int, Tensor] = field(default_factory=dict)
+    masks: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+    outputs: dict[int, Tensor] = field(default_factory=dict)
+
+
+def _eager_attention(
+    module: nn.Module,
+    query: Float[Tensor, "sequence head query channel"],
+    key: Float[Tensor, "sequence kv_head slot channel"],
+    value: Float[Tensor, "sequence kv_head slot channel"],
+    attention_mask: Tensor | None,
+    *,
+    tempo_eager: EagerNotes,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """Call the family's own eager attention and note what it computed."""
+    # softcaps and learned sinks are in the family's function, so its rows are used as they are
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    layer: Any = module.layer_idx
+    if eager is None:
+        raise ModelError(
+            f"expected an eager attention beside {type(module).__name__}, got none; not supported"
+        )
+    out, weights = eager(module, query, key, value, attention_mask, **options)
+    tempo_eager.weights[layer] = weights
+    if attention_mask is not None:
+        tempo_eager.masks[layer] = attention_mask
+    if tempo_eager.read is not None:
+        tempo_eager.values[layer] = tempo_eager.read(layer, value)
+        tempo_eager.outputs[layer] = out
+    return out, weights
+
+
+AttentionInterface.register(EAGER_ATTENTION, _eager_attention)
+AttentionMaskInterface.register(EAGER_ATTENTION, eager_mask)
+
 EXTRAS = ("inputs", "value_norm", "activations", "final", "predictions")
 BATCH = 8
 
@@ -278,9 +332,9 @@ def _streamed(
     read = _norm_reader(model) if "value_norm" in extras else None
     linears = output_projections(model, range(model.n_layers)) if _needs_inputs(extras) else {}
     for ids in batches_of(sequences, batch):
-        notes = Notes(read)
+        notes = EagerNotes(read)
         with watched_inputs(linears) as given:
-            final, logits = _run(model, ids, notes, extras)
+            depths, final, logits = _run(model, ids, notes, extras)
         inputs = {layer: calls[0] for layer, calls in given.items()}
         _check_projection(model, notes, inputs)
         for number, tokens in enumerate(ids):
@@ -290,7 +344,7 @@ def _streamed(
                 visible=_visible(notes.masks, number),
                 inputs=_heads(inputs, number, model.n_heads) if "inputs" in extras else None,
                 value_norm=_stack(notes.values, number) if read else None,
-                activations=_activations(notes, number),
+                activations=_activations(depths, number, model.config.hidden_size),
                 final=_array(final[number]) if "final" in extras else None,
                 predictions=None if logits is None else _predictions(logits[number], tokens),
             )
@@ -300,23 +354,46 @@ def _needs_inputs(extras: frozenset[str]) -> bool:
     return bool(extras & {"inputs", "value_norm"})
 
 
+@dataclass(frozen=True, slots=True)
+class _Depth:
+    """The residual stream at one depth, summarised while it passes: it is too large to keep.
+
+    Attributes:
+        index: Of the largest value, in the flattened [token channel].
+    """
+
+    norm: Float32[Tensor, "sequence token"]
+    largest: Float32[Tensor, " sequence"]
+    median: Float32[Tensor, " sequence"]
+    index: Int64[Tensor, " sequence"]
+
+
+def _depth(stream: Float[Tensor, "sequence token hidden"]) -> _Depth:
+    size = stream.float().abs().flatten(1)
+    largest, index = size.max(1)
+    return _Depth(stream.float().norm(dim=-1), largest, size.median(1).values, index)
+
+
 @torch.inference_mode()
 def _run(
-    model: LanguageModel, ids: Batch, notes: Notes, extras: frozenset[str]
-) -> tuple[Tensor, Tensor | None]:
-    """Final hidden states, and logits where they are asked for."""
+    model: LanguageModel, ids: Batch, notes: EagerNotes, extras: frozenset[str]
+) -> tuple[list[_Depth], Tensor, Tensor | None]:
+    """Summaries of the stream, final hidden states, and logits where they are asked for."""
     decoder: Any = model.hf.get_decoder()
+    head: Any = model.hf.get_output_embeddings()
     fed = torch.from_numpy(ids).to(model.device)
     with ExitStack() as stack:
-        stack.enter_context(attention_as(model.hf, PLAIN_ATTENTION))
+        stack.enter_context(attention_as(model.hf, EAGER_ATTENTION))
+        depths: list[_Depth] = []
         if "activations" in extras:
-            stack.enter_context(watched_stream(decoder, notes))
+            depths = stack.enter_context(watched_stream(model, _depth))
         if "predictions" not in extras:
-            out = decoder(input_ids=fed, use_cache=False, tempo_plain=notes)
-            return out.last_hidden_state, None
-        final = stack.enter_context(watched_head(model))
-        logits = model.hf(input_ids=fed, use_cache=False, tempo_plain=notes).logits
-        return final[0], logits
+            # the head is the largest product of a small model: left out where nobody asks
+            out = decoder(input_ids=fed, use_cache=False, tempo_eager=notes)
+            return depths, out.last_hidden_state, None
+        final = stack.enter_context(watched_inputs({0: head}))
+        logits = model.hf(input_ids=fed, use_cache=False, tempo_eager=notes).logits
+        return depths, final[0][0], logits
 
 
 def _norm_reader(model: LanguageModel) -> Callable[[int, Tensor], Tensor]:
@@ -335,7 +412,9 @@ def _norm_reader(model: LanguageModel) -> Callable[[int, Tensor], Tensor]:
 
 
 def _check_projection(
-    model: LanguageModel, notes: Notes, inputs: Mapping[int, Float[Tensor, "sequence query wide"]]
+    model: LanguageModel,
+    notes: EagerNotes,
+    inputs: Mapping[int, Float[Tensor, "sequence query wide"]],
 ) -> None:
     """Refuse a layer that gates or changes what its heads give before it projects them."""
     for layer, out in notes.outputs.items():
@@ -369,15 +448,17 @@ def _visible(masks: Mapping[int, Tensor], number: int) -> np.ndarray | None:
     return None if (seen == np.tril(np.ones(seen.shape[1:], bool))).all() else seen
 
 
-def _activations(notes: Notes, number: int) -> Activations | None:
-    if not notes.stream:
+def _activations(depths: Sequence[_Depth], number: int, n_channels: int) -> Activations | None:
+    if not depths:
         return None
-    parts = [notes.stream[depth] for depth in range(len(notes.stream))]
-    norm = np.stack([_array(part[0][number]) for part in parts])
-    largest, median = (np.stack([_array(part[i][number]) for part in parts]) for i in (1, 2))
-    place = np.array([int(part[3][number]) for part in parts])
-    n_channels = notes.n_channels
-    return Activations(norm, largest, median, place // n_channels, place % n_channels)
+    index = np.array([int(one.index[number]) for one in depths])
+    return Activations(
+        norm=np.stack([_array(one.norm[number]) for one in depths]),
+        largest=np.stack([_array(one.largest[number]) for one in depths]),
+        median=np.stack([_array(one.median[number]) for one in depths]),
+        token=index // n_channels,
+        channel=index % n_channels,
+    )
 
 
 def _predictions(logits: Float[Tensor, "query vocab"], tokens: Token) -> Predictions:

@@ -14,10 +14,16 @@ import torch
 from jaxtyping import Float32, Float64
 
 from tempo.causal.attribution import direct_attribution
-from tempo.causal.forward import BATCH, batches_of, check_sequences, plain_rows
-from tempo.causal.silence import HeadIndex, Means, ablated, by_layer, kept_streams, resumed
+from tempo.causal.forward import (
+    BATCH,
+    EAGER_ATTENTION,
+    EagerNotes,
+    batches_of,
+    check_sequences,
+    plain_rows,
+)
+from tempo.causal.silence import HeadIndex, Means, ablated, by_layer, kept_layer_outputs, resumed
 from tempo.errors import InputError, ModelError
-from tempo.models.hooks import PLAIN_ATTENTION, Notes
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.prompts.names import NamePrompt
 
@@ -146,14 +152,14 @@ def _effects(
     means: Means | None,
 ) -> Float32[np.ndarray, "run 2 prompt"]:
     """Logit difference and movers' attention: of the model as it is, then without each head."""
-    with attention_as(model.hf, PLAIN_ATTENTION):
-        with kept_streams(model) as streams:
+    with attention_as(model.hf, EAGER_ATTENTION):
+        with kept_layer_outputs(model) as kept:
             found = [_looked(model, prompts, movers)]
         # layers that are not run again pay what they paid
         paid = found[0][1:]
         for head in heads:
             with ExitStack() as stack:
-                stack.enter_context(resumed(model, head[0], streams))
+                stack.enter_context(resumed(model, head[0], kept))
                 stack.enter_context(ablated(model, [head], means=means))
                 found.append(_looked(model, prompts, movers, before=paid))
     return np.stack([np.stack([one[0], one[1:].mean(0)]) for one in found])
@@ -167,13 +173,13 @@ def _looked(
     before: np.ndarray | None = None,
 ) -> Float32[np.ndarray, "row prompt"]:
     """Logit difference and, below it, each mover's weight on IO."""
-    notes = Notes(None)
+    notes = EagerNotes(None)
     ids = np.stack([prompt.ids for prompt in prompts])
     out = model.hf(
         input_ids=torch.from_numpy(ids).to(model.device),
         use_cache=False,
         logits_to_keep=1,
-        tempo_plain=notes,
+        tempo_eager=notes,
     )
     last = out.logits[:, -1].float().cpu().numpy()
     pairs = [(prompt.io_token, prompt.s_token) for prompt in prompts]

@@ -5,20 +5,20 @@ would be another operation. Queries and keys are computed as before. Zero is not
 model knows, so a head can be held at its mean as well.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from tempo.causal.forward import BATCH, Batch, Ids, batches_of, check_sequences
 from tempo.errors import InputError
-from tempo.models.hooks import watched_inputs
+from tempo.models.hooks import changed_inputs, watched_inputs, watched_outputs
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.projections import output_projections
 
@@ -62,11 +62,15 @@ def ablated(
     """
     chosen = by_layer(model, heads)
     linears = output_projections(model, tuple(chosen))
-    with ExitStack() as stack:
-        for layer, numbers in chosen.items():
-            held = None if means is None else torch.from_numpy(means[layer, numbers])
-            hook = partial(_silence, numbers=numbers, n_heads=model.n_heads, held=held)
-            stack.callback(linears[layer].register_forward_pre_hook(hook).remove)
+
+    def silence(layer: int, given: Float[Tensor, "*row wide"]) -> Float[Tensor, "*row wide"]:
+        by_head = given.unflatten(-1, (model.n_heads, -1)).clone()
+        numbers = chosen[layer]
+        value = 0 if means is None else torch.from_numpy(means[layer, numbers]).to(by_head)
+        by_head[..., numbers, :] = value
+        return by_head.flatten(-2)
+
+    with changed_inputs(linears, silence):
         yield
 
 
@@ -121,12 +125,10 @@ def delta_nll(
         for ids in batches_of(rows, batch):
             fed = torch.from_numpy(ids).to(model.device)
             losses = partial(_losses, model, fed, counted)
-            with kept_streams(model) as streams:
+            with kept_layer_outputs(model) as kept:
                 base.append(losses())
             silent.append(
-                np.stack(
-                    [_without(model, losses, one, streams=streams, means=means) for one in heads]
-                )
+                np.stack([_without(model, losses, one, kept=kept, means=means) for one in heads])
             )
     before = np.concatenate(base)
     return DeltaNll(
@@ -162,29 +164,29 @@ def mean_inputs(
     return mean.float().reshape(model.n_layers, model.n_heads, -1).numpy()
 
 
+LayerOutputs = Mapping[int, Sequence[Any]]
+"""What every layer returned during one forward, in the form its family returns it."""
+
+
 @contextmanager
-def kept_streams(model: LanguageModel) -> Generator[list[Any]]:
-    """What every layer returns during a forward, in order."""
+def kept_layer_outputs(model: LanguageModel) -> Generator[LayerOutputs]:
+    """What every layer returns during a forward, for `resumed`."""
     decoder: Any = model.hf.get_decoder()
-    kept: list[Any] = []
-    hooks = [
-        layer.register_forward_hook(lambda _, __, out: kept.append(out)) for layer in decoder.layers
-    ]
-    try:
+    with watched_outputs(dict(enumerate(decoder.layers))) as kept:
         yield kept
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
-def resumed(model: LanguageModel, layer: int, streams: Sequence[Any]) -> Generator[None]:
-    """Layers before this one return what they returned before instead of running."""
+def resumed(model: LanguageModel, layer: int, kept: LayerOutputs) -> Generator[None]:
+    """Layers before this one return what they returned before instead of running.
+
+    The instance attribute `forward` hides the method of the class; hooks on the layer still run.
+    """
     decoder: Any = model.hf.get_decoder()
     skipped = decoder.layers[:layer]
     try:
-        for module, out in zip(skipped, streams, strict=False):
-            module.forward = partial(_returned, out)
+        for number, module in enumerate(skipped):
+            module.forward = partial(_returned, kept[number][0])
         yield
     finally:
         for module in skipped:
@@ -195,28 +197,15 @@ def _returned(out: object, *_: object, **__: object) -> object:
     return out
 
 
-def _silence(
-    _: nn.Module,
-    args: tuple[Any, ...],
-    *,
-    numbers: list[int],
-    n_heads: int,
-    held: Tensor | None,
-) -> tuple[Any, ...]:
-    given = args[0].unflatten(-1, (n_heads, -1)).clone()
-    given[..., numbers, :] = 0 if held is None else held.to(given)
-    return (given.flatten(-2), *args[1:])
-
-
 def _without(
     model: LanguageModel,
     losses: Callable[[], np.ndarray],
     head: HeadIndex,
     *,
-    streams: Sequence[Any],
+    kept: LayerOutputs,
     means: Means | None,
 ) -> Float32[np.ndarray, " sequence"]:
-    with resumed(model, head[0], streams), ablated(model, [head], means=means):
+    with resumed(model, head[0], kept), ablated(model, [head], means=means):
         return losses()
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from tempo.doctor.arms import GREEDY_STEPS, N_PROMPT, N_TOKENS, Arm, plans
 from tempo.engine.capture import NOTHING, Capture
 from tempo.engine.decode import decode
-from tempo.engine.guards import unguarded, watched_positions
+from tempo.engine.guards import unguarded
 from tempo.engine.state import DecodeContext, StepOutcome
 from tempo.errors import ModelError
+from tempo.models.hooks import watched_positions
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.support import check_rope
 from tempo.oracle import OracleRun, run_oracle

@@ -13,12 +13,12 @@ from tempo.engine.attention import Forward
 from tempo.engine.batch import BatchMask, Query, SequenceBatch, packed
 from tempo.engine.capture import NOTHING, Tensors, captured, layer_facts, received
 from tempo.engine.edits import editing
-from tempo.engine.guards import guard_first_step, guard_projections, watched_positions
+from tempo.engine.guards import guard_first_step, guard_projections
 from tempo.engine.kv_cache import SlotCache
 from tempo.engine.state import DecodeContext
 from tempo.engine.value_norms import NONE, captured_values
 from tempo.errors import ModelError
-from tempo.models.hooks import shifted, watched_inputs
+from tempo.models.hooks import shifted, watched_inputs, watched_positions
 from tempo.models.language_model import LanguageModel
 from tempo.policy.pruning import Received
 

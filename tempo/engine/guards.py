@@ -8,12 +8,11 @@ nothing.
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
-from torch import Tensor, nn
+from torch import Tensor
 
 from tempo.engine.attention import Forward, attend
 from tempo.engine.batch import SequenceBatch
@@ -76,23 +75,6 @@ def guard_first_step(
         if len(view.queries) and piece:
             guard_rows(piece, sink_scores(sinks, capture.heads))
             guard_zeros(piece, windows=windows, n_slots=len(view.table))
-
-
-@contextmanager
-def watched_positions(hf: nn.Module) -> Generator[list[Tensor]]:
-    """Notes the positions given to every rotary module, in the order of the calls."""
-    seen: list[Tensor] = []
-
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(kwargs["position_ids"] if "position_ids" in kwargs else args[1])
-
-    rotary = [module for module in hf.modules() if "RotaryEmbedding" in type(module).__name__]
-    hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in rotary]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def guard_positions(views: Sequence[SequenceBatch], positions: Sequence[Tensor]) -> None:

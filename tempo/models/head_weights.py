@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tempo.errors import InputError, ModelError
 from tempo.models.circuit_weights import CircuitWeights, LayerWeights, Norm, ProcessedEmbedding
+from tempo.models.hooks import stopped_after, watched_stream, zeroed_output
 from tempo.models.language_model import LanguageModel
 from tempo.models.projections import OUTPUTS, output_projections
 
@@ -35,10 +36,7 @@ _PROBE = 1000.0  # so large that the epsilon of a norm does not show
 _SMALL = 1e-3
 _SAMPLE = 16
 _BATCH = 1024
-
-
-class _Enough(Exception):
-    """Ends a forward after the first layer."""
+_FINAL_NORMS = ("norm", "final_layer_norm")
 
 
 def circuit_weights(model: LanguageModel) -> CircuitWeights:
@@ -100,28 +98,20 @@ def processed_embedding(
         raise InputError("expected at least one token to embed, got none; give some")
     decoder: Any = model.hf.get_decoder()
     linear = output_projections(model, (0,))[0]
-    streams: list[tuple[Tensor, Tensor]] = []
-
-    def note(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any], out: Any) -> None:
-        before = args[0] if args else options["hidden_states"]
-        after = out[0] if isinstance(out, tuple) else out
-        streams.append((before[:, 0].float(), after[:, 0].float()))
-        raise _Enough
-
-    silent = linear.register_forward_hook(_nothing)
-    noted = decoder.layers[0].register_forward_hook(note, with_kwargs=True)
-    try:
-        for start in range(0, len(tokens), _BATCH):
-            _first_layer(model, tokens[start : start + _BATCH])
-    finally:
-        silent.remove()
-        noted.remove()
-    before, after = (torch.cat(part) for part in zip(*streams, strict=True))
+    entered: list[Tensor] = []
+    left: list[Tensor] = []
+    for start in range(0, len(tokens), _BATCH):
+        fed = torch.tensor(tokens[start : start + _BATCH], device=model.device)[:, None]
+        with (
+            zeroed_output(linear),
+            watched_stream(model, lambda stream: stream[:, 0].float()) as depths,
+            stopped_after(decoder.layers[0]),
+        ):
+            decoder(input_ids=fed, use_cache=False)
+        entered.append(depths[0])
+        left.append(depths[1])
+    before, after = torch.cat(entered), torch.cat(left)
     return ProcessedEmbedding(tuple(tokens), _array(before), _array(after - before))
-
-
-def _nothing(_: nn.Module, __: object, out: Tensor) -> Tensor:
-    return torch.zeros_like(out)
 
 
 def measured_norm(module: nn.Module, model: LanguageModel) -> Norm:
@@ -148,9 +138,19 @@ def measured_norm(module: nn.Module, model: LanguageModel) -> Norm:
 
 
 def final_norm(model: LanguageModel) -> nn.Module:
-    """The norm before the language-model head."""
+    """The norm before the language-model head.
+
+    Raises:
+        ModelError: It is not where a family known here has it.
+    """
     decoder: Any = model.hf.get_decoder()
-    return decoder.norm if hasattr(decoder, "norm") else decoder.final_layer_norm
+    found = [getattr(decoder, name) for name in _FINAL_NORMS if hasattr(decoder, name)]
+    if not found:
+        raise ModelError(
+            f"expected a decoder with a final norm ({' or '.join(_FINAL_NORMS)}), got "
+            f"{type(decoder).__name__} without one; its states have no lens here"
+        )
+    return found[0]
 
 
 def branch_norm(model: LanguageModel, layer: int) -> nn.Module | None:
@@ -268,15 +268,6 @@ def _embedding_scale(model: LanguageModel) -> float:
             f"{model.config.model_type}; leave out the roles that read weights"
         )
     return scale
-
-
-def _first_layer(model: LanguageModel, tokens: list[int]) -> None:
-    decoder: Any = model.hf.get_decoder()
-    ids = torch.tensor(tokens, device=model.device)[:, None]
-    try:
-        decoder(input_ids=ids, use_cache=False)
-    except _Enough:
-        return
 
 
 def _array(tensor: Float[Tensor, "*shape"]) -> Float32[np.ndarray, "*shape"]:

@@ -1,177 +1,130 @@
-"""Hooks that note what passes through an unmodified model, or add to it; all are removed."""
+"""Context managers that read or change what passes through an unmodified model.
 
-import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+This is the only module that registers forward hooks. Every hook is removed when its context ends,
+also after an error, so a model is always left as it was.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from jaxtyping import Float, Float32
+import torch
+from jaxtyping import Float32
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
+from torch.utils.hooks import RemovableHandle
 
-from tempo.errors import ModelError
-from tempo.models.head_weights import final_norm
 from tempo.models.language_model import LanguageModel
 
-PLAIN_ATTENTION = "tempo-plain"
-
-
-@dataclass(slots=True)
-class Notes:
-    """What is taken down during one forward, by layer or depth.
-
-    Attributes:
-        read: What to take from the values; None to leave them.
-        outputs: What each layer's heads gave, before the output projection.
-    """
-
-    read: Callable[[int, Tensor], Tensor] | None
-    weights: dict[int, Tensor] = field(default_factory=dict)
-    masks: dict[int, Tensor] = field(default_factory=dict)
-    values: dict[int, Tensor] = field(default_factory=dict)
-    outputs: dict[int, Tensor] = field(default_factory=dict)
-    stream: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
-    n_channels: int = 0
-
-
-def plain_attention(
-    module: nn.Module,
-    query: Float[Tensor, "sequence head query channel"],
-    key: Float[Tensor, "sequence kv_head slot channel"],
-    value: Float[Tensor, "sequence kv_head slot channel"],
-    attention_mask: Tensor | None,
-    *,
-    tempo_plain: Notes,
-    **options: Any,
-) -> tuple[Tensor, Tensor]:
-    """The family's own eager attention, taken down."""
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    layer: Any = module.layer_idx
-    if eager is None:
-        raise ModelError(
-            f"expected an eager attention beside {type(module).__name__}, got none; not supported"
-        )
-    out, weights = eager(module, query, key, value, attention_mask, **options)
-    tempo_plain.weights[layer] = weights
-    if attention_mask is not None:
-        tempo_plain.masks[layer] = attention_mask
-    if tempo_plain.read is not None:
-        tempo_plain.values[layer] = tempo_plain.read(layer, value)
-        tempo_plain.outputs[layer] = out
-    return out, weights
-
-
-@contextmanager
-def watched_stream(decoder: Any, notes: Notes) -> Generator[None]:
-    """Summaries of the residual stream, taken while it passes."""
-
-    def before(_: nn.Module, args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
-        stream = args[0] if args else options["hidden_states"]
-        notes.stream[0], notes.n_channels = _summary(stream), stream.shape[-1]
-
-    def after(depth: int) -> Callable[..., None]:
-        def note(_: nn.Module, __: object, out: Any) -> None:
-            notes.stream[depth] = _summary(out[0] if isinstance(out, tuple) else out)
-
-        return note
-
-    hooks = [decoder.layers[0].register_forward_pre_hook(before, with_kwargs=True)]
-    hooks += [
-        layer.register_forward_hook(after(depth)) for depth, layer in enumerate(decoder.layers, 1)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _summary(stream: Float[Tensor, "sequence token hidden"]) -> tuple[Tensor, ...]:
-    size = stream.float().abs()
-    flat = size.flatten(1)
-    largest, place = flat.max(1)
-    return stream.float().norm(dim=-1), largest, flat.median(1).values, place
-
-
-@contextmanager
-def watched_head(model: LanguageModel) -> Generator[list[Tensor]]:
-    """What the language-model head is given."""
-    head: Any = model.hf.get_output_embeddings()
-    given: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, args: given.append(args[0]))
-    try:
-        yield given
-    finally:
-        hook.remove()
-
-
-AttentionInterface.register(PLAIN_ATTENTION, plain_attention)
-AttentionMaskInterface.register(PLAIN_ATTENTION, eager_mask)
-_NORMS = ("norm", "final_layer_norm")
-
-
-@dataclass(slots=True)
-class Stream:
-    """What the residual stream held, depth by depth, over all rows of a forward.
-
-    Depth 0 enters the first layer, scaled where a family scales its embeddings; the last depth
-    enters the final norm.
-    """
-
-    depths: list[Float[Tensor, "row channel"]] = field(default_factory=list)
-
-
-@contextmanager
-def watched_rows_stream(model: LanguageModel) -> Generator[Stream]:
-    """Note what every layer and the final norm are given while the model runs once.
-
-    Raises:
-        ModelError: The final norm is not where a family known here has it.
-    """
-    decoder: Any = model.hf.get_decoder()
-    if not any(hasattr(decoder, name) for name in _NORMS):
-        raise ModelError(
-            f"expected a decoder with a final norm ({' or '.join(_NORMS)}), got "
-            f"{type(decoder).__name__} without one; its states have no lens here"
-        )
-    seen = Stream()
-
-    def note(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        given = args[0] if args else options["hidden_states"]
-        seen.depths.append(given[0].detach().clone())
-
-    places = [*decoder.layers, final_norm(model)]
-    hooks = [place.register_forward_pre_hook(note, with_kwargs=True) for place in places]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-    assert len(seen.depths) == model.n_layers + 1, "the model must run once while it is watched"
+Read = Callable[[Tensor], Any]
+"""What to keep of a tensor that passes; reduce it here where the whole would not fit in memory."""
 
 
 @contextmanager
 def watched_inputs(
-    linears: Mapping[int, nn.Linear],
-) -> Generator[dict[int, list[Tensor]]]:
-    """Notes what the output projections are given, by layer, in the order of the calls."""
-    given: dict[int, list[Tensor]] = {layer: [] for layer in linears}
-    hooks = [
-        linear.register_forward_pre_hook(partial(_note, given[layer]))
-        for layer, linear in linears.items()
-    ]
-    try:
+    modules: Mapping[int, nn.Module], read: Read = Tensor.detach
+) -> Generator[dict[int, list[Any]]]:
+    """Note what each module is given, by key, in the order of the calls.
+
+    The note is taken after the module has run, so it is what the module really read: changes by
+    other hooks are in it, whichever was registered first.
+
+    Example:
+        with watched_inputs(output_projections(model, [0])) as given:
+            model.hf(ids)
+        given[0][0]  # [sequence, token, head * channel]
+    """
+    given: dict[int, list[Any]] = {key: [] for key in modules}
+
+    def noting(key: int) -> Callable[..., None]:
+        def note(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any], __: object) -> None:
+            given[key].append(read(_first(args, options)))
+
+        return note
+
+    with _removed(
+        module.register_forward_hook(noting(key), with_kwargs=True)
+        for key, module in modules.items()
+    ):
         yield given
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _note(into: list[Tensor], _: nn.Module, args: tuple[Any, ...]) -> None:
-    into.append(args[0])
+@contextmanager
+def watched_outputs(modules: Mapping[int, nn.Module]) -> Generator[dict[int, list[Any]]]:
+    """Note what each module returns (a tensor, or a tuple in some families), call by call."""
+    given: dict[int, list[Any]] = {key: [] for key in modules}
+
+    def noting(key: int) -> Callable[..., None]:
+        def note(_: nn.Module, __: object, out: Any) -> None:
+            given[key].append(out)
+
+        return note
+
+    with _removed(module.register_forward_hook(noting(key)) for key, module in modules.items()):
+        yield given
+
+
+@contextmanager
+def watched_stream(model: LanguageModel, read: Read = Tensor.detach) -> Generator[list[Any]]:
+    """Note the residual stream of one forward, depth by depth.
+
+    Depth 0 is what enters the first layer, scaled where a family scales its embeddings and with
+    any embedding offset; depth k is what layer k - 1 returns. The last depth is before the final
+    norm. A packed forward gives `[1, row, hidden]`, a batch `[sequence, token, hidden]`.
+
+    Args:
+        read: Applied to every depth as it passes.
+
+    Example:
+        with watched_stream(model) as depths:
+            model.hf(ids)
+        depths[-1]  # what the final norm reads
+    """
+    decoder: Any = model.hf.get_decoder()
+    depths: list[Any] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], out: Any) -> None:
+        if module is decoder.layers[0]:
+            depths.append(read(_first(args, options)))
+        depths.append(read(out[0] if isinstance(out, tuple) else out))
+
+    with _removed(layer.register_forward_hook(note, with_kwargs=True) for layer in decoder.layers):
+        yield depths
+
+
+@contextmanager
+def watched_positions(hf: nn.Module) -> Generator[list[Tensor]]:
+    """Note the positions given to every rotary module, in the order of the calls."""
+    seen: list[Tensor] = []
+
+    def note(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        # called as (hidden_states, position_ids), by keyword in most families
+        seen.append(options["position_ids"] if "position_ids" in options else args[1])
+
+    rotary = [module for module in hf.modules() if "RotaryEmbedding" in type(module).__name__]
+    with _removed(module.register_forward_pre_hook(note, with_kwargs=True) for module in rotary):
+        yield seen
+
+
+@contextmanager
+def changed_inputs(
+    modules: Mapping[int, nn.Module], change: Callable[[int, Tensor], Tensor]
+) -> Generator[None]:
+    """Give each module another tensor than the one it was called with.
+
+    Args:
+        change: Of the key of a module and what it was given; returns a new tensor.
+    """
+
+    def changing(key: int) -> Callable[..., tuple[Any, ...]]:
+        def replace(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (change(key, args[0]), *args[1:])
+
+        return replace
+
+    with _removed(
+        module.register_forward_pre_hook(changing(key)) for key, module in modules.items()
+    ):
+        yield
 
 
 Shift = Float32[Tensor, "row channel"]
@@ -179,17 +132,52 @@ Shift = Float32[Tensor, "row channel"]
 
 @contextmanager
 def shifted(model: LanguageModel, shift: Shift | None) -> Generator[None]:
-    """Add to the rows of a packed forward before the first layer; nothing is left behind."""
-    if shift is None:
-        yield
-        return
+    """Add a vector to each row of a packed forward before the first layer; None adds nothing."""
     decoder: Any = model.hf.get_decoder()
+    first = {} if shift is None else {0: decoder.layers[0]}
+    with changed_inputs(first, lambda _, given: given + (0 if shift is None else shift.to(given))):
+        yield
 
-    def move(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (given[0] + shift.to(given[0]), *given[1:])
 
-    hook = decoder.layers[0].register_forward_pre_hook(move)
+@contextmanager
+def zeroed_output(module: nn.Module) -> Generator[None]:
+    """Make a module return zeros, its bias included."""
+
+    def zero(_: nn.Module, __: object, out: Tensor) -> Tensor:
+        return torch.zeros_like(out)
+
+    with _removed([module.register_forward_hook(zero)]):
+        yield
+
+
+class _Stopped(Exception):
+    """Ends a forward that has gone far enough."""
+
+
+@contextmanager
+def stopped_after(module: nn.Module) -> Generator[None]:
+    """End the forward in the body, and the body with it, once this module has run.
+
+    Enter it after the contexts that watch the module: hooks run in the order of registration.
+    """
+
+    def stop(*_: object) -> None:
+        raise _Stopped
+
+    with _removed([module.register_forward_hook(stop)]), suppress(_Stopped):
+        yield
+
+
+def _first(args: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor:
+    """The tensor that a module works on: families pass it by place or by keyword."""
+    return args[0] if args else options["hidden_states"]
+
+
+@contextmanager
+def _removed(handles: Iterable[RemovableHandle]) -> Generator[None]:
+    registered = list(handles)
     try:
         yield
     finally:
-        hook.remove()
+        for handle in registered:
+            handle.remove()

@@ -14,7 +14,8 @@ from tempo.engine.kv_cache import SlotCache
 from tempo.engine.state import DecodeContext, Decoding, SequencePlan, StepOutcome
 from tempo.engine.value_norms import projections
 from tempo.errors import InputError, ModelError, NoParallelSetsError, TwinError
-from tempo.models.hooks import watched_rows_stream
+from tempo.models.head_weights import final_norm
+from tempo.models.hooks import watched_stream
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.load import Source, load_model
 from tempo.policy.biases import Bias
@@ -284,6 +285,7 @@ def replay_set(model: LanguageModel, trace: Trace, step: int) -> Replay:
         TwinError: It came out otherwise than recorded.
         ModelError: The states of this family cannot be read.
     """
+    final_norm(model)  # refuses now, not after decoding, what has no lens
     table, policy = trace.slots, _fed_again(trace)
     rules = [policy]
     if not policy.branches:
@@ -345,7 +347,7 @@ def _decode_set(
         decodings, cache = prefill(session, plans)
         for number in range(1, step):
             decodings = advance(session, decodings, cache=cache, step=number)
-        with watched_rows_stream(session.model) as stream:
+        with watched_stream(session.model) as depths:
             decodings = advance(session, decodings, cache=cache, step=step)
         forks = tuple(
             SetFork(decoding, cache.take([number]), step)
@@ -353,7 +355,7 @@ def _decode_set(
         )
         for number in range(step + 1, plans[0].steps + 1):
             decodings = advance(session, decodings, cache=cache, step=number)
-    states = np.stack([depth.float().cpu().numpy() for depth in stream.depths])
+    states = np.stack([depth[0].float().cpu().numpy() for depth in depths])
     for one, own in zip(sequences, np.split(states, np.cumsum(widths)[:-1], axis=1), strict=True):
         one.states = own
     return decodings, forks

@@ -10,7 +10,7 @@ import torch
 from tempo.causal.attribution import direct_attribution
 from tempo.causal.forward import plain_rows
 from tempo.causal.name_effects import direct_name_effects, inhibition_effect, name_movers
-from tempo.causal.silence import ablated, delta_nll, kept_streams, mean_inputs, resumed
+from tempo.causal.silence import ablated, delta_nll, kept_layer_outputs, mean_inputs, resumed
 from tempo.errors import InputError, ModelError
 from tempo.models.head_weights import circuit_weights
 from tempo.models.language_model import LanguageModel, attention_as
@@ -91,7 +91,7 @@ def test_the_loss_is_that_of_whole_forwards(family: str):
 def test_a_resumed_forward_is_the_whole_one_bit_for_bit(family: str):
     model = model_of(family)
     ids = ids_of(model)
-    with torch.inference_mode(), kept_streams(model) as streams:
+    with torch.inference_mode(), kept_layer_outputs(model) as streams:
         whole = logits_of(model, ids)
     for layer in range(model.n_layers):
         with resumed(model, layer, streams):

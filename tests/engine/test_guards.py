@@ -14,9 +14,10 @@ from tempo.engine.attention import Forward
 from tempo.engine.batch import SequenceBatch
 from tempo.engine.capture import NOTHING, Capture, Tensors
 from tempo.engine.decode import decode
-from tempo.engine.guards import guard_first_step, unguarded, watched_positions
+from tempo.engine.guards import guard_first_step, unguarded
 from tempo.engine.state import DecodeContext, SequencePlan
 from tempo.errors import ModelError
+from tempo.models.hooks import watched_positions
 from tempo.models.language_model import LanguageModel
 from tempo.testing.tiny import FAMILIES, tiny_model
 from tests.decoding import model_of, random_prompt, real_model, whole

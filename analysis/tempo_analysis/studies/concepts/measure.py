@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32
-from torch import Tensor
 
 from tempo.causal.forward import BATCH, Batch, Ids, batches_of, check_sequences
 from tempo.causal.silence import Means, ablated
 from tempo.errors import InputError, ModelError
-from tempo.models.hooks import watched_inputs
+from tempo.models.hooks import watched_inputs, watched_stream
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.load import Source, load_model
 from tempo.models.projections import head_slices, output_projections
@@ -206,17 +205,11 @@ def _run(
 ) -> tuple[np.ndarray, Float32[np.ndarray, "sequence hidden"]]:
     """One batch."""
     decoder: Any = model.hf.get_decoder()
-    stream: list[Tensor] = []
-
-    def note(_: object, __: object, out: Any) -> None:
-        stream.append(out[0] if isinstance(out, tuple) else out)
-
-    hook = decoder.layers[-1].register_forward_hook(note)
-    try:
-        with watched_inputs(linears) as given:
-            decoder(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False)
-    finally:
-        hook.remove()
+    with (
+        watched_inputs(linears) as given,
+        watched_stream(model, lambda stream: stream[:, -1]) as depths,
+    ):
+        decoder(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False)
     skipped = int(ids.shape[1] > 1 and (ids[:, 0] == _bos(model)).all())
     first = skipped if pooling == "mean" else -1
     pooled = [
@@ -224,7 +217,7 @@ def _run(
         for one in given.values()
     ]
     inputs = np.stack(pooled, axis=1) if pooled else np.empty((len(ids), 0), np.float32)
-    return inputs, stream[0][:, -1].float().cpu().numpy()
+    return inputs, depths[-1].float().cpu().numpy()
 
 
 def _bos(model: LanguageModel) -> int | None:
