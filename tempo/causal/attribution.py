@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from tempo.causal.forward import Ids, check_sequences
+from tempo.causal.eager_rows import Ids, check_sequences
 from tempo.errors import InputError, ModelError
 from tempo.models.circuit_weights import Norm
 from tempo.models.head_weights import branch_norm, check_exported, final_norm, measured_norm

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float32, Float64
 
 from tempo.causal.attribution import direct_attribution
-from tempo.causal.forward import (
+from tempo.causal.eager_rows import (
     BATCH,
     EAGER_ATTENTION,
     EagerNotes,
     batches_of,
     check_sequences,
-    plain_rows,
+    eager_rows,
 )
 from tempo.causal.silence import HeadIndex, Means, ablated, by_layer, kept_layer_outputs, resumed
 from tempo.errors import InputError, ModelError
@@ -115,7 +115,7 @@ def name_movers(
     few = prompts[:_FOR_MOVERS]
     effects = direct_name_effects(model, few).mean(0)
     paid = np.zeros((2, *effects.shape))
-    for prompt, one in zip(few, plain_rows(model, [each.ids for each in few]), strict=True):
+    for prompt, one in zip(few, eager_rows(model, [each.ids for each in few]), strict=True):
         row = one.weights[:, :, prompt.end]
         paid += np.stack([row[..., prompt.io], row[..., prompt.s] + row[..., prompt.s2]])
     effects[(paid[0] <= paid[1]) | (effects <= 0)] = -np.inf

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from tempo.causal.forward import BATCH, Batch, Ids, batches_of, check_sequences
+from tempo.causal.eager_rows import BATCH, Batch, Ids, batches_of, check_sequences
 from tempo.errors import InputError
 from tempo.models.hooks import changed_inputs, watched_inputs, watched_outputs
 from tempo.models.language_model import LanguageModel, attention_as

@@ -134,22 +134,18 @@ class EditApplier:
         heads: Of each edit, by layer; empty where it has none or changes nothing.
         within: Place of the sequence that each edit is made in; None is all.
         applied_edits: Numbers of the edits that found a row and a visible slot to act on.
-        outputs: What each layer's heads gave, after the edits, where it is kept.
     """
 
     edits: Sequence[Edit]
     heads: Sequence[dict[int, list[int]]]
     views: Sequence[SequenceBatch]
     within: Sequence[int | None]
-    keeps_outputs: bool = False
     applied_edits: set[int] = field(default_factory=set)
-    outputs: dict[int, Query] = field(default_factory=dict)
 
-    def attention_overrides(self, n_layers: int) -> dict[int, Attend]:
-        """What attends in the layers that are edited, or in all where outputs are kept."""
-        named = {layer for heads in self.heads for layer in heads}
-        layers = range(n_layers) if self.keeps_outputs else sorted(named)
-        return {layer: partial(self.attended, layer) for layer in layers}
+    def attention_overrides(self) -> dict[int, Attend]:
+        """What attends in the layers that are edited."""
+        layers = {layer for heads in self.heads for layer in heads}
+        return {layer: partial(self.attended, layer) for layer in sorted(layers)}
 
     def row_overrides(self) -> dict[int, RowsOf]:
         """What computes the rows of layers whose scores or weights are edited."""
@@ -177,10 +173,7 @@ class EditApplier:
             out = (read.to(own.dtype) @ own).to(call.query.dtype)
         else:
             out = attend(call, keys, values, mask)
-        out = self._replaced(layer, out)
-        if self.keeps_outputs:
-            self.outputs[layer] = out
-        return out
+        return self._replaced(layer, out)
 
     def weights(
         self,
@@ -320,9 +313,8 @@ def editing(
     views: Sequence[SequenceBatch],
     *,
     within: Sequence[int | None],
-    keeps: bool = False,
 ) -> EditApplier | None:
-    """The edits of one forward; None where nothing is changed or kept.
+    """The edits of one forward; None where nothing is changed.
 
     Args:
         within: Place among the views of the sequence that each edit is made in; None is all.
@@ -330,11 +322,11 @@ def editing(
     Raises:
         InputError: An edit does not fit the model.
     """
-    if not edits and not keeps:
+    if not edits:
         return None
     named = [heads_in(edit, model) for edit in edits]
     heads = [{} if is_nothing(edit) else one for edit, one in zip(edits, named, strict=True)]
-    return EditApplier(edits, heads, views, within, keeps)
+    return EditApplier(edits, heads, views, within)
 
 
 def _check_rows(layer: int, scores: PerHead, mask: Mask) -> None:

@@ -1,6 +1,6 @@
 """One packed forward of the unmodified model: the rows of many sequences as one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from tempo.engine.attention import Forward
-from tempo.engine.batch import BatchMask, Query, SequenceBatch, packed
+from tempo.engine.batch import BatchMask, SequenceBatch, packed
 from tempo.engine.capture import NOTHING, Tensors, captured, layer_facts, received
 from tempo.engine.edits import editing
 from tempo.engine.guards import guard_first_step, guard_projections
@@ -29,14 +29,12 @@ class ForwardOutput:
 
     Attributes:
         received: What each slot got from the rows; zeros where no prune rule asks.
-        outputs: What the heads of each layer gave, of all sequences; empty where it is not kept.
     """
 
     logits: Float[Tensor, "query vocab"]
     tensors: Tensors
     facts: dict[str, object]
     received: Received
-    outputs: Mapping[int, Query]
 
 
 def forward(
@@ -72,9 +70,9 @@ def forward(
     keep = range(session.model.n_layers) if judged else session.capture.layers
     state = Forward(packing, cache, sight.mask, frozenset(keep))
     within = [None if one is None else one - first for one in session.within()]
-    edits = editing(session.model, session.edits, views, within=within, keeps=session.keeps_outputs)
+    edits = editing(session.model, session.edits, views, within=within)
     if edits is not None:
-        state.attention_overrides = edits.attention_overrides(session.model.n_layers)
+        state.attention_overrides = edits.attention_overrides()
         state.row_overrides = edits.row_overrides()
         guarded = False
     counts = [1 if last_row_only else len(view.queries) for view in views]
@@ -98,11 +96,7 @@ def forward(
     norms = captured_values(state, views, through)
     got = received(state, sight) if judged else [_nothing(view) for view in views]
     each = zip(logits.split(counts), tensors, norms, got, strict=True)
-    outputs = edits.outputs if edits is not None else {}
-    return [
-        ForwardOutput(rows, piece | values, facts, one, outputs)
-        for rows, piece, values, one in each
-    ]
+    return [ForwardOutput(rows, piece | values, facts, one) for rows, piece, values, one in each]
 
 
 def _fed(

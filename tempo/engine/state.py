@@ -89,7 +89,6 @@ class DecodeContext:
         edited: For each edit the number of the sequence it is made in; where empty, every edit is
             made in all of them.
         applied_edits: Numbers of the edits that have found something to act on.
-        keeps_outputs: Whether each forward hands on what the heads gave.
         projections: What slots write through, where their values are captured.
     """
 
@@ -100,7 +99,6 @@ class DecodeContext:
     edits: tuple[Edit, ...] = ()
     edited: tuple[int, ...] = ()
     applied_edits: set[int] = field(default_factory=set)
-    keeps_outputs: bool = False
     projections: Projections = field(init=False)
 
     def __post_init__(self) -> None:

@@ -22,12 +22,26 @@ def head_slices(
     return weight.float().T.reshape(n_heads, -1, weight.shape[0])
 
 
+def output_modules(model: LanguageModel, layers: Sequence[int]) -> dict[int, nn.Module]:
+    """The module that each of these layers sends its heads' outputs through, of whatever kind.
+
+    Raises:
+        ModelError: Names the class that has none or more than one.
+    """
+    return {layer: module for layer, (_, module) in _found(model, layers).items()}
+
+
 def output_projections(model: LanguageModel, layers: Sequence[int]) -> dict[int, nn.Linear]:
     """The linear map that each of these layers sends its heads' outputs through.
 
     Raises:
         ModelError: Names the class that has none, more than one, or weights that are not plain.
     """
+    return {layer: _plain(model, layer, *part) for layer, part in _found(model, layers).items()}
+
+
+def _found(model: LanguageModel, layers: Sequence[int]) -> dict[int, tuple[nn.Module, nn.Module]]:
+    """By layer, the attention and its output projection."""
     decoder: Any = model.hf.get_decoder()
     found: dict[int, list[tuple[nn.Module, nn.Module]]] = {layer: [] for layer in layers}
     for module in decoder.modules():
@@ -35,22 +49,24 @@ def output_projections(model: LanguageModel, layers: Sequence[int]) -> dict[int,
         children = dict(module.named_children())
         if layer in found:
             found[layer] += [(module, children[name]) for name in OUTPUTS if name in children]
-    return {layer: _only(model, layer, parts) for layer, parts in found.items()}
+    for layer, parts in found.items():
+        if len(parts) != 1:
+            raise ModelError(
+                f"{_expected(model, layer)}, got {len(parts)} in {type(model.hf).__name__}; leave "
+                "out values"
+            )
+    return {layer: parts[0] for layer, parts in found.items()}
 
 
-def _only(
-    model: LanguageModel, layer: int, parts: Sequence[tuple[nn.Module, nn.Module]]
-) -> nn.Linear:
-    width = model.n_heads * model.head_dim
-    expected = (
-        f"expected one plain linear output projection ({', '.join(OUTPUTS)}) of {width} inputs in "
-        f"the attention of layer {layer}"
+def _expected(model: LanguageModel, layer: int) -> str:
+    return (
+        f"expected one plain linear output projection ({', '.join(OUTPUTS)}) of "
+        f"{model.n_heads * model.head_dim} inputs in the attention of layer {layer}"
     )
-    if len(parts) != 1:
-        raise ModelError(
-            f"{expected}, got {len(parts)} in {type(model.hf).__name__}; leave out values"
-        )
-    ((attention, linear),) = parts
+
+
+def _plain(model: LanguageModel, layer: int, attention: nn.Module, linear: nn.Module) -> nn.Linear:
+    expected, width = _expected(model, layer), model.n_heads * model.head_dim
     kind = f"{type(linear).__name__} in {type(attention).__name__}"
     # a subclass may be quantised, adapted or reparametrised: its weight is not what it computes
     if type(linear) is not nn.Linear or linear.weight.dtype not in _DTYPES:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tempo.causal.attribution import direct_attribution
-from tempo.causal.forward import plain_rows
+from tempo.causal.eager_rows import eager_rows
 from tempo.causal.name_effects import direct_name_effects, inhibition_effect, name_movers
 from tempo.causal.silence import ablated, delta_nll, kept_layer_outputs, mean_inputs, resumed
 from tempo.errors import InputError, ModelError
@@ -125,18 +125,18 @@ def test_only_counted_tokens_count():
 def test_a_head_held_at_its_mean_gives_the_mean():
     model = model_of("llama")
     ids = ids_of(model)
-    rows = list(plain_rows(model, ids, extras=("inputs",)))
+    rows = list(eager_rows(model, ids, keep=("head_outputs",)))
     means = mean_inputs(model, ids, batch=2)
-    expected = np.mean([one.inputs.mean(1) for one in rows], axis=0)
+    expected = np.mean([one.head_outputs.mean(1) for one in rows], axis=0)
     np.testing.assert_allclose(means, expected, atol=1e-6)
     with ablated(model, [(1, 2)], means=means):
-        held = list(plain_rows(model, ids, extras=("final",)))
+        held = list(eager_rows(model, ids, keep=("final",)))
     other = copy.deepcopy(model)
     linear = output_projections(other, (1,))[1]
     columns = slice(2 * model.head_dim, 3 * model.head_dim)
     linear.bias = torch.nn.Parameter(linear.weight.data[:, columns] @ torch.from_numpy(means[1, 2]))
     linear.weight.data[:, columns] = 0
-    for one, expected in zip(held, plain_rows(other, ids, extras=("final",)), strict=True):
+    for one, expected in zip(held, eager_rows(other, ids, keep=("final",)), strict=True):
         np.testing.assert_allclose(one.final, expected.final, atol=1e-5)
     assert delta_nll(model, ids, [(1, 2)], means=means).replacement == "mean"
 
@@ -291,7 +291,7 @@ def test_the_effect_is_that_of_whole_forwards_in_the_order_given():
 
     def looked(prompt: NamePrompt) -> tuple[float, float]:
         last = logits_of(model, prompt.ids[None])[0, -1]
-        (rows,) = plain_rows(model, [prompt.ids])
+        (rows,) = eager_rows(model, [prompt.ids])
         paid = np.mean([rows.weights[layer, head, -1, prompt.io] for layer, head in movers])
         return float(last[prompt.io_token] - last[prompt.s_token]), float(paid)
 
@@ -312,7 +312,7 @@ def test_name_movers_look_at_the_indirect_object_and_write_most_towards_it():
     effects = direct_name_effects(model, prompts).mean(0)
     looks = np.zeros(effects.shape, bool)
     for layer, head in np.ndindex(effects.shape):
-        rows = [next(plain_rows(model, [each.ids])).weights[layer, head, -1] for each in prompts]
+        rows = [next(eager_rows(model, [each.ids])).weights[layer, head, -1] for each in prompts]
         io = np.mean([row[each.io] for row, each in zip(rows, prompts, strict=True)])
         s = np.mean([row[each.s] + row[each.s2] for row, each in zip(rows, prompts, strict=True)])
         looks[layer, head] = io > s

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import tempo
-from tempo.causal.forward import Forwarded, forward_each, plain_rows
+from tempo.causal.eager_rows import eager_rows
+from tempo.causal.forward import Forwarded, forward_each
 from tempo.causal.silence import ablated
 from tempo.engine.edits import check_edit_list
 from tempo.errors import InputError, OutputError, TwinError
@@ -52,9 +53,9 @@ def test_without_edits_it_is_the_models_own_forward(family: str):
 def test_head_outputs_are_what_the_output_projection_reads(family: str):
     model = model_of(family)
     found = run(family)
-    (plain,) = plain_rows(model, [np.array(ids_of(family))], extras=("inputs",))
-    assert plain.inputs is not None
-    np.testing.assert_allclose(found.head_outputs, plain.inputs, atol=1e-5)
+    (plain,) = eager_rows(model, [np.array(ids_of(family))], keep=("head_outputs",))
+    assert plain.head_outputs is not None
+    np.testing.assert_allclose(found.head_outputs, plain.head_outputs, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

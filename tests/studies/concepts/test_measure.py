@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tempo.causal.forward import plain_rows
+from tempo.causal.eager_rows import eager_rows
 from tempo.causal.silence import ablated
 from tempo.errors import InputError, ModelError
 from tempo.prompts.pairs import Pair, Pairs, load_pairs
@@ -365,10 +365,12 @@ def test_captured_inputs_are_those_of_the_output_projection(family: str, pooling
     ):
         sequences = [np.array(model.encode(text)) for text in texts]
         for one, expected in zip(
-            side, plain_rows(model, sequences, extras=("inputs",)), strict=True
+            side, eager_rows(model, sequences, keep=("head_outputs",)), strict=True
         ):
             wanted = (
-                expected.inputs[:, -1] if pooling == "last" else expected.inputs[:, first:].mean(1)
+                expected.head_outputs[:, -1]
+                if pooling == "last"
+                else expected.head_outputs[:, first:].mean(1)
             )
             np.testing.assert_allclose(one, wanted, atol=1e-5)
     assert inputs.layers == tuple(range(model.n_layers))

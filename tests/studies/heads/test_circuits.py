@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tempo.causal.forward import plain_rows
+from tempo.causal.eager_rows import eager_rows
 from tempo.errors import InputError
 from tempo.models.circuit_weights import CircuitWeights, LayerWeights, Norm, ProcessedEmbedding
 from tempo.models.head_weights import circuit_weights, processed_embedding
@@ -365,7 +365,7 @@ def test_a_sink_with_a_small_value_loses_its_share():
 
 
 def test_equal_values_leave_the_weights_as_they_are():
-    (one,) = plain_rows(model_of("llama"), np.array([random_prompt(model_of("llama"), 9)]))
+    (one,) = eager_rows(model_of("llama"), np.array([random_prompt(model_of("llama"), 9)]))
     ones = np.ones((2, 4, 9), np.float32)
     np.testing.assert_allclose(value_weighted_share(one.weights, ones), one.weights, atol=1e-6)
 

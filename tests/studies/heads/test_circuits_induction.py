@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tempo.causal.forward import plain_rows
+from tempo.causal.eager_rows import eager_rows
 from tempo.causal.silence import HeadIndex, ablated, delta_nll
 from tempo.models.language_model import LanguageModel
 from tempo.models.load import load_model
@@ -77,7 +77,7 @@ def repeated(n_half: int, n: int = 4) -> np.ndarray:
 def stripe(head: HeadIndex, ids: np.ndarray) -> float:
     """Mean weight from the second copy of a token to what followed the first."""
     n = ids.shape[1] // 2
-    rows = [one.weights[head] for one in plain_rows(MODEL, ids)]
+    rows = [one.weights[head] for one in eager_rows(MODEL, ids)]
     return float(np.mean([[row[1 + n + i, i + 2] for i in range(n - 1)] for row in rows]))
 
 
@@ -87,7 +87,7 @@ def uniform(n: int) -> float:
 
 def test_the_first_head_looks_one_back():
     ids = repeated(30)
-    for one in plain_rows(MODEL, ids):
+    for one in eager_rows(MODEL, ids):
         row = one.weights[PREVIOUS]
         assert np.mean(np.diagonal(row, -1)) > 0.99
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from tempo.causal.forward import Forwarded, check_sequences, forward, forward_each
+from tempo.causal.eager_rows import check_sequences
+from tempo.causal.forward import Forwarded, forward, forward_each
 from tempo.causal.silence import mean_inputs
 from tempo.engine.edits import heads_in
 from tempo.errors import InputError
@@ -224,7 +225,7 @@ class DonorSource:
         self.means = self._means() if "mean" in hows else None
         self.given = None
         if given is not None and self.resamples:
-            self.given = forward(model, given).head_outputs
+            self.given = forward(model, given, keep=["head_outputs"]).head_outputs
         # choose every donor once now: a prompt without one is refused before any pass runs
         for number in range(len(texts) if self.resamples else 0):
             self._donor(number)
@@ -236,7 +237,8 @@ class DonorSource:
         donor = self._donor(number)
         if donor is None:
             return Donors(self.means, self.given)
-        return Donors(self.means, forward(self.model, donor.ids).head_outputs)
+        found = forward(self.model, donor.ids, keep=["head_outputs"])
+        return Donors(self.means, found.head_outputs)
 
     def _donor(self, number: int) -> AblationPrompt | None:
         """The prompt whose heads replace those of another; None if the caller gave a text.

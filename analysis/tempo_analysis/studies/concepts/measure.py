@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from tempo.causal.forward import BATCH, Batch, Ids, batches_of, check_sequences
+from tempo.causal.eager_rows import BATCH, Batch, Ids, batches_of, check_sequences
 from tempo.causal.silence import Means, ablated
 from tempo.errors import InputError, ModelError
 from tempo.models.hooks import watched_inputs, watched_stream

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from tempo.causal.forward import Activations, Ids, PlainRows, plain_rows
+from tempo.causal.eager_rows import Activations, EagerRows, Ids, eager_rows
 from tempo.errors import TempoError, TooFewPromptsError
 from tempo.models.head_weights import circuit_weights, processed_embedding
 from tempo.models.language_model import LanguageModel
@@ -180,8 +180,8 @@ def _texts(
     ends = np.array(marks.ids, np.int64)
     common = np.union1d(frequent_ids(list(windows.ids)), ends)
     nulls = None
-    extras = ("value_norm", "activations", "predictions")
-    for number, one in enumerate(plain_rows(model, windows.ids, extras=extras)):
+    keep = ("value_norm", "activations", "predictions")
+    for number, one in enumerate(eager_rows(model, windows.ids, keep=keep)):
         rows = _rows(one)
         # all windows have one length and one mask, so the permutations of the first serve all
         nulls = nulls or text_nulls(rows, seed=plan.seed)
@@ -193,7 +193,7 @@ def _texts(
         yield _Text(scores, share, one.activations, float(one.predictions.nll.mean()))
 
 
-def _rows(one: PlainRows) -> SequenceRows:
+def _rows(one: EagerRows) -> SequenceRows:
     return SequenceRows(one.tokens, one.weights, one.visible)
 
 
@@ -241,7 +241,7 @@ def halves_pass(model: LanguageModel, plan: CensusPlan) -> Answers:
     """
     drawn = repeated_halves(plan.facts, n=plan.n, n_half=plan.length // 2, seed=plan.seed)
     both = chain.from_iterable(zip(drawn.ids, drawn.control, strict=True))
-    rows = (_rows(one) for one in plain_rows(model, list(both)))
+    rows = (_rows(one) for one in eager_rows(model, list(both)))
     # `rows` is one iterator given twice: zip takes [R, R] and its control in turn
     scores = [
         score_halves(repeated, independent, start=drawn.start)
@@ -384,7 +384,7 @@ def needles_pass(model: LanguageModel, plan: CensusPlan) -> Answers:
         TooFewPromptsError: The model passed fewer than 8 trials.
     """
     prompts = needle_prompts(plan.facts, plan.corpus, n=N_NEEDLES, seed=plan.seed)
-    rows = plain_rows(model, [prompt.ids for prompt in prompts], extras=("predictions",))
+    rows = eager_rows(model, [prompt.ids for prompt in prompts], keep=("predictions",))
     trials = [
         _trial(prompt, one, key=(plan.seed, number))
         for number, (prompt, one) in enumerate(zip(prompts, rows, strict=True))
@@ -408,7 +408,7 @@ def needles_pass(model: LanguageModel, plan: CensusPlan) -> Answers:
     )
 
 
-def _trial(prompt: NeedlePrompt, one: PlainRows, *, key: tuple[int, int]) -> RetrievalTrial:
+def _trial(prompt: NeedlePrompt, one: EagerRows, *, key: tuple[int, int]) -> RetrievalTrial:
     assert one.predictions is not None
     # `answered` are the queries that predict the tokens of the answer; the first one is the last
     # token of the prompt
@@ -427,7 +427,7 @@ def _scored(
     """The score of every prompt, in the order given; prompts of one length run together."""
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     found: dict[int, HeadScore] = {}
-    for number, one in zip(order, plain_rows(model, [ids[n] for n in order]), strict=True):
+    for number, one in zip(order, eager_rows(model, [ids[n] for n in order]), strict=True):
         found[number] = score(number, _rows(one))
     return [found[number] for number in range(len(ids))]
 

@@ -83,7 +83,7 @@ def value_weighted_share(
 
     Args:
         weights: Attention rows.
-        value_norm: Norm of W_O v of each slot, as `plain_rows` keeps it.
+        value_norm: Norm of W_O v of each slot, as `eager_rows` keeps it.
     """
     written = weights.astype(np.float64) * value_norm[:, :, None, :]
     total = written.sum(-1, keepdims=True)
