@@ -38,7 +38,7 @@ class OutputError(TraceError):
 
 
 class LevelError(TempoError):
-    """The trace was captured at a level that does not hold what was asked for."""
+    """The trace was captured at a level that does not hold what is read."""
 
 
 class NoParallelSetsError(TempoError):
@@ -50,4 +50,4 @@ class TooFewPromptsError(TempoError):
 
 
 class Interrupted(TempoError):
-    """The run was stopped by the user; everything up to the last whole step is on disk."""
+    """The run was stopped by the user; every completed step is on disk."""

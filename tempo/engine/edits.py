@@ -268,7 +268,7 @@ class EditApplier:
             return given[None, :, None, :].expand_as(out)
         donated = torch.zeros_like(out)
         for place, view in enumerate(self.views):
-            rows = view.queries[edit.asked(view.table, view.queries)]
+            rows = view.queries[edit.query_mask(view.table, view.queries)]
             if not self._concerns(number, place) or not len(rows):
                 continue
             if rows.max() >= len(given):
@@ -300,7 +300,7 @@ class EditApplier:
     def _rows(self, number: int, edit: Rows, out: Tensor) -> Bool[Tensor, "sequence query"]:
         chosen = torch.zeros(out.shape[0], out.shape[2], dtype=torch.bool, device=out.device)
         for place, view in enumerate(self.views):
-            rows = edit.asked(view.table, view.queries) & self._concerns(number, place)
+            rows = edit.query_mask(view.table, view.queries) & self._concerns(number, place)
             chosen[place, : len(rows)] = torch.from_numpy(rows).to(out.device)
             if rows.any():
                 self.applied_edits.add(number)

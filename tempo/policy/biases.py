@@ -75,6 +75,7 @@ class MassNeutral(Bias):
         """Minus the log of the visible members of the slot's set."""
         n_steps = table.n_steps + 1
         of_step = table.step[:, None] == np.arange(n_steps)[None, :]
+        # [query, slot] @ [slot, step]: how many members of each step a row sees.
         seen_of_step = visible.astype(np.int64) @ of_step.astype(np.int64)
         count = np.where(table.step[None, :] == PROMPT_STEP, 1, seen_of_step[:, table.step])
         return -np.log(np.maximum(count, 1)).astype(np.float32)
@@ -99,8 +100,10 @@ class LogPosterior(Bias):
         total = np.zeros(visible.shape, np.float32)
         for step in np.unique(table.step[queries][table.step[queries] > PROMPT_STEP]).tolist():
             rows = np.flatnonzero(table.step[queries] == step)
+            # One-hot over the query's own set: its slots are consecutive, offsets are ranks.
             share = np.eye(len(table.members(step)))[queries[rows] - table.members(step)[0]]
             for earlier in range(step - 1, PROMPT_STEP, -1):
+                # Weights of a set are those of the set after it, carried one step back.
                 share = share @ responsibility(table, earlier)
                 members = table.members(earlier)
                 seen = np.where(visible[np.ix_(rows, members)], share, 0)
@@ -124,6 +127,7 @@ def responsibility(table: SlotTable, step: int) -> Float64[np.ndarray, "next mem
     with np.errstate(divide="ignore"):
         log_weight = np.log(table.weight[table.members(step)].astype(np.float64))
     joint = table.evidence[step].astype(np.float64) + log_weight
+    # The maximum keeps the exponentials in range and cancels in the ratio.
     joint = np.exp(joint - joint.max(-1, keepdims=True))
     return joint / joint.sum(-1, keepdims=True)
 

@@ -18,7 +18,7 @@ from tempo.vocabulary import GROUPS, Head, HeadName, head_of
 
 HeadNames = Sequence[HeadName]
 _LARGEST = 1e6
-"""Of a bias or a scale: in float32 nothing else is left of a row long before."""
+"""Largest bias or scale: in float32 a row is one slot long before."""
 CellMask = Bool[np.ndarray, "query slot"]
 
 
@@ -40,7 +40,7 @@ class Rows:
     queries: Sequence[int] | None = None
     query_positions: Sequence[float] | None = None
 
-    def asked(
+    def query_mask(
         self, table: SlotTable, queries: Int[np.ndarray, " query"]
     ) -> Bool[np.ndarray, " query"]:
         """Which of some query rows are meant."""
@@ -76,7 +76,7 @@ class Columns(Rows):
 
     def cells(self, table: SlotTable, queries: Int[np.ndarray, " query"]) -> CellMask:
         """Which cells of some query rows are meant, over every slot of the table."""
-        kept = np.repeat(self.asked(table, queries)[:, None], len(table), axis=1)
+        kept = np.repeat(self.query_mask(table, queries)[:, None], len(table), axis=1)
         kept &= _among(np.arange(len(table)), self.slots)
         kept &= _at(table.position, self.slot_positions)
         if self.groups is not None:
@@ -133,6 +133,8 @@ class ScoreBias(Columns):
     amount: float
 
     def __post_init__(self) -> None:
+        # A dataclass with slots is a new class, which super() without arguments does not find
+        # (CPython issue 90562).
         super(ScoreBias, self).__post_init__()
         _finite(self.amount, "amount")
 

@@ -97,6 +97,7 @@ def _children(how: Choosing, readout: LogProbability, nodes: Nodes, step: int) -
         parent=parent,
         path_log_probability=nodes.path[parent] + conditional,
     )
+    # By the probability of the path, then token id, then parent: lexsort's last key comes first.
     order = np.lexsort((parent, token, -(nodes.path[parent] + conditional)))
     kept, cut = order[: how.frontier], order[how.frontier :]
     return replace(_taken(whole, kept), dropped=dropped + _left_out(whole, cut, "max_width"))
@@ -129,6 +130,7 @@ def _ended(choice: Choice, eos_ids: tuple[int, ...]) -> Choice:
     is_end = np.isin(choice.token, np.asarray(eos_ids, np.int64))
     if not is_end.any():
         return choice
+    # Ranked first, it is the last set, alone; ranked lower, it alone is left out.
     out = np.arange(len(is_end)) > 0 if is_end[0] else is_end
     return replace(
         _taken(choice, np.flatnonzero(~out)),

@@ -10,6 +10,8 @@ from tempo.errors import InputError
 from tempo.policy.slots import SlotTable
 
 MIN_DELTA_ULPS = 16
+"""Least offset, in float32 steps at the largest position: rounding moves a position by at most half
+a step, so it changes such an offset by at most a sixteenth."""
 
 
 class Place(ABC):
@@ -139,7 +141,7 @@ class Given(Place):
     sets: tuple[tuple[float | int, ...], ...]
 
     def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
-        """There is no rule to ask without the step."""
+        """Not defined without the step; `of_set` has it."""
         raise AssertionError("given positions depend on the step; ask of_set")
 
     def of_set(
@@ -155,7 +157,7 @@ class Given(Place):
         return np.asarray(given, np.float32)
 
     def next_base(self, base: int, width: int) -> int:
-        """Not asked; kept in step with the sets."""
+        """One further; `of_set` does not use it."""
         return base + 1
 
 

@@ -1,7 +1,7 @@
 """Which tokens enter: from a next-token distribution to a parallel set.
 
 Selection is on float32 probabilities. Sets are ordered by probability, ties by token id; only
-`Forced` keeps the order it was given. `tempo.policy.selection` has more rules.
+`Forced` keeps the order it was given.
 """
 
 from abc import ABC, abstractmethod
@@ -32,6 +32,8 @@ LogProbability = Float32[np.ndarray, " vocab"]
 Tau = float | int | Schedule
 """One threshold for all steps, or one for each."""
 _SLACK = 1e-3
+"""In nats. Tokens from this close below tau on are compared exactly, as float32 probabilities; the
+rest is decided on logs, which saves an exponential of the whole vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class TopK(Select):
     def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
         """The best k."""
         k = min(self.k, len(log_probability))
+        # Everything tied with the k-th passes here; `by_rank` then prefers the smaller ids.
         lowest = np.partition(log_probability, -k)[-k]
         token = by_rank(log_probability, np.flatnonzero(log_probability >= lowest))[:k]
         return Choice(token, log_probability[token])
@@ -232,6 +235,7 @@ class TopP(Select):
     def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
         """The nucleus."""
         falling = np.sort(log_probability)[::-1].astype(np.float64)
+        # Relative to the top token and divided by the total: the logs need not be normalised.
         mass = np.cumsum(np.exp(falling - falling[0]))
         reached = (mass / mass[-1]).astype(np.float32)
         n = int(np.searchsorted(reached, np.float32(self.p))) + 1
@@ -303,6 +307,7 @@ class Sample(Select):
         return Choice(token, log_probability[token])
 
     def _noise(self, n: int, step: int, prompt_id: str) -> Float64[np.ndarray, " vocab"]:
+        # A hash, so that neighbouring steps and prompts have unrelated streams.
         key = sha256(f"{self.seed}:{step}:{prompt_id}".encode()).digest()
         sequence = np.random.SeedSequence(int.from_bytes(key[:16], "little"))
         return np.random.default_rng(sequence).gumbel(size=n)

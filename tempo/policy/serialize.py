@@ -1,4 +1,4 @@
-"""Rules and edits as plain JSON, so that a trace can say what made it; rules back again too."""
+"""Rules and edits as plain JSON values, for the record of a trace, and rules from them again."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -41,7 +41,7 @@ def rule_to_dict(rule: Any) -> Any:
 
 
 def rule_from_dict(description: Any) -> Any:
-    """The rule that `rule_to_dict` described.
+    """The rule that `rule_to_dict` wrote.
 
     Raises:
         CorruptTraceError: No such rule, or other fields than it has.

@@ -19,7 +19,7 @@ Sees = Bool[np.ndarray, "query slot"]
 
 
 class Relation(ABC):
-    """Says, for each query slot, which slots it may see."""
+    """Which slots each query slot may see."""
 
     @abstractmethod
     def sees(self, table: SlotTable, queries: Queries) -> Sees:

@@ -1,1 +1,1 @@
-"""Texts that models are asked about: suites, corpora, names, needles and pairs."""
+"""Texts that models are run on: suites, corpora, names, needles and pairs."""

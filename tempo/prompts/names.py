@@ -102,7 +102,7 @@ def _places(ids: Int64[np.ndarray, " token"], tokens: list[int], text: str) -> l
     """Where the indirect object, the first and the second subject stand."""
     io, s, again = tokens
     at_io, at_s, at_again = (np.flatnonzero(ids == token) for token in (io, s, again))
-    wanted = 2 if s == again else 1
+    wanted = 2 if s == again else 1  # in the control ABC the repeated name is a third one
     if len(at_io) != 1 or len(at_s) != wanted or len(at_again) != wanted:
         raise InputError(
             f"expected each name of {text!r} as one token, got IO {len(at_io)} times, S "

@@ -15,7 +15,8 @@ from tempo.errors import InputError
 from tempo.prompts.sequences import Corpus
 from tempo.prompts.tokens import TokenFacts
 
-# what the text says, what is asked, and the answer that both end with
+# The sentence in the text, the question, and the answer that both end with. The question is worded
+# otherwise than the sentence, so that copying what stands before the answer does not lead to it.
 NEEDLES = (
     (
         "The caretaker keeps the spare key in the third green pot beside the old pump.",
@@ -108,6 +109,7 @@ def _hidden(
     front = np.array(facts.front, np.int64)
     parts = (front, text[:cut], needle, text[cut:], asked, answer)
     first = len(front) + cut + inside
+    # The row before a token is the one that predicts it.
     due = sum(len(part) for part in parts[:-1]) - 1
     span = np.arange(len(answer), dtype=np.int64)
     return NeedlePrompt(np.concatenate(parts), first + span, due + span, answer, depth, number)

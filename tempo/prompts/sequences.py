@@ -29,7 +29,7 @@ class Corpus:
 
     Attributes:
         source: What it is called in a result.
-        sha256: Of the text, so that two runs can be told to have read the same.
+        sha256: Of the text, to check that two runs read the same.
     """
 
     text: str
@@ -237,5 +237,5 @@ def _fronted(facts: TokenFacts, ids: Int64[np.ndarray, "sequence inner"]) -> Seq
 
 
 def _rng(seed: int, kind: str) -> np.random.Generator:
-    """A stream of its own for each kind, so that asking for more of one leaves the others."""
+    """A stream of its own for each kind, so that drawing more of one changes no other."""
     return np.random.default_rng([seed, *kind.encode()])

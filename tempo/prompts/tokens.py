@@ -1,4 +1,4 @@
-"""What the sequences of the battery need to know of a tokenizer."""
+"""A tokenizer, reduced to what the sequences of `tempo.prompts` are made of."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

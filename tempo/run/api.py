@@ -243,13 +243,13 @@ def _model_and_options(model: Source, given: Mapping[str, Any]) -> tuple[Languag
         "dtype": loaded.dtype,
         "device": str(loaded.device),
     }
-    asked = {
+    differing = {
         name: value for name, value in values.items() if name in facts and value != facts[name]
     }
-    if asked:
+    if differing:
         raise InputError(
-            f"expected {', '.join(asked)} as the loaded model has it, got {asked}; load it so "
-            "instead"
+            f"expected {', '.join(differing)} as the loaded model has it, got {differing}; load it "
+            "so instead"
         )
     return loaded, make_options(facts | dict(values))
 

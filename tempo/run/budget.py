@@ -82,6 +82,7 @@ def largest_width(rule: Select) -> int:
     match rule:
         case Threshold(tau, max_width):
             lowest = tau.lowest if isinstance(tau, Schedule) else tau
+            # At most 1 / tau tokens can reach tau; rounding must not turn 10 into 9.
             return min(max_width, int(1 / lowest + 1e-9))
         case TopP(max_width=width) | MinP(max_width=width) | Sample(width) | TopK(width):
             return width
@@ -103,11 +104,15 @@ def kv_bytes(shape: Shape, demand: Demand) -> int:
 def step_bytes(shape: Shape, *, level: str, n_queries: float | int, n_slots: float | int) -> float:
     """What one step leaves in a trace."""
     rows = shape.captured_layers * shape.captured_heads * n_queries * _FLOAT
+    # A weight for each slot; a query, and its part of the keys of the set; or a mass for each
+    # group with the entropy and the maximum.
     per_row = {
         "weights": n_slots,
         "qk": shape.head_dim * (1 + shape.n_kv_heads / shape.captured_heads),
         "reduced": len(GROUPS) + 2,
     }[level]
+    # And the logsumexp of every row, the packed visibility (a bit a cell), and the readout (an
+    # int64 id and a float32 log-probability for each of its tokens).
     return rows * (per_row + 1 + shape.values) + n_queries * n_slots / 8 + TOP_READOUT * 12
 
 

@@ -63,7 +63,7 @@ def decode_batch(
     folder: Path | None = None,
     on_progress: OnStep | None = None,
 ) -> dict[TraceKey, Trace]:
-    """Decode one batch; on disk, a batch that is whole already is left as it is."""
+    """Decode one batch; on disk, a batch that is complete already is left as it is."""
     if not plans or (
         folder is not None and all(is_whole(trace_folder(folder, *pair)) for pair in plans)
     ):

@@ -181,7 +181,7 @@ class Options(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _in_words(cls, values: Any) -> Any:
-        """A selection that uses no threshold has none, rather than a default that says nothing."""
+        """A selection that uses no threshold has None, not the default."""
         words = in_words(values)
         if words.get("select", "threshold") == "threshold" or "threshold" in words:
             return words

@@ -34,7 +34,7 @@ class Recorder:
             | {token: text_of(self.model, token) for token in mentioned},
             "text": self._text(best_path(table)),
         }
-        if outcome.step == 0:
+        if outcome.step == 0:  # scaling, windows and caps of the layers are known once they ran
             changed |= outcome.facts
         self.writer.add(outcome.step, outcome.tensors, replace(header, **changed))
 

@@ -37,7 +37,7 @@ from tempo.trace.run import Prompt, Run
 from tempo.trace.trace import Trace
 
 Rules = Policy | Change | Place | Relation | Bias | Read | str
-"""What a twin does otherwise: a whole policy, a change, one rule, or a twin by name."""
+"""What a twin changes: a policy, a `Change`, one rule, or a twin by name."""
 TWIN = "twin"
 """Arm of the only twin of a replay."""
 
@@ -111,7 +111,7 @@ def replay(
 
 
 def _name_beside(trace: Trace) -> str:
-    """Arm of the only twin; that of a twin's twin says so."""
+    """Arm of the only twin; `twin@twin` beside a reference that is a twin itself."""
     return TWIN if trace.header.arm != TWIN else f"{TWIN}@{TWIN}"
 
 
@@ -210,7 +210,7 @@ class ReplayedSequence:
     readouts: list[Float32[np.ndarray, " vocab"]] = field(default_factory=list)
 
     def take(self, outcome: StepOutcome) -> None:
-        """Keep what is asked of one step."""
+        """Keep what is needed of one step: nothing before the set, rows after it."""
         if outcome.step < self.step:
             return
         self.readouts.append(outcome.decoding.readout.log_probability)
@@ -239,7 +239,7 @@ class SetFork:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The whole replay.
+    """A trace fed again, with each member of one of its sets alone beside it.
 
     Attributes:
         table: As it came out.
@@ -262,7 +262,7 @@ def check_replayable(trace: Trace) -> None:
     """Refuse a trace that cannot be fed again exactly.
 
     Raises:
-        InputError: It was edited, members were pruned in it, or it is not whole.
+        InputError: It was edited, members were pruned in it, or it is not complete.
     """
     why = ""
     if trace.header.stopped == "running":
@@ -273,7 +273,7 @@ def check_replayable(trace: Trace) -> None:
         why = "one with pruned members: what a member does beside pruned ones has no twin alone"
     if why:
         raise InputError(
-            f"expected a whole trace without edits or pruning, got {why}; decode "
+            f"expected a complete trace without edits or pruning, got {why}; decode "
             f"{trace.header.prompt_id!r} again without"
         )
 

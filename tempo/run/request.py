@@ -169,6 +169,7 @@ def _check_rules(request: Request) -> None:
                 f"recomputes, which writes keys and values anew, got {kind} with {name}; capture "
                 "weights only"
             )
+    # The largest position: no more positions than slots, counted from 0.
     longest = min(request.n_slots_at_most(), request.model.max_positions) - 1
     check_rope(request.model, longest)
     changed = [change.place for _, change in request.replays.values() if change.place]

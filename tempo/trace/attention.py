@@ -32,6 +32,7 @@ def rows_from_qk(
 
     A learned sink (gpt-oss) takes part in the normaliser and is left out of the row.
     """
+    # Query heads that share a KV head are neighbours, so each KV head is repeated in place.
     keys = np.repeat(k, q.shape[0] // k.shape[0], axis=0)
     scores = np.einsum("hqc,hsc->hqs", q, keys, dtype=np.float32) * np.float32(scaling)
     if softcap is not None:
@@ -40,6 +41,7 @@ def rows_from_qk(
     if sinks is not None:
         column = np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))
         scores = np.concatenate([scores, column], -1)
+    # Finite in every row, since a query always sees at least itself.
     top = scores.max(-1, keepdims=True)
     total = np.exp(scores - top).sum(-1, keepdims=True)
     logsumexp = top + np.log(total)

@@ -42,6 +42,7 @@ def token_glyphs(
 
     A mark that nothing carries is escaped as well. What does not fit ends in an ellipsis.
     """
+    # One more than fits, so that a cut is seen; the rest of a long text is not looked at.
     shown = [_glyph(character, drawable) for character in text[: longest + 1]]
     shown = [_OPEN_BOX if glyph == " " else glyph for glyph in shown]
     if text and is_mark(text[0]):
@@ -56,6 +57,8 @@ def line_glyphs(text: str, *, longest: int = LONGEST_LINE) -> str:
 
 def line_end(text: str, *, longest: int = LONGEST_LINE, drawable: Drawable | None = None) -> str:
     """As `line_glyphs`, but the end of the text is what is kept."""
+    # Reversed twice, so that the same cut takes from the front; glyphs of several characters
+    # are reversed too, to come out readable.
     shown = [_glyph(character, drawable) for character in text[-longest - 1 :]]
     return _cut([glyph[::-1] for glyph in reversed(shown)], longest)[::-1]
 

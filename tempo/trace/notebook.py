@@ -93,6 +93,7 @@ def probability_style(probability: float) -> _Style:
     at = np.linspace(0, 1, len(stops))
     rgb = [round(float(np.interp(probability, at, stops[:, channel]))) for channel in range(3)]
     bright = luminance(rgb)
+    # The contrast ratios of WCAG 2.2 with white text and with black text.
     is_dark = (1.05 / (bright + 0.05)) > ((bright + 0.05) / 0.05)
     return _Style("#" + bytes(rgb).hex(), "#fff" if is_dark else "#000")
 
@@ -100,6 +101,7 @@ def probability_style(probability: float) -> _Style:
 def luminance(rgb: Sequence[int]) -> float:
     """Relative luminance of an sRGB colour (WCAG 2.2)."""
     channel = np.asarray(rgb, np.float64) / 255
+    # The sRGB transfer function, and then the luminance weights of its three primaries.
     linear = np.where(channel <= 0.04045, channel / 12.92, ((channel + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 

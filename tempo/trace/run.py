@@ -31,7 +31,7 @@ class Run:
         traces: One trace for each (prompt id, arm) that was decoded; reading is lazy on disk.
         settings: The options the run was made with.
         folder: Where the run lies, None in memory.
-        already_complete: It was found whole, and nothing was decoded now.
+        already_complete: The run was found complete in its folder, and nothing was decoded now.
     """
 
     prompts: tuple[Prompt, ...]

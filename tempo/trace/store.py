@@ -203,6 +203,7 @@ def header_from(document: Mapping[str, Any]) -> TraceHeader:
 
 def write_tensors(path: Path, tensors: NamedTensors) -> str:
     """Write a safetensors file that appears whole or not at all; gives the SHA-256 of its bytes."""
+    # In the same folder, since a rename is atomic within one file system only.
     temporary = path.with_name(path.name + ".tmp")
     content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
     temporary.write_bytes(content)

@@ -93,6 +93,7 @@ class Trace:
 
     @cached_property
     def _ends(self) -> Int64[np.ndarray, " step"]:
+        # Steps do not decrease along the slots, so a step ends where the next would be inserted.
         return np.searchsorted(self.slots.step, np.arange(self.n_steps + 1), side="right")
 
     def n_slots(self, step: int) -> int:
@@ -144,6 +145,7 @@ class Trace:
             for window in dict.fromkeys(self.header.window)
         }
         n = self.n_slots(step)
+        # Eight slots to a byte; the last byte is padded, so the number of slots is given.
         unpacked = {
             window: np.unpackbits(bits, axis=-1, count=n).astype(bool)
             for window, bits in packed.items()
@@ -292,6 +294,7 @@ class Trace:
             self.bias(step),
         )
         sinks = self.header.sinks or (None,) * len(self.layers)
+        # Every KV head of a captured layer is stored; query head h reads KV head h // group.
         kv_of = np.asarray(self.heads) // self.header.model["queries_per_kv_head"]
         rows = [
             rows_from_qk(

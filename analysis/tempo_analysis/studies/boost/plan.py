@@ -37,7 +37,7 @@ class MatchedBias(ScoreBias):
         for step in np.unique(table.step[queries]).tolist():
             rows = table.step[queries] == step
             kept[np.ix_(rows, matched_slots(table, step))] = True
-        return kept & self.asked(table, queries)[:, None]
+        return kept & self.query_mask(table, queries)[:, None]
 
 
 @dataclass(frozen=True, slots=True)
