@@ -21,6 +21,7 @@ from tempo.policy.readout import Posterior, Product
 from tempo.policy.schedules import Bezier, Constant, Linear, ReLU
 from tempo.policy.selection import Greedy, MinP, Sample, Threshold, TopK, TopP
 from tempo.policy.serialize import edit_to_dict
+from tempo.policy.visibility import VISIBLE
 from tempo.run.options import make_options
 from tempo.trace import run_folder
 from tempo.trace.compare import changed_axes
@@ -32,6 +33,7 @@ from tests.decoding import model_of
 ROOT = Path(__file__).parent.parent
 
 CAT = "the cat sat on the mat"
+WIDE = {"max_width": 4}
 QUICK = {"steps": 3, "threshold": 0.05, "eos": "ignore"}
 OWN_TEXTS = [f"the cat sat on the mat, {word} and a dog ran in; " * 8 for word in ("red", "blue")]
 
@@ -368,3 +370,40 @@ def test_the_examples_run(
     assert {file.stem for file in (ROOT / "examples").glob("*.py")} >= {program}
     run_path(str(ROOT / "examples" / f"{program}.py"))["main"](model_folder(), *arguments)
     assert shown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (tempo.policies.visible(0.05), {"policy": "visible", "threshold": 0.05}),
+        (tempo.policies.unique(0.05, max_width=4), {"policy": "unique", "threshold": 0.05} | WIDE),
+        (tempo.Policy(TopK(3)), {"policy": "isolated", "select": "top-k:3"}),
+        (tempo.policies.tree(0.05, max_width=4), {"policy": "custom"}),
+        (tempo.policies.greedy(), {"policy": "greedy"}),
+        (tempo.Policy(TopK(3), Offset(0.5)), {"policy": "custom"}),
+    ],
+)
+def test_a_policy_that_is_a_preset_is_the_same_run_as_its_name(
+    policy: tempo.Policy, words: dict
+) -> None:
+    model = model_of("llama")
+    run = tempo.generate(model, CAT, policy=policy, steps=2, eos="ignore")
+    assert run.settings["policy"] == words["policy"]
+    if words["policy"] != "custom":
+        written = tempo.generate(model, CAT, steps=2, eos="ignore", **words)
+        assert run.settings == written.settings
+        assert (run.arms, run.policies) == (written.arms, written.policies)
+
+
+def test_arms_are_names_policies_or_rules() -> None:
+    model, options = model_of("llama"), {"steps": 2, "threshold": 0.05, "eos": "ignore"}
+    run = tempo.compare(model, CAT, arms=[tempo.policies.visible(0.05), "greedy"], **options)
+    assert run.arms == ("visible", "greedy")
+    rules = {"isolated": "isolated", "near": Offset(0.5), "seen": VISIBLE}
+    twins = tempo.compare(model, CAT, arms=rules, paired=True, alone=False, **options)
+    assert twins.arms == ("isolated", "near@isolated", "seen@isolated")
+    assert twins.settings["axes"]["near@isolated"] == ["positions"]
+    with pytest.raises(InputError, match="expected arms by name or as policies, got Offset"):
+        tempo.compare(model, CAT, arms=["isolated", Offset(0.5)], paired=True, **options)
+    with pytest.raises(InputError, match="expected a policy for 'near', got Offset"):
+        tempo.compare(model, CAT, arms=rules, **options)

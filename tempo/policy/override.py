@@ -78,7 +78,11 @@ def as_policy(policy: Policy) -> Change:
     return Change(place=policy.place, see=policy.see, bias=policy.bias, read=policy.read)
 
 
-def as_change(rules: Policy | Change | Place | Relation | Bias | Read | str) -> Change:
+Rules = Policy | Change | Place | Relation | Bias | Read | str
+"""What a twin changes: a policy, a `Change`, one rule, or a twin by name."""
+
+
+def as_change(rules: Rules) -> Change:
     """The change that a policy, a single rule or a twin's name means.
 
     Raises:

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tempo.errors import InputError
 from tempo.models.language_model import LanguageModel
 from tempo.models.load import Source, load_model
 from tempo.policy.edits import Edit
-from tempo.policy.override import Change, as_policy, parse_change
-from tempo.policy.presets import Policy
-from tempo.policy.selection import Greedy
+from tempo.policy.override import Change, Rules, as_change, as_policy
+from tempo.policy.presets import PRESETS, Policy
+from tempo.policy.selection import Greedy, MinP, Sample, Threshold, TopK, TopP
 from tempo.run.batching import layout
 from tempo.run.execute import OnStep, execute
 from tempo.run.options import COMPARE_DEFAULTS, Options, in_words, make_options
@@ -81,7 +81,7 @@ def compare(
     model: Source,
     prompts: PromptInput | Sequence[PromptInput],
     *,
-    arms: Sequence[str] | Mapping[str, Policy | Change] = DEFAULT_ARMS,
+    arms: Sequence[str | Policy] | Mapping[str, Rules] = DEFAULT_ARMS,
     paired: bool = False,
     out: str | Path | None = None,
     force: bool = False,
@@ -101,9 +101,10 @@ def compare(
     Args:
         model: A loaded model, or whatever `load_model` takes.
         prompts: A text, token ids, or a list of these; `tempo.load_suite` has some.
-        arms: Presets by name, or policies by a name of your own. With `paired`, from the second on
-            also any twin that `tempo.policy.override.parse_change` reads, such as `offset:0.01`,
-            `duplicates:3`, `sequential` or `boost:0.5`, or a `Change` by a name of your own.
+        arms: Presets by name and policies, or a mapping with names of your own. With `paired`, from
+            the second on also any twin `tempo.twins.parse_change` reads, such as `offset:0.01`,
+            `duplicates:3`, `sequential` or `boost:0.5`, and by a name of your own a `Change` or a
+            single rule, such as `Offset(0.01)`.
         paired: Feed every arm the sets of the first.
         out: As in `generate`.
         force: As in `generate`.
@@ -133,6 +134,8 @@ def generate_request(
     **options: Any,
 ) -> Request:
     """What `generate` would decode, checked."""
+    if isinstance(policy, Policy):
+        policy, options = _as_preset(policy, options)
     name = "custom" if isinstance(policy, Policy) else policy or DEFAULT_POLICY
     loaded, chosen = _model_and_options(model, {"policy": name} | options)
     items = _pairs(prompts, policy)
@@ -146,20 +149,37 @@ def generate_request(
     return make_request(loaded, chosen, texts, token_ids=ids, arms=arms, pairs=pairs, edits=edits)
 
 
+def _as_preset(policy: Policy, options: dict[str, Any]) -> tuple[Policy | str, dict[str, Any]]:
+    """A policy that is a preset with a selection, as that preset and options; else as it is.
+
+    So `policy=policies.visible(0.05)` is the same run as `policy="visible", threshold=0.05`.
+    """
+    name = arm_name(policy, ())
+    if name not in PRESETS or {*_POLICY_OPTIONS, "seed"} & set(options):
+        return policy, options
+    words = {} if name == NULL else {"select": policy.select}
+    if not isinstance(policy.select, Greedy | Threshold | TopK | TopP | MinP | Sample):
+        return policy, options
+    # A tree ties its frontier to the largest width, which a Policy need not do.
+    if make_options({"policy": name} | words).policy_of(name) != policy:
+        return policy, options
+    return name, options | words
+
+
 def compare_request(
     model: Source,
     prompts: PromptInput | Sequence[PromptInput],
     *,
-    arms: Sequence[str] | Mapping[str, Policy | Change] = DEFAULT_ARMS,
+    arms: Sequence[str | Policy] | Mapping[str, Rules] = DEFAULT_ARMS,
     paired: bool = False,
     **options: Any,
 ) -> Request:
     """What `compare` would decode, checked."""
     if isinstance(arms, str):
         raise InputError(f"expected a list of arms, got the text {arms!r}; give ['isolated', ...]")
-    named = arms if isinstance(arms, Mapping) else dict.fromkeys(arms)
+    named = arms if isinstance(arms, Mapping) else _named_arms(arms)
     if len(arms) < 2 or len(named) != len(arms):
-        raise InputError(f"expected at least two different arms, got {', '.join(arms) or 'none'}")
+        raise InputError(f"expected at least two different arms, got {', '.join(named) or 'none'}")
     presets = tuple(name for name, policy in named.items() if policy is None)
     given = {**COMPARE_DEFAULTS, "arms": presets, "paired": paired, **options}
     loaded, chosen = _model_and_options(model, given)
@@ -179,14 +199,33 @@ def compare_request(
     return make_request(loaded, chosen, texts, token_ids=ids, arms=policies, replays=replays)
 
 
-def _free_policy(name: str, given: Policy | Change | None, options: Options) -> Policy:
-    if isinstance(given, Change):
-        raise InputError(f"expected a policy for {name!r}, got a change; give it with paired=True")
-    return options.policy_of(name) if given is None else given
+def _named_arms(arms: Sequence[str | Policy]) -> dict[str, Rules | None]:
+    """Arms of a list by name: presets and twins by their own, policies by that of their preset."""
+    named: dict[str, Rules | None] = {}
+    for one in arms:
+        if not isinstance(cast(object, one), str | Policy):
+            raise InputError(
+                f"expected arms by name or as policies, got {type(one).__name__}; name it, as in "
+                'arms={"mine": ...}'
+            )
+        if isinstance(one, str):
+            named[one] = None
+        else:
+            named[arm_name(one, list(named))] = one
+    return named
+
+
+def _free_policy(name: str, given: Rules | None, options: Options) -> Policy:
+    if given is None or isinstance(given, str):
+        return options.policy_of(given or name)
+    if not isinstance(given, Policy):
+        kind = type(given).__name__
+        raise InputError(f"expected a policy for {name!r}, got {kind}; give it with paired=True")
+    return given
 
 
 def _paired(
-    named: Mapping[str, Policy | Change | None], options: Options
+    named: Mapping[str, Rules | None], options: Options
 ) -> tuple[dict[str, Policy], dict[str, tuple[str, Change]]]:
     """Arms that decode freely, the reference first, and its twins."""
     reference, *others = named
@@ -209,12 +248,9 @@ def _paired(
     return free, twins
 
 
-def _change(name: str, given: Policy | Change | None, reference: Policy) -> Change:
+def _change(name: str, given: Rules | None, reference: Policy) -> Change:
     """What a twin changes; a change of nothing is refused."""
-    if isinstance(given, Policy):
-        change = as_policy(given).against(reference)
-    else:
-        change = (parse_change(name) if given is None else given).against(reference)
+    change = as_change(name if given is None else given).against(reference)
     if not change.axes:
         raise InputError(
             f"expected a twin that differs from the first arm, got {name!r}, which does the same; "

@@ -18,16 +18,13 @@ from tempo.models.head_weights import final_norm
 from tempo.models.hooks import watched_stream
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.load import Source, load_model
-from tempo.policy.biases import Bias
 from tempo.policy.edits import Edit
-from tempo.policy.override import Change, alone, as_change, forced
-from tempo.policy.positions import Place
+from tempo.policy.override import Change, Rules, alone, as_change, forced
 from tempo.policy.presets import Policy
 from tempo.policy.pruning import Never
-from tempo.policy.readout import Read
 from tempo.policy.serialize import rule_from_dict
 from tempo.policy.slots import SlotTable
-from tempo.policy.visibility import Relation, visible_slots
+from tempo.policy.visibility import visible_slots
 from tempo.run.execute import check_found, decode_batch
 from tempo.run.options import make_options
 from tempo.run.recorder import model_facts
@@ -36,8 +33,6 @@ from tempo.trace.compare import changed_axes, check_axes, check_same_model
 from tempo.trace.run import Prompt, Run
 from tempo.trace.trace import Trace
 
-Rules = Policy | Change | Place | Relation | Bias | Read | str
-"""What a twin changes: a policy, a `Change`, one rule, or a twin by name."""
 TWIN = "twin"
 """Arm of the only twin of a replay."""
 

@@ -247,6 +247,8 @@ def _plain(item: Any) -> PromptInput:
 
 def arm_name(policy: Policy, taken: Sequence[str]) -> str:
     """Name of the preset with the same rules but the selection, else custom."""
+    if policy == PRESETS["greedy"]() and "greedy" not in taken:
+        return "greedy"  # it has the rules of isolated, whose selection it is not
     for name, make in PRESETS.items():
         if (
             replace(make(), select=policy.select) == policy

@@ -216,7 +216,7 @@ def test_a_policy_of_your_own_is_a_twin_too() -> None:
     arms = {"isolated": policies.isolated(0.05), "near": policies.visible(0.05)}
     run = compared({**arms, "far": Change(bias=(Boost(-1.0),))})
     assert run.settings["axes"] == {"near@isolated": ["relation"], "far@isolated": ["bias"]}
-    with pytest.raises(InputError, match="got a change; give it with paired"):
+    with pytest.raises(InputError, match="got Change; give it with paired"):
         compared({"isolated": Change(), "b": policies.visible()}, paired=False)
 
 
