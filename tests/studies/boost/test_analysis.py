@@ -12,7 +12,7 @@ from tempo.errors import InputError, OutputError
 from tempo_analysis.report.study import check_folder
 from tempo_analysis.stats.distributions import Readout, kl_nats, mixed
 from tempo_analysis.stats.intervals import Interval
-from tempo_analysis.studies.boost.dose_matching import crossing, law_log_ratio, restoring
+from tempo_analysis.studies.boost.dose_matching import crossing, odds_law_log_ratio, restoring
 from tempo_analysis.studies.boost.dose_response import Dose, Repair, at_doses, less, slope_of
 from tempo_analysis.studies.boost.figures import free_figure, response_figure, restoring_figure
 from tempo_analysis.studies.boost.report import BOOST_FILE, write_boost
@@ -89,14 +89,14 @@ def test_under_the_law_equal_odds_are_restored_where_the_formula_says():
     odds = mass / (1 - mass)
     alone, none = np.full((n, 1), mass), np.zeros((n, 1))
     betas = np.linspace(-1, 2, 301)
-    curve = np.array([law_log_ratio(float(b), alone, none).mean() for b in betas])
+    curve = np.array([odds_law_log_ratio(float(b), alone, none).mean() for b in betas])
     expected = -np.log(1 - (n - 1) * odds)
     assert crossing(betas.tolist(), curve) == pytest.approx(expected, abs=1e-5)
 
 
 def test_under_the_law_siblings_with_odds_of_1_are_never_restored():
     alone = np.full((2, 1), 0.5)
-    curve = [law_log_ratio(beta, alone, alone * 0).mean() for beta in (0.0, 5.0, 20.0)]
+    curve = [odds_law_log_ratio(beta, alone, alone * 0).mean() for beta in (0.0, 5.0, 20.0)]
     assert curve[0] < curve[1] < curve[2] < 0
 
 
@@ -105,12 +105,12 @@ def test_under_the_law_a_bias_on_other_sets_takes_mass():
     for beta in (-1.0, 0.0, 2.0):
         rest = 1 - 0.2 - 0.3
         expected = np.log(0.2 * np.exp(beta) / (rest + 0.5 * np.exp(beta))) - np.log(0.2)
-        assert law_log_ratio(beta, alone, others)[0, 0] == pytest.approx(expected)
+        assert odds_law_log_ratio(beta, alone, others)[0, 0] == pytest.approx(expected)
 
 
 def test_a_cell_in_which_a_member_is_not_seen_has_no_law():
     alone = np.array([[0.1, 0.0], [0.2, 0.2]])
-    found = law_log_ratio(1.0, alone, alone * 0)
+    found = odds_law_log_ratio(1.0, alone, alone * 0)
     assert np.isfinite(found[:, 0]).all()
     assert np.isnan(found[:, 1]).all()
 

@@ -23,7 +23,7 @@ from tempo.testing.tiny import tiny_model
 from tempo.vocabulary import Head
 from tempo_analysis.stats.distributions import Readout, kl_nats
 from tempo_analysis.studies.boost.dose_response import FORCED, FREE
-from tempo_analysis.studies.boost.measure import Study, _own_biases, boost, repairs_of
+from tempo_analysis.studies.boost.measure import BoostStudy, _own_biases, boost, repairs_of
 from tempo_analysis.studies.boost.plan import (
     BANDS,
     TARGETS,
@@ -39,9 +39,14 @@ from tempo_analysis.studies.boost.reference import (
     add_alone,
     add_mixtures,
     decoded,
-    law_by_head,
+    odds_law_by_head,
 )
-from tempo_analysis.studies.boost.replays import Batch, check_unchanged, read_references, replayed
+from tempo_analysis.studies.boost.replays import (
+    ReferenceBatch,
+    check_unchanged,
+    read_references,
+    replay_references,
+)
 from tempo_analysis.studies.boost.result import BoostFindings
 from tests.decoding import model_of, random_prompt, run_plans
 from tests.decoding import whole as captured
@@ -57,14 +62,14 @@ def shallow() -> LanguageModel:
 
 
 @cache
-def batch_of(model: LanguageModel, n: int = 3, steps: int = 4) -> Batch:
+def batch_of(model: LanguageModel, n: int = 3, steps: int = 4) -> ReferenceBatch:
     """A few references with everything that replays need."""
     prompts = [(f"p{seed}", random_prompt(model, 6, seed)) for seed in range(n)]
     found, _ = decoded(model, prompts, isolated(TAU), steps=steps)
     assert found
     add_alone(model, found)
     trunk = read_prompts(model, [(one.prompt_id, one.ids) for one in found])
-    batch = Batch(0, tuple(range(len(found))), tuple(found), trunk)
+    batch = ReferenceBatch(0, tuple(range(len(found))), tuple(found), trunk)
     read_references(batch)
     add_mixtures(trunk, found)
     return batch
@@ -125,10 +130,10 @@ def test_at_layer_0_the_log_ratio_of_every_set_is_that_of_the_law(beta: float):
     for model in (shallow(), model_of("llama")):
         batch = batch_of(model)
         layers = range(model.n_layers)
-        measured = replayed(batch, [everywhere(model, beta)], layers)
+        measured = replay_references(batch, [everywhere(model, beta)], layers)
         for one, now in zip(batch.references, measured, strict=True):
             assert len(one.wide_steps()) >= 2
-            law = law_by_head(one, [beta])[0]
+            law = odds_law_by_head(one, [beta])[0]
             np.testing.assert_allclose(now.log_ratio[0], law[0], atol=2e-5)
 
 
@@ -178,7 +183,7 @@ def test_the_share_of_sets_at_layer_0_rises_with_the_dose():
     model = model_of("llama")
     batch = batch_of(model)
     shares = [
-        replayed(batch, [everywhere(model, beta)], [0])[0].share[0]
+        replay_references(batch, [everywhere(model, beta)], [0])[0].share[0]
         for beta in (-4.0, -1.0, 0.5, 4.0)
     ]
     assert all((later > earlier).all() for earlier, later in pairwise(shares))
@@ -338,7 +343,7 @@ def test_a_group_is_biased_in_its_heads_only():
     model = model_of("llama")
     target = given_target("mine", ["L0H1", Head(1, 2)], 2, 4)
     batch = batch_of(model)
-    plain, boosted = (replayed(batch, [target.edit(0, b)], [0, 1])[0] for b in (0.0, 2.0))
+    plain, boosted = (replay_references(batch, [target.edit(0, b)], [0, 1])[0] for b in (0.0, 2.0))
     changed = np.abs(plain.share[0] - boosted.share[0]) > 1e-6
     assert changed.tolist() == [False, True, False, False]
     assert target.n_heads == 2
@@ -374,9 +379,9 @@ def test_the_repair_brings_heads_nearer_to_their_mass_alone():
 
 def test_no_prompt_chooses_its_own_dose(monkeypatch: pytest.MonkeyPatch):
     """What half of the prompts do decides the doses of the other half, and never their own."""
-    seen: list[Study] = []
+    seen: list[BoostStudy] = []
 
-    def noted(study: Study, *rest: Any) -> Any:
+    def noted(study: BoostStudy, *rest: Any) -> Any:
         seen.append(study)
         return repairs_of(study, *rest)
 
@@ -384,7 +389,7 @@ def test_no_prompt_chooses_its_own_dose(monkeypatch: pytest.MonkeyPatch):
     boost(model_of("llama"), TEXTS, betas=(-1, 1), threshold=TAU, steps=3, check_effects=False)
     (study,) = seen
     before = [_own_biases(study, half) for half in (0, 1)]
-    for by_place in study.kept.values():
+    for by_place in study.in_all_heads.values():
         for place in range(0, len(study.references), 2):
             by_place[place] = replace(by_place[place], log_ratio=by_place[place].log_ratio + 0.3)
     np.testing.assert_array_equal(_own_biases(study, 0), before[0])

@@ -21,21 +21,22 @@ from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interva
 Masses = Float64[np.ndarray, "member *cell"]
 
 _LEAST_REST = 1e-6
-"""Of a row in float32; where the rest of a row has less, its odds are not known."""
+"""If the rest of a float32 row has less mass than this, the odds of a member are not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restoring:
-    """The bias at which log(mass in the set / mass alone) is 0, on average over cells of a prompt.
+    """The bias at which the mean log(mass in the set / mass alone) of a prompt is 0.
 
     Attributes:
         target: Where the bias acts, and where the mass is read.
-        by_prompt: In nats; NaN where the doses asked for do not reach 0, or cross it twice.
-        law_by_prompt: The same from the masses alone by the odds law.
-        measured: Mean over prompts that have both doses; those without need the largest.
+        by_prompt: In nats; NaN if the curve does not reach 0 at these doses or crosses it twice.
+        law_by_prompt: The same by the odds law, from the masses alone.
+        measured: Mean over prompts that have both doses. Prompts without one would need the largest
+            doses, so this mean is too low.
         law: Mean over the same prompts.
-        difference: Measured less law, over prompts with both.
-        pooled: Where the mean curve over prompts crosses 0; NaN where it does not.
+        difference: Measured minus law, over prompts with both.
+        pooled: Dose at which the mean curve over prompts crosses 0; NaN if it does not.
         pooled_law: The same of the law.
         loss: log(mass in the set / mass alone) without a bias.
     """
@@ -52,7 +53,7 @@ class Restoring:
 
     @property
     def n_without(self) -> int:
-        """Prompts that no dose asked for restores."""
+        """Number of prompts that no given dose restores."""
         return int(np.isnan(self.by_prompt).sum())
 
 
@@ -64,13 +65,14 @@ def restoring(
     *,
     seed: int = SEED,
 ) -> Restoring:
-    """Where the measured curves and those of the law cross 0.
+    """Find the doses at which the measured curves and those of the odds law cross 0.
 
     Args:
         target: Whose curves they are.
         betas: Doses, rising, 0 among them.
         measured: Mean log(mass in the set / mass alone) of each prompt at each dose.
         law: The same under the odds law.
+        seed: Of the intervals.
     """
     ours = np.array([crossing(betas, one) for one in measured], np.float64)
     theirs = np.array([crossing(betas, one) for one in law], np.float64)
@@ -91,32 +93,34 @@ def restoring(
 def crossing(betas: Sequence[float], values: Float64[np.ndarray, " beta"]) -> float:
     """The dose at which a curve is 0, by monotone cubic interpolation (Fritsch and Carlson 1980).
 
-    NaN where it does not rise through 0 within the grid, or is 0 more than once, or has no data at
-    some dose; nothing is clipped to the grid.
+    Returns:
+        NaN if the curve does not rise through 0 within the doses, is 0 more than once, or has no
+        data at some dose; nothing is extrapolated or clipped.
     """
     if len(betas) < 2 or not np.isfinite(values).all() or not values[0] <= 0 <= values[-1]:
         return float("nan")
     curve = PchipInterpolator(np.asarray(betas, np.float64), values, extrapolate=False)
     roots = np.asarray(curve.roots(discontinuity=False, extrapolate=False))
-    found = np.unique(roots.round(9))
+    found = np.unique(roots.round(9))  # a root on a dose is found in both of its intervals
     return float(found[0]) if len(found) == 1 and np.isfinite(found[0]) else float("nan")
 
 
-def law_log_ratio(beta: float, alone: Masses, others: Masses) -> Masses:
+def odds_law_log_ratio(beta: float, alone: Masses, others: Masses) -> Masses:
     """log(mass in the set / mass alone) under the odds law, of every member of a set.
 
     Args:
         beta: The bias on all members of all sets.
-        alone: Mass of each member alone; 0 is not seen.
+        alone: Mass of each member alone; 0 if it is not seen.
         others: Mass on members of other sets there.
 
     Returns:
-        NaN in cells where a member has no mass alone, or nothing else has.
+        NaN in cells where a member has no mass alone, or the rest of the row has none.
     """
     rest = 1 - alone
     known = (alone > 0) & (rest > _LEAST_REST)
-    whole = known.all(0)
+    whole = known.all(0)  # the odds of all members stand in the sum, so one unknown is enough
     safe = np.where(known, rest, 1.0)
     odds = np.where(known, alone, 0.0) / safe
+    # the formula at the top; a is divided by m, which leaves e^beta / (1 - m) in front
     total = 1 + np.expm1(beta) * others / safe + np.exp(beta) * odds.sum(0)
     return np.where(whole, beta - np.log(safe) - np.log(total), np.nan)

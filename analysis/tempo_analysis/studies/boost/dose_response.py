@@ -1,4 +1,4 @@
-"""Dose and response: what every measure of every prompt is at every bias."""
+"""Dose and response: every measure of every prompt at every bias."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ ALL = "all"
 MILD = 2.0
 """Nats; slopes are fitted to doses no larger than this."""
 CURVED = frozenset({"kl"})
-"""Measures that are smallest at 0, and grow with the square of a small dose."""
+"""Measures with their minimum at 0, which grow with the square of a small dose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +84,19 @@ class Dose:
 
     @property
     def base(self) -> int:
-        """Place of the dose of 0."""
+        """Index of the dose of 0."""
         return self.betas.index(0.0)
 
     def change(self, measure: str) -> Doses:
-        """A measure less its own value without a bias."""
+        """A measure minus its own value without a bias."""
         found = self.values[measure]
         return found - found[:, self.base : self.base + 1]
 
     def slope(self, measure: str) -> Float64[np.ndarray, " prompt"]:
-        """Least squares through the origin of the change, for each prompt, over mild doses.
+        """Slope of the change over mild doses, for each prompt: least squares through the origin.
 
-        Of `CURVED` measures the coefficient of the squared dose. NaN without two mild doses.
+        For `CURVED` measures, the coefficient of the squared dose. NaN with fewer than two mild
+        doses.
         """
         doses = np.asarray(self.betas)
         mild = (np.abs(doses) <= MILD) & (doses != 0)
@@ -106,7 +107,7 @@ class Dose:
 
 
 def at_doses(values: Doses, *, seed: int = SEED) -> tuple[Interval, ...]:
-    """Mean over prompts at each dose, with limits that hold at each alone."""
+    """Mean over prompts at each dose, with pointwise limits."""
     n = values.shape[1]
     found = curve(np.arange(n), values, seed=seed)
     columns = (found.estimate, found.low, found.high, found.n, found.methods)
@@ -122,12 +123,12 @@ def slope_of(dose: Dose, measure: str, *, seed: int = SEED) -> Interval:
 
 
 def less(first: Dose, second: Dose, measure: str, *, seed: int = SEED) -> tuple[Interval, ...]:
-    """Change under one target less that under another, paired by prompt, at each dose."""
+    """Change under one target minus that under another, paired by prompt, at each dose."""
     return at_doses(first.change(measure) - second.change(measure), seed=seed)
 
 
 def find(doses: Sequence[Dose], target: str) -> Dose | None:
-    """One target by name; None where it was not asked for or has no answer."""
+    """One target by name; None if it was not requested or has no data."""
     return next((dose for dose in doses if dose.target == target), None)
 
 
@@ -137,7 +138,7 @@ PAIRS = (("all", "control"), ("set readers", "other heads"), ("first third", "la
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """A bias chosen to give members the mass they get alone, and what it did.
+    """A bias chosen to give members the mass they get alone, and its effects.
 
     Attributes:
         name: Of the way it was chosen.
@@ -156,7 +157,7 @@ class Repair:
     gap_before: float
 
     def change(self, measure: str, *, seed: int) -> Interval:
-        """Mean over prompts of a measure less its value without a bias."""
+        """Mean over prompts of a measure minus its value without a bias."""
         return estimate_with_interval(self.values[measure] - self.base[measure], seed=seed)
 
 

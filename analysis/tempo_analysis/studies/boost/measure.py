@@ -25,8 +25,8 @@ from tempo_analysis.studies.boost.plan import (
     BANDS,
     CHOSEN,
     CONTROL,
-    Heads,
-    Target,
+    BoostTarget,
+    HeadMask,
     check_targets,
     chosen_targets,
     fixed_target,
@@ -39,73 +39,83 @@ from tempo_analysis.studies.boost.reference import (
     add_alone,
     add_mixtures,
     decoded,
-    law_by_head,
+    odds_law_by_head,
 )
 from tempo_analysis.studies.boost.replays import (
-    MEASURES,
-    READOUTS,
-    Batch,
+    FROM_READOUTS,
+    FROM_TEXTS,
     ByHead,
-    Replayed,
+    ReferenceBatch,
+    ReplayedPrompt,
     check_unchanged,
+    decode_freely,
     over_heads,
     read_references,
-    replayed,
-    texts,
+    replay_references,
 )
 from tempo_analysis.studies.boost.result import BoostFindings
 
 NOTHING = 1e-30
-"""Nats; added to a score in float32 it changes nothing, but the edited path is taken."""
+"""Nats. In float32 it changes no score, but the explicit attention path of edits is used; what
+remains is the rounding of that path."""
 
-Column = Float64[np.ndarray, " prompt"]
+PerPrompt = Float64[np.ndarray, " prompt"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Study:
-    """What stays the same from dose to dose.
+class BoostStudy:
+    """Everything that is the same for all doses and targets.
 
     Attributes:
-        base: Every reference without a bias, by its place.
-        kept: Replays of the target that has all heads, by dose and place: repairs need them.
+        model: The model.
+        references: Every prompt that has an answer.
+        batches: The references in batches of one half each.
+        betas: Doses in nats, rising, 0 among them.
+        base: Every reference without a bias, by index.
+        options: Of decoding.
+        on_progress: Called before each pass.
+        in_all_heads: Replays of the target "all", by dose and index; repairs need them.
     """
 
     model: LanguageModel
     references: tuple[Reference, ...]
-    batches: tuple[Batch, ...]
+    batches: tuple[ReferenceBatch, ...]
     betas: tuple[float, ...]
-    base: Mapping[int, Replayed]
+    base: Mapping[int, ReplayedPrompt]
     options: Options
     on_progress: OnProgress
-    kept: dict[float, dict[int, Replayed]]
+    in_all_heads: dict[float, dict[int, ReplayedPrompt]]
 
     def replay(
         self, edits: Callable[[int], Sequence[Edit]], layers: Sequence[int]
-    ) -> dict[int, Replayed]:
-        """Every reference under the edits of its half."""
-        found: dict[int, Replayed] = {}
+    ) -> dict[int, ReplayedPrompt]:
+        """Feed every reference again under the edits of its half; results by index."""
+        found: dict[int, ReplayedPrompt] = {}
         for batch in self.batches:
-            found |= zip(batch.places, replayed(batch, edits(batch.half), layers), strict=True)
+            found |= zip(
+                batch.places, replay_references(batch, edits(batch.half), layers), strict=True
+            )
         return found
 
-    def dose(self, target: Target) -> Dose:
-        """Every dose of one target."""
-        columns: list[dict[str, Column]] = []
+    def dose(self, target: BoostTarget) -> Dose:
+        """Every dose of one target, on identical tokens."""
+        columns: list[dict[str, PerPrompt]] = []
         for beta in self.betas:
             found = dict(self.base)
             if beta != 0:
                 self.on_progress(f"{target.name}: beta {beta:g}")
+                # b=beta: a lambda would otherwise see the last value of the loop
                 found = self.replay(lambda half, b=beta: [target.edit(half, b)], _layers(target))
             if target.name == ALL:
-                self.kept[beta] = found
+                self.in_all_heads[beta] = found
             columns.append(self.column(target, found))
         values = {name: np.stack([c[name] for c in columns], 1) for name in columns[0]}
         return Dose(target.name, target.about, target.n_heads, self.betas, values)
 
-    def restoring(self, target: Target, dose: Dose) -> Restoring:
-        """The dose that gives members the mass back that they have alone, in these heads."""
+    def restoring(self, target: BoostTarget, dose: Dose) -> Restoring:
+        """The dose that restores the mass that members have alone, in the heads of a target."""
         law = [
-            [over_heads(by_head, heads) for by_head in law_by_head(one, self.betas)]
+            [over_heads(by_head, heads) for by_head in odds_law_by_head(one, self.betas)]
             for one, heads in zip(self.references, self._heads(target), strict=True)
         ]
         return restoring(
@@ -116,69 +126,83 @@ class Study:
             seed=self.options.seed,
         )
 
-    def rounding(self, target: Target) -> float:
-        """Largest mean KL of a prompt when the edited path adds nothing."""
+    def rounding(self, target: BoostTarget) -> float:
+        """Largest mean KL of a prompt when the edit adds `NOTHING`: the effect of rounding."""
         found = self.replay(lambda half: [target.edit(half, NOTHING)], [])
         return max(one.values["kl"] for one in found.values())
 
-    def texts(self, target: Target) -> Dose:
-        """Decoded freely at every dose of one target."""
-        columns: list[dict[str, Column]] = []
+    def free_dose(self, target: BoostTarget) -> Dose:
+        """Every dose of one target, decoded freely."""
+        columns: list[dict[str, PerPrompt]] = []
         for beta in self.betas:
             self.on_progress(f"{target.name}, freely: beta {beta:g}")
-            found = self.written(lambda half, b=beta: [target.edit(half, b)] if b else [])
+            found = self.decode_freely(lambda half, b=beta: [target.edit(half, b)] if b else [])
             columns.append(self._masked(target, found))
-        values = {name: np.stack([c[name] for c in columns], 1) for name in MEASURES}
+        values = {name: np.stack([c[name] for c in columns], 1) for name in FROM_TEXTS}
         return Dose(target.name, target.about, target.n_heads, self.betas, values)
 
-    def written(self, edits: Callable[[int], Sequence[Edit]]) -> dict[str, Column]:
-        """Every prompt decoded freely under the edits of its half."""
+    def decode_freely(self, edits: Callable[[int], Sequence[Edit]]) -> dict[str, PerPrompt]:
+        """Decode every prompt freely under the edits of its half; measures by name."""
         policy = self.options.policy_of("isolated")
         found: dict[int, dict[str, float]] = {}
         for batch in self.batches:
-            made = texts(batch, policy, edits(batch.half), steps=self.options.steps)
+            made = decode_freely(batch, policy, edits(batch.half), steps=self.options.steps)
             found |= zip(batch.places, made, strict=True)
-        return {name: self._by_place(lambda n, key=name: found[n][key]) for name in MEASURES}
+        return {name: self._by_place(lambda n, key=name: found[n][key]) for name in FROM_TEXTS}
 
     def share_of_half(self, half: int) -> ByHead:
         """Mean share of a row on earlier sets, over the prompts of one half."""
+        # even indices are half 0, odd ones half 1, as in `_batches`
         shares = [self.base[n].share for n in range(half, len(self.references), 2)]
         return mean_over_prompts(np.stack(shares))
 
-    def column(self, target: Target, found: Mapping[int, Replayed]) -> dict[str, Column]:
+    def column(
+        self, target: BoostTarget, found: Mapping[int, ReplayedPrompt]
+    ) -> dict[str, PerPrompt]:
         """Every measure of every prompt under one dose."""
         heads = self._heads(target)
         column = {
-            name: self._by_place(lambda n, key=name: found[n].values[key]) for name in READOUTS
+            name: self._by_place(lambda n, key=name: found[n].values[key]) for name in FROM_READOUTS
         }
         shares = {n: one.matched if target.control else one.share for n, one in found.items()}
         column["share"] = self._by_place(lambda n: over_heads(shares[n], heads[n]))
         column["log_ratio"] = self._by_place(lambda n: over_heads(found[n].log_ratio, heads[n]))
         return self._masked(target, column)
 
-    def _masked(self, target: Target, column: dict[str, Column]) -> dict[str, Column]:
-        """NaN in prompts where the control has no slot to act on."""
+    def _masked(self, target: BoostTarget, column: dict[str, PerPrompt]) -> dict[str, PerPrompt]:
+        """Set prompts to NaN in which the control has no slot to act on."""
         if not target.control:
             return column
         acts = np.array([_has_matched(one) for one in self.references])
         return {name: np.where(acts, values, np.nan) for name, values in column.items()}
 
-    def _heads(self, target: Target) -> list[Heads]:
-        """The heads that each prompt's half was given."""
+    def _heads(self, target: BoostTarget) -> list[HeadMask]:
+        """The heads of a target for each prompt, by its half."""
         return [target.halves[n % 2] for n in range(len(self.references))]
 
-    def _by_place(self, value: Callable[[int], float]) -> Column:
+    def _by_place(self, value: Callable[[int], float]) -> PerPrompt:
         return np.array([value(n) for n in range(len(self.references))], np.float64)
 
 
 def repairs_of(
-    study: Study,
-    everywhere: Target,
+    study: BoostStudy,
+    everywhere: BoostTarget,
     forced: Sequence[Dose],
     restored: Sequence[Restoring],
-    written: Sequence[Dose],
+    free: Sequence[Dose],
 ) -> tuple[tuple[Repair, ...], str]:
-    """One bias for all heads, and one for each head, that bring members to their mass alone."""
+    """Try one bias for all heads, and one for each head, that restore the mass alone.
+
+    Args:
+        study: The references and their replays.
+        everywhere: The target of all heads.
+        forced: Doses on identical tokens.
+        restored: Restoring doses.
+        free: Doses decoded freely; empty if not requested.
+
+    Returns:
+        The repairs, and the reason if there are none.
+    """
     dose = find(forced, ALL)
     one = next((one for one in restored if one.target == ALL), None)
     if dose is None or one is None:
@@ -186,7 +210,7 @@ def repairs_of(
     if np.isnan(one.pooled):
         return (), "no dose asked for brings members to their mass alone on average"
     base = {name: values[:, dose.base] for name, values in dose.values.items()}
-    text = find(written, ALL)
+    text = find(free, ALL)
     if text is not None:
         base |= {name: values[:, text.base] for name, values in text.values.items()}
     halves = [_own_biases(study, half) for half in (0, 1)]
@@ -201,20 +225,21 @@ def repairs_of(
         found = study.replay(edits, range(study.model.n_layers))
         values = study.column(everywhere, found)
         if text is not None:
-            values |= study.written(edits)
+            values |= study.decode_freely(edits)
         made.append(Repair(name, about, values, base, _gap(found), _gap(study.base)))
     return tuple(made), ""
 
 
-def _own_biases(study: Study, half: int) -> ByHead:
-    """For each head the dose that restores it on the other half; NaN where none does."""
+def _own_biases(study: BoostStudy, half: int) -> ByHead:
+    """For each head the dose that restores its mass; NaN if none does."""
+    # fitted on the other half: 1 - half, so that no prompt is repaired by a bias of its own
     places = range(1 - half, len(study.references), 2)
     shape = (study.model.n_layers, study.model.n_heads)
     if not places:
         return np.full(shape, np.nan)
     curves = np.stack(
         [
-            mean_over_prompts(np.stack([study.kept[beta][n].log_ratio for n in places]))
+            mean_over_prompts(np.stack([study.in_all_heads[beta][n].log_ratio for n in places]))
             for beta in study.betas
         ],
         -1,
@@ -223,12 +248,12 @@ def _own_biases(study: Study, half: int) -> ByHead:
     return np.array(found).reshape(shape)
 
 
-def _scalar(target: Target, amount: float) -> Callable[[int], list[Edit]]:
+def _scalar(target: BoostTarget, amount: float) -> Callable[[int], list[Edit]]:
     return lambda half: [target.edit(half, amount)]
 
 
 def _edits(amounts: ByHead) -> list[Edit]:
-    """One edit for each head that has a dose."""
+    """One edit for each head with a known dose."""
     return [
         ScoreBias(
             heads=[Head(*place)], groups=("earlier_sets",), amount=float(amounts[tuple(place)])
@@ -248,8 +273,8 @@ def _about(halves: Sequence[ByHead]) -> str:
     )
 
 
-def _gap(found: Mapping[int, Replayed]) -> float:
-    """Mean over heads of |mean over prompts of the log ratio|."""
+def _gap(found: Mapping[int, ReplayedPrompt]) -> float:
+    """Mean over heads of |mean over prompts of the log ratio|, in nats."""
     mean = mean_over_prompts(np.stack([one.log_ratio for one in found.values()]))
     return float(np.nanmean(np.abs(mean)))
 
@@ -258,14 +283,14 @@ def _has_matched(one: Reference) -> bool:
     return len(matched_slots(one.table, one.table.n_steps)) > 0
 
 
-def _layers(target: Target) -> list[int]:
-    """Layers whose rows a target is read from."""
+def _layers(target: BoostTarget) -> list[int]:
+    """Layers that hold a head of the target, in either half."""
     return sorted({int(n) for half in target.halves for n in np.flatnonzero(half.any(1))})
 
 
 BETAS = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 MOST = 20.0
-"""Nats; a larger bias leaves nothing in a float32 row but the biased slots, or nothing of them."""
+"""Nats. Beyond it a float32 row has mass on the biased slots only, or none on them."""
 TOGETHER = 64
 """References that are replayed together."""
 
@@ -283,11 +308,11 @@ def boost(
     check_effects: bool = True,
     on_progress: OnProgress = silent,
 ) -> BoostFindings:
-    """What does a bias on the scores of parallel members do, dose by dose?
+    """Measure what a bias on the attention scores of parallel members does, dose by dose.
 
     Every prompt is decoded once without a bias; its sets are then fed again under every dose and
-    target, so that one thing changes. What follows is held against that run, against the exact
-    mixture of the paths, and against the same bias on as many slots that are in no set.
+    target, so that only the bias changes. The results are compared with that run, with the exact
+    mixture of the paths, and with the same bias on an equal number of slots in no set.
 
     Args:
         model: As `tempo.load_model` takes it.
@@ -300,7 +325,7 @@ def boost(
         steps: Sets to decode.
         seed: Of the heads drawn for comparison, and of the intervals.
         check_effects: Whether to decode freely under the bias too, in all heads and in the control.
-        on_progress: Called with what is done next.
+        on_progress: Called with a short text before each pass.
 
     Returns:
         `BoostFindings`: effects by dose and target, and the dose that restores attention.
@@ -332,14 +357,14 @@ def boost(
     forced = tuple(study.dose(target) for target in ordered)
     pairs = zip(ordered, forced, strict=True)
     restored = tuple(study.restoring(*pair) for pair in pairs if not pair[0].control)
-    texts = tuple(
-        study.texts(one) for one in ordered if check_effects and one.name in (ALL, CONTROL)
+    free = tuple(
+        study.free_dose(one) for one in ordered if check_effects and one.name in (ALL, CONTROL)
     )
-    repairs, no_repair = repairs_of(study, everywhere, forced, restored, texts)
+    repairs, no_repair = repairs_of(study, everywhere, forced, restored, free)
     return BoostFindings(
         betas=doses,
         doses=forced,
-        free=texts,
+        free=free,
         restoring=restored,
         repairs=repairs,
         no_repair=no_repair,
@@ -393,7 +418,7 @@ def _options(model: LanguageModel, *, threshold: float, steps: int, seed: int) -
 def _references(
     model: LanguageModel, prompts: PromptInput | Sequence[PromptInput], options: Options
 ) -> tuple[list[Reference], dict[str, str]]:
-    """Prompts that can answer, and why the others cannot."""
+    """References of prompts that have a set, and the reason for each of the others."""
     named, ids = prompts_from(prompts)
     policy = options.policy_of("isolated")
     request = make_request(model, options, named, token_ids=ids, arms={"isolated": policy})
@@ -408,24 +433,24 @@ def _references(
     return found, refused
 
 
-def _batches(model: LanguageModel, references: Sequence[Reference]) -> tuple[Batch, ...]:
-    """Every other prompt is in the other half; the halves never mix."""
-    made: list[Batch] = []
+def _batches(model: LanguageModel, references: Sequence[Reference]) -> tuple[ReferenceBatch, ...]:
+    """Read the prompts in batches; even indices are half 0, odd ones half 1, never mixed."""
+    made: list[ReferenceBatch] = []
     for half in (0, 1):
         places = range(half, len(references), 2)
         for start in range(0, len(places), TOGETHER):
             some = tuple(places[start : start + TOGETHER])
             ours = tuple(references[place] for place in some)
             trunk = read_prompts(model, [(one.prompt_id, one.ids) for one in ours])
-            batch = Batch(half, some, ours, trunk)
+            batch = ReferenceBatch(half, some, ours, trunk)
             read_references(batch)
             add_mixtures(trunk, ours)
             made.append(batch)
     return tuple(made)
 
 
-def _facts(study: Study) -> dict[str, Any]:
-    """What the references say of themselves."""
+def _facts(study: BoostStudy) -> dict[str, Any]:
+    """Facts about the references, for the document."""
     references, options = study.references, study.options
     names = ("threshold", "max_width", "steps")
     return {
@@ -444,7 +469,7 @@ def _study(
     doses: tuple[float, ...],
     options: Options,
     on_progress: OnProgress,
-) -> tuple[Study, dict[str, str]]:
+) -> tuple[BoostStudy, dict[str, str]]:
     """Everything that is decoded without a bias."""
     on_progress("decoding without a bias")
     references, refused = _references(model, prompts, options)
@@ -454,24 +479,26 @@ def _study(
     on_progress("running every path of the first sets")
     batches = _batches(model, references)
     on_progress("reading the references")
-    base: dict[int, Replayed] = {}
+    base: dict[int, ReplayedPrompt] = {}
     for batch in batches:
-        base |= zip(batch.places, replayed(batch, [], range(model.n_layers)), strict=True)
-    return Study(model, tuple(references), batches, doses, base, options, on_progress, {}), refused
+        base |= zip(batch.places, replay_references(batch, [], range(model.n_layers)), strict=True)
+    return BoostStudy(
+        model, tuple(references), batches, doses, base, options, on_progress, {}
+    ), refused
 
 
 def _fixed(
     model: LanguageModel, wanted: Sequence[str], skipped: Mapping[str, str]
-) -> dict[str, Target]:
+) -> dict[str, BoostTarget]:
     """Targets that are the same for all prompts."""
     names = [name for name in wanted if name not in CHOSEN and name not in skipped]
     return {name: fixed_target(name, model.n_layers, model.n_heads) for name in names}
 
 
 def _chosen(
-    study: Study, wanted: Sequence[str], seed: int
-) -> tuple[dict[str, Target], dict[str, str]]:
-    """Targets whose heads are chosen by what they do, and targets without an answer."""
+    study: BoostStudy, wanted: Sequence[str], seed: int
+) -> tuple[dict[str, BoostTarget], dict[str, str]]:
+    """Targets whose heads are chosen by their attention, and the reason for each skipped target."""
     n_layers = study.model.n_layers
     skipped = {
         name: f"a model of {n_layers} layers has no layer of its own in this third"
@@ -491,14 +518,14 @@ def _chosen(
 
 
 def _matched_share(one: Reference) -> float:
-    """Slots of the control for each member, mean over the steps that see a set."""
+    """Slots biased in the control for each biased member, mean over the steps that see a set."""
     steps = range(one.first + 1, one.table.n_steps + 1)
     members = [len(member_slots(one.table, step)) for step in steps]
     matched = [len(matched_slots(one.table, step)) for step in steps]
     return float(np.mean(np.array(matched) / np.array(members)))
 
 
-def _names(target: Target) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _names(target: BoostTarget) -> tuple[tuple[str, ...], tuple[str, ...]]:
     first, second = (
         tuple(str(Head(*place)) for place in np.argwhere(half).tolist()) for half in target.halves
     )

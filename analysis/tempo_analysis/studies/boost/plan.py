@@ -1,4 +1,4 @@
-"""Where a bias acts: layers, groups of heads, and the control, which acts on other slots."""
+"""Where a bias acts: layers, groups of heads, and the control, which biases other slots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ BANDS = ("first third", "middle third", "last third")
 READERS, OTHERS = "set readers", "other heads"
 TARGETS = (ALL, *BANDS, READERS, OTHERS, CONTROL)
 CHOSEN = frozenset({READERS, OTHERS})
-"""Targets whose heads are chosen by what they do on other prompts."""
+"""Targets whose heads are chosen by their attention on the other half of the prompts."""
 QUARTER = 4
-"""One head in so many counts as a reader of sets."""
+"""One head in this many is a reader of sets."""
 
-Heads = Bool[np.ndarray, "layer head"]
+HeadMask = Bool[np.ndarray, "layer head"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchedBias(ScoreBias):
-    """The control: the same bias, in the same rows, on as many slots that are in no set.
+    """The control: the same bias, in the same rows, on an equal number of slots in no set.
 
-    For every row, as many as it sees members of earlier sets: the latest slots of the prompt and of
-    single tokens, without slot 0; all of them where there are not so many.
+    A row that sees n members of earlier sets is biased at the latest n slots of the prompt and of
+    single tokens, without slot 0; at all of these if there are fewer than n.
     """
 
     def cells(self, table: SlotTable, queries: Int[np.ndarray, " query"]) -> CellMask:
-        """Which cells of some query rows are meant."""
+        """Which cells of these query rows get the bias."""
         kept = np.zeros((len(queries), len(table)), bool)
         for step in np.unique(table.step[queries]).tolist():
             rows = table.step[queries] == step
@@ -41,21 +41,28 @@ class MatchedBias(ScoreBias):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class BoostTarget:
     """Heads and slots that get a bias.
 
     Attributes:
+        name: Of the target.
+        about: Which heads and slots, in words.
         halves: The heads, once for each half of the prompts.
         control: Whether the bias acts on slots that are in no set.
     """
 
     name: str
     about: str
-    halves: tuple[Heads, Heads]
+    halves: tuple[HeadMask, HeadMask]
     control: bool = False
 
     def edit(self, half: int, amount: float) -> ScoreBias:
-        """The edit that gives one half of the prompts the bias."""
+        """The edit that applies the bias to the prompts of one half.
+
+        Args:
+            half: 0 or 1.
+            amount: Nats added to the scores.
+        """
         named = [Head(*place) for place in np.argwhere(self.halves[half]).tolist()]
         if self.control:
             return MatchedBias(heads=named, amount=amount)
@@ -68,21 +75,23 @@ class Target:
 
 
 def member_slots(table: SlotTable, step: int) -> Int64[np.ndarray, " slot"]:
-    """Members of the sets of two or more that the rows of a step see."""
+    """Members of sets of two or more that the rows of a step see."""
     return np.flatnonzero((table.width >= 2) & (table.step < step))
 
 
 def matched_slots(table: SlotTable, step: int) -> Int64[np.ndarray, " slot"]:
-    """As many slots in no set, the latest that the rows of a step see, without slot 0."""
+    """The latest slots in no set before a step, as many as members of sets, without slot 0."""
     single = (table.width < 2) & (table.step < step) & (np.arange(len(table)) != SINK_SLOT)
     n = len(member_slots(table, step))
+    # n = 0 apart: a slice [-0:] would take every slot
     return np.flatnonzero(single)[-n:] if n else np.empty(0, np.int64)
 
 
-def fixed_target(name: str, n_layers: int, n_heads: int) -> Target:
+def fixed_target(name: str, n_layers: int, n_heads: int) -> BoostTarget:
     """All layers, a band of layers, or the control."""
     heads = np.zeros((n_layers, n_heads), bool)
     if name in BANDS:
+        # rounded edges: every layer is in exactly one third, also when 3 does not divide them
         edges = np.linspace(0, n_layers, len(BANDS) + 1).round().astype(int)
         place = BANDS.index(name)
         heads[edges[place] : edges[place + 1]] = True
@@ -95,14 +104,16 @@ def fixed_target(name: str, n_layers: int, n_heads: int) -> Target:
             "all heads, as many slots in no set: the latest of the prompt and of single tokens, "
             "without slot 0"
         )
-    return Target(name, about, (heads, heads), name == CONTROL)
+    return BoostTarget(name, about, (heads, heads), name == CONTROL)
 
 
-def given_target(name: str, heads: Sequence[str | Head], n_layers: int, n_heads: int) -> Target:
+def given_target(
+    name: str, heads: Sequence[str | Head], n_layers: int, n_heads: int
+) -> BoostTarget:
     """A group of heads that the caller named.
 
     Raises:
-        InputError: A head is not the model's.
+        InputError: The model does not have one of the heads.
     """
     chosen = np.zeros((n_layers, n_heads), bool)
     for head in as_heads(heads):
@@ -112,26 +123,29 @@ def given_target(name: str, heads: Sequence[str | Head], n_layers: int, n_heads:
                 f"{head}; check the head"
             )
         chosen[head] = True
-    return Target(name, "heads that were named, members of earlier sets", (chosen, chosen))
+    return BoostTarget(name, "heads that were named, members of earlier sets", (chosen, chosen))
 
 
 def as_heads(heads: Sequence[str | Head]) -> list[Head]:
-    """Heads by name or as they are."""
+    """Heads from names or pairs of numbers."""
     return [parse_head(one) if isinstance(one, str) else Head(*one) for one in heads]
 
 
 def chosen_targets(
     share: tuple[Float64[np.ndarray, "layer head"], Float64[np.ndarray, "layer head"]], *, seed: int
-) -> dict[str, Target]:
-    """The quarter of heads that give sets most, and as many others.
+) -> dict[str, BoostTarget]:
+    """The quarter of heads that attend most to sets, and an equal number of other heads.
 
     The heads for one half of the prompts are chosen on the other half, so that no prompt chooses
-    its own. The others are drawn in the same layers as far as these have any left.
+    its own. The others are drawn from the same layers as far as these have heads left.
 
     Args:
         share: Mean share of a row on earlier sets, once for each half.
+        seed: Of the draw of the others.
     """
-    found = [_split(share[1 - half], np.random.default_rng((seed, half))) for half in (0, 1)]
+    found = [
+        _readers_and_others(share[1 - half], np.random.default_rng((seed, half))) for half in (0, 1)
+    ]
     n = int(found[0][0].sum())
     named = f"heads, chosen on the other half of the prompts ({n} of {share[0].size})"
     about = {
@@ -139,16 +153,17 @@ def chosen_targets(
         OTHERS: f"as many {named} drawn from the rest, in the same layers where these have some",
     }
     return {
-        name: Target(name, about[name], (found[0][place], found[1][place]))
+        name: BoostTarget(name, about[name], (found[0][place], found[1][place]))
         for place, name in enumerate((READERS, OTHERS))
     }
 
 
-def _split(
+def _readers_and_others(
     share: Float64[np.ndarray, "layer head"], rng: np.random.Generator
-) -> tuple[Heads, Heads]:
-    """Readers, and as many drawn from the rest."""
+) -> tuple[HeadMask, HeadMask]:
+    """Readers, and an equal number of heads drawn from the rest."""
     n = max(share.size // QUARTER, 1)
+    # heads without data come last; stable, so that ties are decided by layer and head
     order = np.argsort(-np.nan_to_num(share, nan=-1.0), axis=None, kind="stable")
     readers = np.zeros(share.shape, bool)
     readers.flat[order[:n]] = True
@@ -157,6 +172,7 @@ def _split(
         left = np.flatnonzero(~readers[layer])
         picked = rng.permutation(left)[: int(readers[layer].sum())]
         drawn[layer, picked] = True
+    # a layer with more readers than other heads could not be matched: fill up from any layer
     spare = np.flatnonzero(~(readers | drawn))
     drawn.flat[rng.permutation(spare)[: n - int(drawn.sum())]] = True
     return readers, drawn
@@ -165,11 +181,14 @@ def _split(
 def check_targets(
     targets: Sequence[str] | None, groups: Mapping[str, Sequence[str | Head]] | None
 ) -> tuple[str, ...]:
-    """The targets asked for, all where None, before a model is loaded.
+    """Check names of targets and groups before a model is loaded.
+
+    Returns:
+        The targets; all of them for None.
 
     Raises:
-        InputError: One is unknown or asked for twice, or a group has no heads, no name or a name
-            that is taken.
+        InputError: A target is unknown or repeated, or a group has no heads, no name or the name
+            of a target.
     """
     wanted = TARGETS if targets is None else tuple(targets)
     unknown = [name for name in wanted if name not in TARGETS]

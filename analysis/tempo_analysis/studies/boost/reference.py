@@ -1,6 +1,6 @@
-"""What a boosted run is held against: the same sets without a bias, and each member alone."""
+"""What a biased run is compared with: the same sets without a bias, and each member alone."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from tempo.policy.presets import Policy, isolated
 from tempo.policy.selection import Forced
 from tempo.policy.slots import SlotTable
 from tempo_analysis.stats.distributions import Readout, mixed
-from tempo_analysis.studies.boost.dose_matching import law_log_ratio
+from tempo_analysis.studies.boost.dose_matching import odds_law_log_ratio
 
 Cells = Float64[np.ndarray, "layer head query"]
 SMALLEST_SET = 2
@@ -24,8 +24,8 @@ _REFERENCE = "isolated"
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
-    """One member without its siblings, as the queries of the next set see it.
+class AloneMasses:
+    """Attention of the queries of the next set when a member has no siblings.
 
     Attributes:
         mass: On the member.
@@ -41,35 +41,36 @@ class Reference:
     """One prompt, decoded freely without a bias.
 
     Attributes:
-        table: Its sets.
-        first: The step of the first set of two or more; a later step follows it.
-        alone: Each member of such sets, by (step, rank).
-        mixture: What the plain runs of all paths through the first set and the one after it
-            predict, mixed by their probabilities; None before it is computed.
-        readouts: By step, from the first that sees a set.
+        prompt_id: Of the prompt.
+        table: Its slots.
+        first: Step of the first set of two or more members; another step follows it.
+        alone: Each member of such sets without its siblings, by (step, rank).
+        mixture: Empty, or one distribution: plain runs of all paths through the first set and the
+            next one, mixed by the probabilities of the paths.
+        readouts: By step, from the first step that sees a set.
     """
 
     prompt_id: str
     table: SlotTable
     first: int
-    alone: dict[tuple[int, int], Alone] = field(default_factory=dict)
+    alone: dict[tuple[int, int], AloneMasses] = field(default_factory=dict)
     mixture: list[Float64[np.ndarray, " vocab"]] = field(default_factory=list)
     readouts: dict[int, Readout] = field(default_factory=dict)
 
     @property
     def ids(self) -> Ids:
-        """The prompt."""
+        """Token ids of the prompt."""
         return tuple(self.table.token[: self.table.n_prompt].tolist())
 
     def plan(self) -> SequencePlan:
-        """The plan that feeds its sets again."""
+        """Plan of a run that feeds the same sets again."""
         policy = Policy(forced(self.table))
         return SequencePlan(
             self.prompt_id, _REFERENCE, self.ids, policy, self.table.n_steps, "ignore"
         )
 
     def wide_steps(self) -> list[int]:
-        """Steps of sets of two or more that another follows."""
+        """Steps of sets of two or more members that another step follows."""
         steps = range(self.first, self.table.n_steps)
         return [step for step in steps if len(self.table.members(step)) >= SMALLEST_SET]
 
@@ -77,10 +78,11 @@ class Reference:
 def decoded(
     model: LanguageModel, prompts: Sequence[tuple[str, Ids]], policy: Policy, *, steps: int
 ) -> tuple[list[Reference], dict[str, str]]:
-    """Every prompt decoded freely; those without a set that a step follows are left out.
+    """Decode every prompt freely without a bias.
 
     Returns:
-        The references, and why each of the other prompts has no answer.
+        References of the prompts with a set of two or more that a step follows, and the reason why
+        each of the other prompts has none.
     """
     found: list[Reference] = []
     refused: dict[str, str] = {}
@@ -90,6 +92,7 @@ def decoded(
             for name, ids in prompts[start : start + TOGETHER]
         ]
         for plan, one in zip(plans, decode(DecodeContext(model), plans), strict=True):
+            # a slot of rank 1 is a second member: its step wrote a set of two or more
             wide = one.table.step[one.table.rank == 1]
             if len(wide) and wide[0] < one.table.n_steps:
                 found.append(Reference(plan.prompt_id, one.table, int(wide[0])))
@@ -102,12 +105,13 @@ def decoded(
 
 
 def add_alone(model: LanguageModel, references: Sequence[Reference]) -> None:
-    """Decode every member without its siblings and keep what the next set pays it."""
+    """Decode every member without its siblings and keep the attention of the next set."""
     own: list[tuple[int, int, int]] = []
     forks: list[Fork] = []
     for number, one in enumerate(references):
         for (step, rank), slot in members_of_sets(one.table).items():
             policy = alone(one.table, isolated(), slot)
+            # only the step after the set is needed, so the run ends and is captured there
             plan = replace(one.plan(), policy=policy, steps=step + 1, capture_from_step=step + 1)
             forks.append(Fork(len(forks), number, step, plan))
             own.append((number, step, rank))
@@ -124,7 +128,7 @@ def add_alone(model: LanguageModel, references: Sequence[Reference]) -> None:
 
 
 def add_mixtures(trunk: Trunk, references: Sequence[Reference]) -> None:
-    """Run every path through the first set and the next one plainly, and mix what they predict."""
+    """Run every path through the first set and the next one alone, and mix the predictions."""
     paths = [(n, path) for n, one in enumerate(references) for path in _paths(one)]
     weights: dict[int, list[float]] = {}
     rows: dict[int, list[Float64[np.ndarray, " vocab"]]] = {}
@@ -137,26 +141,30 @@ def add_mixtures(trunk: Trunk, references: Sequence[Reference]) -> None:
         runs = gone_on(trunk, plans, session=DecodeContext(trunk.model), of=[n for n, _ in some])
         for (n, _), run in zip(some, runs, strict=True):
             taken = run.table.probability[run.table.step > 0].astype(np.float64)
+            # log probability of the path, generated tokens only
             weights.setdefault(n, []).append(float(np.log(taken).sum()))
             rows.setdefault(n, []).append(Readout(run.readout.log_probability).log)
     for n, one in enumerate(references):
         one.mixture.append(mixed(np.array(weights[n]), np.stack(rows[n])))
 
 
-def law_by_head(one: Reference, betas: Sequence[float]) -> Float64[np.ndarray, "beta layer head"]:
-    """Mean over members and queries of log(mass in the set / mass alone) under the odds law."""
+def odds_law_by_head(
+    one: Reference, betas: Sequence[float]
+) -> Float64[np.ndarray, "beta layer head"]:
+    """Mean over members and queries of log(mass in the set / mass alone) by the odds law."""
     sums: list[Float64[np.ndarray, "beta layer head _"]] = []
     for step in one.wide_steps():
         twins = [one.alone[step, rank] for rank in range(len(one.table.members(step)))]
         mass, others = (np.stack([getattr(t, name) for t in twins]) for name in ("mass", "others"))
-        cells = np.stack([law_log_ratio(beta, mass, others) for beta in betas])
+        cells = np.stack([odds_law_log_ratio(beta, mass, others) for beta in betas])
+        # [beta, member, layer, head, query] to [beta, layer, head, member and query]
         moved = np.moveaxis(cells, 1, -2)
         sums.append(moved.reshape(*moved.shape[:3], -1))
     return mean_known(np.concatenate(sums, -1))
 
 
 def mean_known(values: Float64[np.ndarray, "*cell item"]) -> Float64[np.ndarray, "*cell"]:
-    """Mean over the last axis of what is known; NaN of nothing."""
+    """Mean over the last axis without NaN; NaN where nothing is known."""
     known = ~np.isnan(values)
     count = known.sum(-1)
     total = np.where(known, values, 0.0).sum(-1)
@@ -169,7 +177,7 @@ def top_tokens(table: SlotTable) -> tuple[int, ...]:
 
 
 def _paths(one: Reference) -> list[tuple[int, ...]]:
-    """Every path to the members of the set after the first of two or more."""
+    """Every path of tokens to a member of the set after the first set of two or more."""
     before = top_tokens(one.table)[: one.first - 1]
     first, after = (
         one.table.token[one.table.members(step)].tolist() for step in (one.first, one.first + 1)
@@ -181,21 +189,21 @@ def _single(path: Iterable[int]) -> Forced:
     return Forced(tuple((token,) for token in path))
 
 
-def _alone_rows(table: SlotTable, outcome: StepOutcome, step: int) -> Alone:
-    """Masses in the rows of the step after the member."""
+def _alone_rows(table: SlotTable, outcome: StepOutcome, step: int) -> AloneMasses:
+    """Masses in the rows of the step after a member that is alone in its set."""
     ours = outcome.decoding.table
     weights = outcome.tensors["weights"].astype(np.float64)
+    # which steps wrote sets is known from the reference; in our own table this set has one member
     wide = set(table.step[table.rank == 1].tolist()) - {step}
     others = np.isin(ours.step, list(wide)) & (ours.step <= step)
-    return Alone(
+    return AloneMasses(
         mass=weights[..., ours.members(step)].sum(-1),
         others=weights[..., np.flatnonzero(others)].sum(-1),
     )
 
 
 def _together(forks: Sequence[Fork]) -> Iterator[list[Fork]]:
-    """Forks that leave at the same step, no more than go together."""
-    by_step: Mapping[int, list[Fork]] = {}
+    """Batches of at most `TOGETHER` forks that leave their trunk at the same step."""
     by_step = {step: [f for f in forks if f.step == step] for step in {f.step for f in forks}}
     for same in by_step.values():
         for start in range(0, len(same), TOGETHER):

@@ -1,4 +1,4 @@
-"""Feeds the sets of references again under a bias, and measures what every prompt makes of it."""
+"""Feeds the sets of references again under a bias, and measures each prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,21 +18,23 @@ from tempo_analysis.parallel.diversity import distinct, effective_branches
 from tempo_analysis.parallel.widths import repetition
 from tempo_analysis.stats.distributions import Readout, kl_nats
 from tempo_analysis.studies.boost.dose_response import FORCED, FREE
-from tempo_analysis.studies.boost.plan import Heads, matched_slots, member_slots
+from tempo_analysis.studies.boost.plan import HeadMask, matched_slots, member_slots
 from tempo_analysis.studies.boost.reference import Reference, mean_known, top_tokens
 
 ByHead = Float64[np.ndarray, "layer head"]
-READOUTS = tuple(one.name for one in FORCED if one.name not in ("share", "log_ratio"))
-"""Measures that need no rows."""
+FROM_READOUTS = tuple(one.name for one in FORCED if one.name not in ("share", "log_ratio"))
+"""Measures that are computed from readouts and need no attention rows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class ReferenceBatch:
     """References that are replayed together.
 
     Attributes:
-        half: 0 or 1: which half of the prompts they belong to.
-        places: Of each among all references.
+        half: 0 or 1: the half of the prompts to which they belong.
+        places: Index of each among all references.
+        references: The references.
+        trunk: Their prompts, already read.
     """
 
     half: int
@@ -42,11 +44,11 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Replayed:
+class ReplayedPrompt:
     """One prompt under one bias.
 
     Attributes:
-        values: Of each of `READOUTS`; NaN without data.
+        values: By the names in `FROM_READOUTS`; NaN without data.
         share: Mean share of a row on members of earlier sets, over the rows that see one.
         matched: The same on the slots of the control.
         log_ratio: Mean log(mass of a member in its set / mass alone).
@@ -59,8 +61,8 @@ class Replayed:
 
 
 @dataclass(slots=True)
-class _Steps:
-    """What the steps of one replay leave; rows are [layer head query]."""
+class _Collected:
+    """Values of the steps of one replay; arrays are [layer, head, query], one a step."""
 
     by_step: dict[str, list[float]] = field(default_factory=dict)
     share: list[np.ndarray] = field(default_factory=list)
@@ -73,8 +75,8 @@ class _Steps:
             self.by_step.setdefault(name, []).append(value)
 
 
-def read_references(batch: Batch) -> None:
-    """Feed the sets again without any edit and keep every readout that sees a set."""
+def read_references(batch: ReferenceBatch) -> None:
+    """Feed the sets again without an edit and keep every readout that sees a set."""
 
     def keep(outcome: StepOutcome) -> None:
         one = batch.references[outcome.number]
@@ -85,14 +87,18 @@ def read_references(batch: Batch) -> None:
     gone_on(batch.trunk, [one.plan() for one in batch.references], session=session)
 
 
-def replayed(batch: Batch, edits: Sequence[Edit], layers: Sequence[int]) -> list[Replayed]:
-    """Feed the sets again under edits, and measure.
+def replay_references(
+    batch: ReferenceBatch, edits: Sequence[Edit], layers: Sequence[int]
+) -> list[ReplayedPrompt]:
+    """Feed the sets again under edits, and measure each prompt.
 
     Args:
-        layers: Whose rows are read; in the others shares are NaN.
+        batch: The references.
+        edits: Made in every forward pass.
+        layers: Layers whose rows are captured; shares are NaN in the others.
     """
     model = batch.trunk.model
-    found = [_Steps() for _ in batch.references]
+    found = [_Collected() for _ in batch.references]
 
     def take(outcome: StepOutcome) -> None:
         one = batch.references[outcome.number]
@@ -109,11 +115,11 @@ def replayed(batch: Batch, edits: Sequence[Edit], layers: Sequence[int]) -> list
     return [_summary(steps, shape, layers) for steps in found]
 
 
-def check_unchanged(batch: Batch, edits: Sequence[Edit]) -> None:
-    """Refuse to go on unless a bias of 0 leaves every readout as it is, bit for bit.
+def check_unchanged(batch: ReferenceBatch, edits: Sequence[Edit]) -> None:
+    """Check that a bias of 0 leaves every readout unchanged, bit for bit.
 
     Raises:
-        NumericalError: It does not.
+        NumericalError: A readout changed.
     """
 
     def check(outcome: StepOutcome) -> None:
@@ -129,13 +135,13 @@ def check_unchanged(batch: Batch, edits: Sequence[Edit]) -> None:
     gone_on(batch.trunk, [one.plan() for one in batch.references], session=session)
 
 
-def over_heads(by_head: ByHead, heads: Heads) -> float:
-    """Mean over some heads of what is known; NaN of nothing."""
+def over_heads(by_head: ByHead, heads: HeadMask) -> float:
+    """Mean over some heads without NaN; NaN where nothing is known."""
     return float(mean_known(np.where(heads, by_head, np.nan).reshape(-1)))
 
 
 def _compared(one: Reference, outcome: StepOutcome) -> dict[str, float]:
-    """One readout beside that without a bias."""
+    """One readout compared with that of the same step without a bias."""
     step, table = outcome.step, one.table
     before, now = one.readouts[step], Readout(outcome.decoding.readout.log_probability)
     found = {
@@ -143,15 +149,18 @@ def _compared(one: Reference, outcome: StepOutcome) -> dict[str, float]:
         "top_1_changed": float(before.top() != now.top()),
         "log_entropy": _log(now.entropy_nats()),
     }
-    if step < table.n_steps:
+    if step < table.n_steps:  # the last readout chose no set
         after = table.token[table.members(step + 1)]
         found |= {"set_nll": -now.log_mass(after), "top_nll": -now.log_mass(after[:1])}
+    # the mixture of paths is known for the first readout after a set was seen, and no other
     if step == one.first + 1:
         found["mixture_kl"] = float(kl_nats(one.mixture[0], now.log))
     return found
 
 
-def _read_rows(one: Reference, outcome: StepOutcome, steps: _Steps, layers: Sequence[int]) -> None:
+def _read_rows(
+    one: Reference, outcome: StepOutcome, steps: _Collected, layers: Sequence[int]
+) -> None:
     """Masses in the rows of one step, in the layers that are captured."""
     if not layers:
         return
@@ -161,32 +170,33 @@ def _read_rows(one: Reference, outcome: StepOutcome, steps: _Steps, layers: Sequ
     matched = matched_slots(table, step)
     if len(matched):
         steps.matched.append(weights[..., matched].sum(-1))
-    if (step - 1, 1) in one.alone:
+    if (step - 1, 1) in one.alone:  # the step before wrote a set: it has a second member
         steps.log_ratio.append(_log_ratios(one, weights, step - 1, layers))
 
 
 def _log_ratios(
     one: Reference, weights: np.ndarray, step: int, layers: Sequence[int]
 ) -> Float64[np.ndarray, "layer head cell"]:
-    """Of every member and query, in the layers that were captured."""
+    """log(mass in the set / mass alone) of every member and query, in the captured layers."""
     members = one.table.members(step)
     apart = np.stack([one.alone[step, rank].mass[list(layers)] for rank in range(len(members))], -1)
     inside = weights[..., members]
+    # a weight of 0 is a slot outside a sliding window: no ratio there, and no log of 0
     known = (inside > 0) & (apart > 0)
     logs = np.log(np.where(known, inside, 1.0)) - np.log(np.where(known, apart, 1.0))
     return np.where(known, logs, np.nan).reshape(*logs.shape[:2], -1)
 
 
-def _summary(steps: _Steps, shape: tuple[int, int], layers: Sequence[int]) -> Replayed:
-    values = {name: _mean(steps.by_step.get(name, [])) for name in READOUTS}
+def _summary(steps: _Collected, shape: tuple[int, int], layers: Sequence[int]) -> ReplayedPrompt:
+    values = {name: _mean(steps.by_step.get(name, [])) for name in FROM_READOUTS}
     share, matched, ratio = (
         _by_head(one, shape, layers) for one in (steps.share, steps.matched, steps.log_ratio)
     )
-    return Replayed(values, share, matched, ratio)
+    return ReplayedPrompt(values, share, matched, ratio)
 
 
 def _by_head(rows: Sequence[np.ndarray], shape: tuple[int, int], layers: Sequence[int]) -> ByHead:
-    """Means over the rows of all steps; NaN in layers that were not captured."""
+    """Mean over the rows of all steps; NaN in layers that were not captured."""
     found = np.full(shape, np.nan)
     if rows:
         found[list(layers)] = mean_known(np.concatenate(rows, -1))
@@ -201,16 +211,16 @@ def _log(value: float) -> float:
     return float(np.log(value)) if value > 0 else float("-inf")
 
 
-MEASURES = tuple(one.name for one in FREE)
+FROM_TEXTS = tuple(one.name for one in FREE)
 
 
-def texts(
-    batch: Batch, policy: Policy, edits: Sequence[Edit], *, steps: int
+def decode_freely(
+    batch: ReferenceBatch, policy: Policy, edits: Sequence[Edit], *, steps: int
 ) -> list[dict[str, float]]:
-    """The measures of `FREE` of every prompt; no end of sequence is chosen, so lengths are equal.
+    """Decode every prompt freely under edits, and compute the measures of `FREE`.
 
-    The bias acts while the text is decoded. Its top path is run again alone, one token a step,
-    in the model as it is.
+    End-of-sequence tokens are not selected, so all texts have one length. The edits act during
+    decoding only; the top path is then run again without them, one token a step.
     """
     model = batch.trunk.model
     plans = [replace(one.plan(), policy=policy, steps=steps) for one in batch.references]
@@ -220,8 +230,8 @@ def texts(
     return [_described(table, one) for table, one in zip(tables, nll, strict=True)]
 
 
-def _plain_nll(batch: Batch, tables: Sequence[SlotTable]) -> list[float]:
-    """Nats per token of each top path."""
+def _plain_nll(batch: ReferenceBatch, tables: Sequence[SlotTable]) -> list[float]:
+    """Mean negative log probability of each top path in the plain model, in nats per token."""
     plans = [
         replace(
             one.plan(),

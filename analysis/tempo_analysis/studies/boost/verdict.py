@@ -1,4 +1,4 @@
-"""What a boost did, in sentences that follow from the intervals."""
+"""Sentences about a boost, generated from its intervals."""
 
 from collections.abc import Callable, Sequence
 
@@ -45,7 +45,7 @@ def sentences(found: BoostNumbers) -> list[str]:
 
 
 def side(found: Interval) -> str:
-    """On which side of 0 an interval lies, or why it says nothing."""
+    """On which side of 0 an interval lies, or why that is not known."""
     if np.isnan(found.low) or np.isnan(found.high):
         return "no interval" if found.n else "no data"
     if found.low == found.high == 0:
@@ -56,7 +56,7 @@ def side(found: Interval) -> str:
 
 
 def by_dose(dose: Dose, rows: Sequence[Interval], *, tell: Callable[[Interval], str]) -> str:
-    """A list of the doses with what is told of each; the dose of 0 is left out."""
+    """A list of the doses, each with its interval in words; the dose of 0 is left out."""
     pairs = zip(dose.betas, rows, strict=True)
     return "; ".join(f"{beta:+g}: {tell(row)}" for beta, row in pairs if beta)
 
@@ -87,7 +87,7 @@ def _moved(found: BoostNumbers) -> list[str]:
 
 
 def _better(found: BoostNumbers, measure: str) -> list[str]:
-    """Whether any boost brings what follows nearer."""
+    """Change of one measure in all heads, by dose."""
     dose = find(found.doses, ALL)
     if dose is None:
         return []
