@@ -324,8 +324,8 @@ def ablate(
         ModelError: The model cannot be loaded, or a layer has no plain output projection.
 
     Example:
-        >>> found = tempo.ablate("smollm2-135m", texts, heads=["L16H0"])
-        >>> found.save("runs/ablation")
+        >>> prompts = tempo.load_suite("demo")
+        >>> tempo.ablate(model, prompts, heads=["L16H0"], conditions=["head", "value:1"])
     """
     loaded = load_model(model)
     plan = _plan(loaded, heads, conditions, redundancy=redundancy, sweep=sweep)
