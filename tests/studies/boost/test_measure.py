@@ -194,7 +194,8 @@ def test_a_bias_multiplies_the_odds_of_sets_at_layer_0():
     model = model_of("llama")
     trace: Any = tempo.generate(model, TEXTS[0], threshold=TAU, steps=3)
     trace = next(iter(trace)) if not hasattr(trace, "slots") else trace
-    twin: Any = tempo.replay(trace, model=model, edits=[everywhere(model, 1.5)])
+    run = tempo.replay(trace, model=model, edits=[everywhere(model, 1.5)])
+    twin = run.trace(arm="twin")
     members = member_slots(trace.slots, 3)
     before, after = (one.attention(3)[0][..., members].sum(-1) for one in (trace, twin))
     np.testing.assert_allclose(
