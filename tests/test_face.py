@@ -407,3 +407,20 @@ def test_arms_are_names_policies_or_rules() -> None:
         tempo.compare(model, CAT, arms=["isolated", Offset(0.5)], paired=True, **options)
     with pytest.raises(InputError, match="expected a policy for 'near', got Offset"):
         tempo.compare(model, CAT, arms=rules, **options)
+
+
+def test_a_forward_keeps_what_is_named_and_nothing_else() -> None:
+    model = model_of("llama")
+    found = tempo.forward(model, CAT, keep=["residual", "values"])
+    n = len(found.tokens)
+    with torch.inference_mode():
+        ids = torch.from_numpy(found.tokens)[None]
+        states = model.hf(ids, output_hidden_states=True, use_cache=False).hidden_states
+    assert found.residual.shape == (model.n_layers + 1, n, model.hf.config.hidden_size)
+    # the last state of transformers is behind the final norm, so it is left out
+    for ours, theirs in zip(found.residual[:-1], states[:-1], strict=True):
+        np.testing.assert_allclose(ours, theirs[0].numpy(), atol=1e-5)
+    assert found.values.shape == (model.n_layers, model.n_kv_heads, n, model.head_dim)
+    with pytest.raises(InputError, match="logits") as said:
+        _ = found.logits
+    assert "\n" not in str(said.value)
