@@ -381,10 +381,10 @@ def run_of(ordinal: float, words: float, shuffled: float, descending: float):
     return successor_run(scores[0], words=scores[1], shuffled=scores[2], descending=scores[3])
 
 
-def test_the_signal_its_null_and_its_direction_are_differences_of_chance_0():
+def test_the_signal_and_its_null_are_differences_of_chance_0():
     run = run_of(0.7, 0.2, 0.5, 0.4)
-    found = [each.score.item() for each in (run.signal(), run.null(), run.direction())]
-    np.testing.assert_allclose(found, [0.5, 0.3, 0.3])
+    found = [each.score.item() for each in (run.signal(), run.null())]
+    np.testing.assert_allclose(found, [0.5, 0.3])
     assert run.signal().chance == run.null().chance == 0
 
 

@@ -7,15 +7,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tempo.errors import InputError
-from tempo.vocabulary import Head
 from tempo_analysis.parallel.entropy import binary_entropy_nats, entropy_with_sink
 from tempo_analysis.studies.heads.detectors.receivers import (
     RECEIVER_THRESHOLD,
     kurtosis_bound,
     receiver_cut,
-    receiver_heads,
     receivers,
-    sentence_scores,
     sentence_spans,
     split_half_correlation,
 )
@@ -128,22 +125,11 @@ def test_spans_must_ascend_inside_the_sequence(spans):
         receivers(rows_of(uniform()), spans=np.array(spans))
 
 
-def test_receiver_heads_are_the_most_peaked_outside_the_first_layer():
-    kurtosis = np.array([[[9.0, 9.0], [1.0, 3.0], [np.nan, 2.0]], [[9.0, 9.0], [1.0, 5.0], [7, 2]]])
-    assert receiver_heads(kurtosis, n=3) == (Head(2, 0), Head(1, 1), Head(2, 1))
-    assert len(receiver_heads(kurtosis)) == 4
-
-
 def test_the_cut_for_receivers_is_the_rank_of_the_paper_and_never_below_ours():
     shares = np.linspace(0.99, 0.6, 40).reshape(1, 4, 10)
     assert (shares[:, 1:] > receiver_cut(shares, n=5)).sum() == 5  # layer 0 takes no place
     assert receiver_cut(shares / 2) == RECEIVER_THRESHOLD
     assert receiver_cut(np.full((1, 3, 2), np.nan)) == RECEIVER_THRESHOLD
-
-
-def test_the_receiver_score_of_a_sentence_is_the_mean_over_receiver_heads():
-    vertical = np.arange(8.0).reshape(2, 2, 2)
-    np.testing.assert_array_equal(sentence_scores(vertical, [Head(0, 1), Head(1, 1)]), [4, 5])
 
 
 def test_the_halves_of_a_sample_agree_where_heads_differ():

@@ -74,6 +74,7 @@ def concept_effect(
     scale = float(margins.mean())
     top = (margins - margins_along(without_top, direction / size)) / scale
     random = np.stack([margins - margins_along(one, direction / size) for one in without_random])
+    # averaged over draws first: the pair is the unit of the interval, not the draw
     others = random.mean(0) / scale
     return ConceptEffect(
         base=estimate_with_interval(margins),
@@ -139,7 +140,7 @@ def matched_random(
             f"expected at most half of the heads of a layer, got {len(by_layer[crowded[0]])} of "
             f"{n_heads} in layer {crowded[0]}; choose fewer heads"
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)  # one stream for all draws, layers in ascending order
     found: list[tuple[Head, ...]] = []
     for _ in range(draws):
         drawn: list[Head] = []

@@ -191,6 +191,7 @@ def top_share(
     lengths: Float[np.ndarray, "*layers head"], top: int
 ) -> Float64[np.ndarray, "*layers"]:
     """Share of the `top` longest heads in the total length; NaN where all lengths are 0."""
+    # descending along heads
     ordered = np.sort(lengths, axis=-1)[..., ::-1]
     return _ratio(ordered[..., :top].sum(-1), ordered.sum(-1))
 
@@ -244,6 +245,7 @@ def _held_out(positive: SideInputs, negative: SideInputs, seed: int) -> _HeldOut
         fitted = np.setdiff1d(order, left_out)
         direction = (positive[fitted] - negative[fitted]).astype(np.float64).mean(0)
         length = np.linalg.norm(direction, axis=-1, keepdims=True)
+        # unit length in channel space; AUROC and d' do not depend on it, rounding does
         direction = _ratio(direction, np.broadcast_to(length, direction.shape))
         # a head without any difference gets the direction NaN, and so no scores
         above, below = (
@@ -274,6 +276,7 @@ def _swapped(
     written: list[np.ndarray] = []
     for start in range(0, permutations, _BATCH):
         draws = min(_BATCH, permutations - start)
+        # signs @ differences / n: the means of all draws in one product
         means = rng.choice([-1.0, 1.0], (draws, n)) @ flat / n
         by_head = means.reshape(draws, -1, channels).swapaxes(0, 1)
         # by_head is [layer * head, draw, channel]: one batched product, as `_inner` for each draw

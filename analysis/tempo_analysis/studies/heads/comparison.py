@@ -110,6 +110,7 @@ def compare_censuses(first: Census, second: Census) -> CensusComparison:
 
 
 def _side(found: RoleScores, depth: Depth) -> RoleInModel:
+    # heads without data (a window without targets) are in no quantile
     known = found.score[~np.isnan(found.score)]
     quantiles = np.quantile(known, QUANTILES).tolist() if len(known) else [np.nan] * 3
     chance = float(np.nanmean(found.chance)) if len(known) else float("nan")
@@ -122,6 +123,7 @@ def _compared(
     try:
         difference = depth_difference(first.depth, second.depth, same_sequences=same_sequences)
     except TempoError:
+        # the estimate stays, without limits: roles by weights have a depth but no sequences
         apart = first.depth.centroid.estimate - second.depth.centroid.estimate
         difference = Interval(apart, np.nan, np.nan, 0, "no interval: too few sequences with data")
     return RoleComparison(role, first, second, difference, _verdict(first, second, difference))

@@ -53,7 +53,7 @@ def depth_of(role: RoleScores, *, seed: int = SEED) -> Depth:
     """Depth of one role in one model."""
     means = _resampled(role.per_sequence, seed)
     n = int(role.n.max(initial=0))
-    enough = n >= SMALLEST_SAMPLE
+    enough = n >= SMALLEST_SAMPLE  # of the head with most data; others are NaN in more resamples
     draws = np.array([_centroid(one, role.chance) for one in means]) if enough else np.empty(0)
     medians = np.array([_median(one) for one in means]) if enough else np.empty(0)
     return Depth(
@@ -127,6 +127,6 @@ def _interval(estimate: float, draws: Draws, n: int) -> Interval:
         return Interval(estimate, np.nan, np.nan, 0, "no data")
     if not len(known):
         return Interval(estimate, np.nan, np.nan, n, BY_WEIGHTS if not n else "too few sequences")
-    tail = 50 * (1 - LEVEL)
+    tail = 50 * (1 - LEVEL)  # per cent on each side
     low, high = np.percentile(known, [tail, 100 - tail]).tolist()
     return Interval(estimate, low, high, n, RESAMPLED)

@@ -92,6 +92,7 @@ def heads(
     if check_effects:
         on_progress("effects")
         answers.add(silencing_effects(loaded, plan, answers.roles))
+    # "battery" is the name of the format for the options; readers compare it between documents
     answers.detail["battery"] = _options(plan)
     return Census(
         model=model_facts(loaded),

@@ -51,6 +51,7 @@ def sized(
     """Rows as a norm divides them (LayerNorm also centres them), without its gain and shift."""
     if norm is None:
         return rows
+    # the same norm with gain 1 and no shift
     plain = Norm(norm.kind, np.ones_like(norm.gain), None, norm.eps)
     return plain.applied(rows).astype(np.float32)
 
@@ -94,6 +95,7 @@ def slot_share(
     weights: Rows, value_norm: Float[np.ndarray, "layer head slot"], *, slot: int = 0
 ) -> Float64[np.ndarray, "layer head"]:
     """Mean value-weighted share of one slot over the queries after it; NaN if there are none."""
+    # queries after the slot: its own query sees it at least as well and would add to every head
     share = value_weighted_share(weights, value_norm)[:, :, slot + 1 :, slot]
     present = ~np.isnan(share)
     total = np.where(present, share, 0.0).sum(-1)

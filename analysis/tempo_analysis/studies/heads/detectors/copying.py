@@ -66,6 +66,7 @@ def ov_copying(weights: CircuitWeights, *, draws: int | None = None, seed: int =
     for layer, head in heads_of(weights):
         read, write = read_map(weights, layer, head), write_map(weights, layer, head)
         full[layer, head] = eigenvalue_score(read @ ends @ write)
+        # without embeddings: square of head_dim again, by the same identity of the eigenvalues
         plain = weights.value_of(layer, head) @ weights.layers[layer].out[head]
         stream[layer, head] = eigenvalue_score(plain)
     n_draws = max(DRAWS, DRAWS_PER_HEAD * full.size) if draws is None else draws
@@ -112,6 +113,7 @@ def _random_scores(
     rng = np.random.default_rng(seed)
     found = np.empty(draws)
     for draw in range(draws):
+        # norms differ by layer, so random heads take the layers in turn
         part = weights.layers[draw % len(weights.layers)]
         channels, hidden = part.value.shape[1:]
         read = rng.standard_normal((channels, hidden), np.float32)
@@ -192,7 +194,7 @@ def copy_suppression(
             f"expected more than {lowest} distinct tokens, got {n} of which "
             f"{len(set(sample.tokens))} differ; give a larger sample"
         )
-    names = np.arange(n)
+    names = np.arange(n)  # row and column t of the logits belong to token t
     others = _others(n, seed)
     rows = weights.unembedding[list(sample.tokens)]
     said = unembedded(weights, rows)
@@ -261,6 +263,7 @@ def query_key_scores(
     if part.query_bias is not None:
         asked = asked + part.query_bias[head]
     if part.key_bias is not None:
+        # keys belong to KV heads, queries to query heads
         held = held + part.key_bias[kv_head(head, weights.n_heads, weights.n_kv_heads)]
     return asked @ held.T
 
@@ -271,6 +274,7 @@ def _normed(norm: Norm | None, rows: Float32[np.ndarray, "token hidden"]) -> np.
 
 def _others(n: int, seed: int) -> np.ndarray:
     """A random permutation of n that leaves nothing in its place: one cycle through all."""
+    # each token gets the name of its neighbour in a random order
     order = np.random.default_rng(seed).permutation(n)
     others = np.empty(n, np.int64)
     others[order] = np.roll(order, 1)

@@ -3,7 +3,6 @@
 Source: Bogdan et al. 2025, Thought Anchors (arXiv 2506.19143).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,6 @@ from jaxtyping import Float, Float64, Int, Int64
 from scipy.stats import rankdata
 
 from tempo.errors import InputError
-from tempo.vocabulary import Head
 from tempo_analysis.stats.averages import mean_over_prompts
 from tempo_analysis.studies.heads.detectors.rows import (
     ByHead,
@@ -32,7 +30,7 @@ SMALLEST_SHARE = 0.25
 """Sentences that a smaller share of all sentences follows are left out of the kurtosis."""
 
 N_RECEIVERS = 20
-"""Heads that the paper takes for receivers."""
+"""Heads that the paper takes for receivers: those of highest kurtosis outside layer 0."""
 _FEWEST = 4  # values that a kurtosis is taken over
 _NO_SPREAD = 1e-6  # relative to the mean: float32 rounding of equal scores is no spread
 
@@ -99,9 +97,10 @@ def receivers(
     """
     blocks = _blocks(rows.weights[..., : rows.n_queries], spans, rows)
     visible = rows.visibility()[..., : rows.n_queries]
+    # a row of a padded query sees nothing: 1 in place of a division by 0
     even = visible / np.maximum(visible.sum(-1, keepdims=True), 1)
     even_blocks = _blocks(even[:, None], spans, rows)
-    first = int(skips_first)
+    first = int(skips_first)  # index of the first sentence in the kurtosis
     n_values = _n_values(blocks.shape[-1], distance, first, smallest_share)
     vertical, even_vertical = (_vertical(each, distance, ranked) for each in (blocks, even_blocks))
     return Receivers(
@@ -117,6 +116,7 @@ def receivers(
 
 def _n_values(n_sentences: int, distance: int, first: int, smallest_share: float) -> int:
     """Number of sentences, from the first that counts on, that enough sentences follow."""
+    # sentence j is followed by n - distance - j sentences that count
     later = n_sentences - distance - np.arange(first, max(n_sentences - distance, first))
     n_values = int((later >= smallest_share * n_sentences).sum())
     if n_values < _FEWEST:
@@ -132,34 +132,15 @@ def kurtosis_bound(n: int) -> float:
     return n - 5 + 1 / (n - 1)
 
 
-def receiver_heads(kurtosis: Stacked, *, n: int = N_RECEIVERS) -> tuple[Head, ...]:
-    """The `n` heads of highest mean kurtosis over sequences, highest first, without layer 0.
-
-    The paper leaves layer 0 out as well. Fewer where fewer have data.
-    """
-    mean = mean_over_prompts(kurtosis)
-    mean[0] = np.nan
-    order = np.argsort(-np.where(np.isnan(mean), -np.inf, mean), axis=None, kind="stable")
-    known = [place for place in order.tolist() if not np.isnan(mean.flat[place])]
-    return tuple(Head(*divmod(place, mean.shape[1])) for place in known[:n])
-
-
 def receiver_cut(shares: Stacked, *, n: int = N_RECEIVERS) -> float:
     """Threshold of the role: the score of head n + 1, and at least `RECEIVER_THRESHOLD`.
 
     The paper takes the 20 highest heads, so that a model whose heads mostly have a second sink (a
     delimiter, the first line break) still has few receivers. This is that rule as a threshold.
     """
-    mean = mean_over_prompts(shares)[1:]
+    mean = mean_over_prompts(shares)[1:]  # layer 0 is no part of the rank
     ranked = np.sort(mean[~np.isnan(mean)])[::-1]
     return max(RECEIVER_THRESHOLD, float(ranked[n]) if len(ranked) > n else RECEIVER_THRESHOLD)
-
-
-def sentence_scores(
-    vertical: Float64[np.ndarray, "layer head sentence"], heads: Sequence[Head]
-) -> Float64[np.ndarray, " sentence"]:
-    """Mean over the receiver heads of the vertical score of each sentence."""
-    return np.mean([vertical[head.layer, head.head] for head in heads], axis=0)
 
 
 def split_half_correlation(kurtosis: Stacked) -> float:
@@ -201,6 +182,7 @@ def _blocks(
     """Mean weight from the tokens of sentence i to those of sentence j."""
     if spans is None:
         return weights
+    # spans may not overlap: the flattened bounds must ascend, and no span may be empty
     ascending = (np.diff(spans.ravel()) >= 0).all() and (spans[:, 1] > spans[:, 0]).all()
     if not ascending or spans[0, 0] < 0 or spans[-1, 1] > rows.n_queries:
         raise InputError(
@@ -219,6 +201,7 @@ def _vertical(
 ) -> Float64[np.ndarray, "layer head sentence"]:
     """Mean over sentences i >= j + distance of the block (i, j)."""
     n = blocks.shape[-1]
+    # True where sentence i comes at least `distance` after sentence j
     far = np.tri(n, k=-distance, dtype=bool)
     if ranked:
         held = np.where(far, blocks.astype(np.float64), np.nan)
@@ -233,5 +216,6 @@ def _kurtosis(values: Float64[np.ndarray, "layer head sentence"]) -> ByHead:
     """Excess kurtosis over sentences, as `scipy.stats.kurtosis`, but NaN up to rounding."""
     mean = values.mean(-1, keepdims=True)
     second, fourth = (((values - mean) ** power).mean(-1) for power in (2, 4))
+    # fourth moment over squared variance, less the 3 of a normal distribution
     differ = second > (_NO_SPREAD * np.abs(mean[..., 0])) ** 2
     return np.where(differ, fourth / np.where(differ, second, 1) ** 2 - 3, np.nan)

@@ -69,6 +69,7 @@ def retrieval(
     top = rows.argmax(-1)
     slots = np.arange(n_slots)
     looked = top[..., None] == slots
+    # slots of the answer hold no needle, so only those of the prompt can hold the written token
     holds = np.zeros((len(written), n_slots), bool)
     holds[:, : len(prompt)] = prompt[None, :] == written[:, None]
     # any over steps: a slot counts once
@@ -98,6 +99,7 @@ def rouge_1_recall(
     A token counts as often as it stands in both.
     """
     ids, counts = np.unique(reference, return_counts=True)
+    # how often the answer has each id; more than in the reference does not count
     held = np.array([(answer == each).sum() for each in ids])
     return float(np.minimum(counts, held).sum() / len(reference))
 
@@ -114,6 +116,7 @@ def _chance(
 
 def _other_span(n_prompt: int, *, start: int, length: int, key: Sequence[int]) -> int:
     """Start of a random span of this length that overlaps neither the needle nor slot 0."""
+    # the span ends at or before the needle, or starts after it; slot 0 is often a sink
     before = range(1, start - length + 1)
     after = range(start + length, n_prompt - length + 1)
     starts = [*before, *after]

@@ -86,6 +86,7 @@ def direct_copy(weights: CircuitWeights, tokens: Sequence[int], *, norm: bool) -
     shape = (len(weights.layers), weights.n_heads)
     by_name, others = np.empty((*shape, len(tokens))), np.empty(shape)
     rows = weights.embedding[list(tokens)]
+    # both maps are those of the query head: `value_of` finds its KV head under grouped queries
     for layer, head in heads_of(weights):
         entered = sized(weights.layers[layer].input_norm, rows) if norm else rows
         inner = read_map(weights, layer, head, norm=norm) @ entered.T

@@ -33,6 +33,7 @@ def averaged(observed: ObservedTrace, pairs: Sequence[tuple[RowValues, RowValues
         observed: The trace.
         pairs: For each step, values and chance values of its rows; NaN for a row without a value.
     """
+    # rows count equally, whatever step they belong to
     score = observed.average([values for values, _ in pairs])
     chance = observed.average(
         [np.where(np.isnan(values), np.nan, chances) for values, chances in pairs]
@@ -100,6 +101,7 @@ def permuted(
     weights = step.rows()
     seen = step.visible & movable
     seen[..., SINK_SLOT] = False
+    # the weights move, the mask does not: labels of slots are random with respect to weights
     source = drawn_source(seen, weights.shape[1], rng)
     return np.take_along_axis(weights, source, axis=-1)
 
@@ -109,7 +111,7 @@ def sibling_attending(observed: ObservedTrace) -> HeadScore:
 
     Chance is the mean of siblings / visible slots. NaN where no row can see a sibling, as in an
     isolated arm. Siblings are the nearest slots, so a head that prefers recent slots scores high as
-    well: read `logical_profile` beside it. The null is `sibling_null`.
+    well: read `parallel.distance` beside it. The null is `sibling_null`.
 
     Raises:
         LevelError: The trace was reduced to group masses.
@@ -141,7 +143,7 @@ def set_broadcast(observed: ObservedTrace) -> HeadScore:
     is the normalised entropy of the weights a of these n members: 1 if they are equal, 0 if one
     member has all. Chance is the share of such members among the visible slots, because E = 1 under
     uniform attention. Rows that see no such set are left out. Sets are recent, so a head that
-    prefers recent slots scores high as well: read `logical_profile` beside it. The null is
+    prefers recent slots scores high as well: read `parallel.distance` beside it. The null is
     `broadcast_null`.
 
     Raises:
@@ -172,7 +174,7 @@ def _spread(step: Observation, weights: Weights) -> tuple[RowValues, RowValues]:
     for members in earlier_sets(step):
         part = weights[..., members].astype(np.float64)
         n = step.visible[..., members].sum(-1)[:, None]
-        whole = n >= SMALLEST_SET
+        whole = n >= SMALLEST_SET  # windows may hide a part of a set; one member is none
         mass = part.sum(-1)
         # m H(a / m) = m ln m - sum(a ln a): no division, and 0 for a set without weight
         entropy_mass = xlogy(mass, mass) - xlogy(part, part).sum(-1)
@@ -209,6 +211,7 @@ def winner_null(observed: ObservedTrace, *, key: Sequence[int]) -> HeadScore:
 
 def _top_shares(step: Observation, weights: Weights) -> tuple[RowValues, RowValues]:
     """Share of the top member and its chance value, for each row and set; sets side by side."""
+    # an empty first block gives concatenate a shape where there is no earlier set
     nothing = np.empty((*weights.shape[:2], 0))
     shares, evens = [nothing], [nothing]
     for members in earlier_sets(step):
@@ -228,6 +231,7 @@ def _permuted_ranks(step: Observation, rng: np.random.Generator) -> Weights:
     weights = step.rows().copy()
     slots = np.arange(len(step.table))
     for members in earlier_sets(step):
+        # one set at a time, so that weights move within their own set only
         inside = np.broadcast_to(np.isin(slots, members), (len(step.queries), len(slots)))
         weights[..., members] = permuted(step, inside, rng)[..., members]
     return weights

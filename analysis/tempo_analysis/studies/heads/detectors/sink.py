@@ -50,6 +50,7 @@ def bos_sink(rows: SequenceRows) -> HeadScore:
     """
     require_length(rows, at_least=2, question="the first token")
     counted = np.arange(rows.n_queries) >= 1
+    # queries whose window no longer reaches slot 0 count with 0: `counted` is given, not derived
     return mean_mass(rows, _column(rows, 0) & counted[:, None], counted=counted)
 
 
@@ -68,6 +69,7 @@ def column_alpha(rows: SequenceRows, *, slot: int = 0) -> HeadScore:
 
 def sink_rate(alphas: Stacked, *, epsilon: float = SINK_THRESHOLD) -> SinkRate:
     """Sink rate from the alpha of every sequence and head; NaN is left out."""
+    # a comparison with NaN would be False and count as "no sink"
     above = np.where(np.isnan(alphas), np.nan, 100.0 * (alphas > epsilon))
     by_head = mean_over_prompts(above)
     overall = mean_over_prompts(above.reshape(-1))
@@ -126,6 +128,7 @@ def verticality(rows: SequenceRows) -> HeadScore:
     visible = rows.visibility()
     even = visible / np.maximum(visible.sum(-1, keepdims=True), 1)
     n_queries = np.full(len(visible), rows.n_queries)
+    # uniform attention differs between layers by their windows only, not between heads
     chance = by_layer(_largest_over_mean(even), rows.weights.shape[1])
     return HeadScore(_largest_over_mean(rows.weights), chance, n_queries)
 

@@ -53,6 +53,7 @@ def spectrum(rows: SequenceRows) -> Spectrum:
     visible = rows.visibility()
     n = visible.sum(-1)
     found = _columns(rows.weights, n, visible[..., SINK_SLOT])
+    # one uniform head for each layer stands for all of its heads
     spread = (visible / np.maximum(n, 1)[..., None]).astype(np.float64)
     even = _columns(spread[:, None], n, visible[..., SINK_SLOT])
     return Spectrum(*(_averaged(*pair) for pair in zip(found, even, strict=True)))
@@ -85,6 +86,7 @@ def _columns(
 ) -> list[RowValues]:
     """The fields of `Spectrum` for each row, in their order; NaN where a row is left out."""
     entropy, free, _, rest = row_entropies(weights)
+    # the zeros repeat the counts of each layer over its heads
     n = n_visible[:, None] + np.zeros(entropy.shape, np.int64)
     n_rest = n - sees_sink[:, None]
     kept_rest = rest >= SMALLEST_REST
@@ -119,6 +121,7 @@ def _averaged(values: RowValues, even: Float64[np.ndarray, "layer 1 query"]) -> 
     count = known.sum(-1)
     chance = np.where(known, np.nan_to_num(even), 0.0).sum(-1)
     total = np.where(known, values, 0.0).sum(-1)
+    # rows of a layer may differ between heads (left out without the sink): the fewest are reported
     return HeadScore(quotient(total, count), quotient(chance, count), count.min(-1))
 
 

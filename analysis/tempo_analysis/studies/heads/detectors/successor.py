@@ -52,10 +52,6 @@ class SuccessorRun:
         """
         return self.shuffled.less(self.words)
 
-    def direction(self) -> HeadScore:
-        """Ordinal minus descending: above 0 where the direction of the run matters."""
-        return self.ordinal.less(self.descending)
-
 
 def successor_attention(rows: SequenceRows, elements: Int64[np.ndarray, " element"]) -> HeadScore:
     """Mean over consecutive elements of the weight from one to the one before; in [0, 1].
@@ -72,6 +68,7 @@ def successor_attention(rows: SequenceRows, elements: Int64[np.ndarray, " elemen
     Raises:
         InputError: Fewer than two elements, or slots that do not ascend within the sequence.
     """
+    # ascending slots: first and last bound all others
     in_range = len(elements) >= 2 and elements[0] >= 0 and elements[-1] < rows.n_queries
     if not in_range or (np.diff(elements) <= 0).any():
         raise InputError(
@@ -208,6 +205,7 @@ def successions(
     shape = (len(weights.layers), weights.n_heads, len(order.before))
     hits = np.empty(shape, np.bool_)
     for layer, head in heads_of(weights):
+        # [element said, element attended to], within one family
         read = sized(weights.layers[layer].input_norm, sample.mlp[rows])
         logits = said @ write_map(weights, layer, head) @ (read_map(weights, layer, head) @ read.T)
         hits[layer, head] = _is_highest(logits[:, list(order.before)], np.array(order.after))
