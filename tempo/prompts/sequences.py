@@ -188,6 +188,7 @@ def repeated_halves(
             f"{len(facts.ordinary)}; take shorter halves"
         )
     rng = _rng(seed, "halves")
+    # Both halves in one draw without replacement, so that R and R' share no token.
     both = np.stack([rng.choice(facts.ordinary, 2 * n_half, replace=False) for _ in range(n)])
     first = both[:, :n_half]
     repeated = np.concatenate([first, first], axis=1)

@@ -14,7 +14,7 @@ LONGEST_ID = 120
 """In bytes; an id names a folder and a file."""
 
 
-def load_suite(name: str) -> tuple[Prompt, ...]:
+def load_suite(name: str | Path) -> tuple[Prompt, ...]:
     """A bundled suite by name, or rows `{"id", "category", "text"}` of a `.jsonl` file.
 
     Args:
@@ -30,6 +30,7 @@ def load_suite(name: str) -> tuple[Prompt, ...]:
     Example:
         >>> tempo.compare(model, tempo.load_suite("demo"), out="runs/demo")
     """
+    name = str(name)
     if name in BUNDLED_SUITES:
         return _prompts(
             (files("tempo.prompts") / f"{name}.jsonl").read_text(encoding="utf-8"), name
@@ -53,6 +54,7 @@ def numbered(texts: tuple[str, ...]) -> tuple[Prompt, ...]:
 def _prompts(text: str, name: str) -> tuple[Prompt, ...]:
     rows = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     prompts = tuple(_prompt(line, f"{name}, line {number}") for number, line in rows)
+    # Ids name folders, and some disks do not tell upper from lower case.
     ids = [prompt.id.casefold() for prompt in prompts]
     repeated = sorted({one for one in ids if ids.count(one) > 1})
     if not prompts or repeated:

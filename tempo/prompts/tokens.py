@@ -57,6 +57,7 @@ class TokenFacts:
         inside a text.
         """
         before, whole = self.encode(_ANCHOR), self.encode(_ANCHOR + text)
+        # Where the tokens of the text before change, the two cannot be told apart by counting.
         continues = whole[: len(before)] == before
         return whole[len(before) :] if continues else self.encode(text)
 
@@ -91,6 +92,7 @@ def token_facts(model: Spells) -> TokenFacts:
     with_specials = tokenizer(_ANCHOR)["input_ids"]
     adds_bos = tokenizer.bos_token_id is not None and with_specials[:1] == [tokenizer.bos_token_id]
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    # Logits are often padded beyond the tokenizer's ids, and added ids may lie beyond the logits.
     known = min(len(tokenizer), model.vocab_size)
     ordinary = np.setdiff1d(np.arange(known, dtype=np.int64), np.array(sorted(special), np.int64))
     return TokenFacts(encode, tokenizer.bos_token_id if adds_bos else None, ordinary)

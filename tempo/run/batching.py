@@ -142,6 +142,7 @@ def _level_of(request: Request, pair: TraceKey, level: str) -> str:
 def _in_order(request: Request, level: str) -> list[TraceKey]:
     """Sequences by kind of batch; within a kind in the order of the request."""
     pairs = [*request.pairs, *request.replay_pairs()]
+    # False sorts before True: what decodes freely comes before the replays, which are fed its sets.
     return sorted(
         pairs,
         key=lambda pair: (pair[1] in request.replays, _level_of(request, pair, level) != level),

@@ -110,6 +110,7 @@ def _decode_alone(
     forks: dict[TraceKey, Fork] = {}
     for number, trace in enumerate(references):
         for pair, plan in request.alone_plans(trace).items():
+            # It leaves the run of its prompt just before the first step whose rows are kept.
             forks[pair] = Fork(len(forks), number, plan.capture_from_step - 1, plan)
     if folder is not None and all(is_whole(trace_folder(folder, *pair)) for pair in forks):
         return {}

@@ -400,6 +400,7 @@ def _problem(item: Any, values: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in item["loc"][:1]) or "options"
     if item["type"] == "extra_forbidden":
         return f"expected an option of {', '.join(Options.model_fields)}, got {key!r}"
+    # pydantic puts words of its own before a message.
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     text = message if message.startswith("expected") else f"expected {message}"
     return f"{key}: {text}, got {values.get(key)!r}" if ", got " not in text else f"{key}: {text}"

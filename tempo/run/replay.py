@@ -153,6 +153,7 @@ def _decode(
     check_edits(request)
     plans = {(prompt.id, name): request.replay_plan((prompt.id, name), trace) for name in changes}
     for plan in plans.values():
+        # Positions of their own reach as far as there are slots.
         plan.policy.place.check(max(slots.position.max(), len(slots)), loaded.dtype)
     capture = Capture(trace.level, trace.layers, trace.heads)
     decoded = decode_batch(request, capture, plans)
@@ -315,6 +316,7 @@ def _fed_again(trace: Trace) -> Policy:
 
 def _parents(table: SlotTable) -> list[tuple[int, ...]]:
     """For every set, the place of each member's parent in the set before."""
+    # The first set descends from the last slot of the prompt, each later one from the set before.
     firsts = [table.n_prompt - 1, *(int(table.members(k)[0]) for k in range(1, table.n_steps))]
     return [
         tuple((table.parent[table.members(step)] - first).tolist())

@@ -61,6 +61,7 @@ class Manifest:
             key: value for key, value in self.settings.items() if key not in ("command", "versions")
         }
         prompts = [(p.id, p.category, p.text) for p in self.prompts]
+        # The batches too: what decodes together changes the rounding, and with it near ties.
         content = json.dumps([prompts, self.policies, self.batches, decisive], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 

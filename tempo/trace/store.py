@@ -24,6 +24,7 @@ HEADER_FILE = "trace.json"
 TRACE_KIND = "tempo-trace"
 SHARD_BYTES = 32 * 2**20
 SHARD_STEPS = 8
+"""A shard is written when it reaches either: a killed run loses at most these last steps."""
 
 NamedTensors = Mapping[str, np.ndarray]
 
