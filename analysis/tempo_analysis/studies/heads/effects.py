@@ -36,8 +36,8 @@ def loss_effects(
     Raises:
         InputError: The corpus is too short.
     """
-    held = _heads_with_roles(roles)
-    chosen = held[:MOST_HEADS]
+    candidates = _heads_with_roles(roles)
+    chosen = candidates[:MOST_HEADS]
     if not chosen:
         return {"heads": {}, "left_out": 0}
     windows = text_windows(plan.facts, plan.corpus, n=N_TEXTS, length=LOSS_LENGTH, seed=plan.seed)
@@ -51,7 +51,7 @@ def loss_effects(
             str(head): _interval(delta, plan.seed)
             for head, delta in zip(chosen, found.delta, strict=True)
         },
-        "left_out": len(held) - len(chosen),
+        "left_out": len(candidates) - len(chosen),
     }
 
 

@@ -271,8 +271,8 @@ def runs_pass(model: LanguageModel, plan: CensusPlan) -> Answers:
         run = every[number]
         for before, after in pairwise(run.elements.tolist()):
             pair = (int(run.ids[before]), int(run.ids[after]))
-            paid = rows.weights[:, :, after, before].astype(np.float64)
-            by_pair[run.condition].setdefault(pair, []).append(paid)
+            weight = rows.weights[:, :, after, before].astype(np.float64)
+            by_pair[run.condition].setdefault(pair, []).append(weight)
         return successor_attention(rows, run.elements)
 
     scores = _scored(model, [run.ids for run in every], scored)

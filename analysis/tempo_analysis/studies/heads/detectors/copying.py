@@ -197,13 +197,17 @@ def copy_suppression(
     names = np.arange(n)  # row and column t of the logits belong to token t
     others = _others(n, seed)
     rows = weights.unembedding[list(sample.tokens)]
-    said = unembedded(weights, rows)
+    output_rows = unembedded(weights, rows)
     shape = (len(weights.layers), weights.n_heads, n)
     found = {name: np.empty(shape, np.bool_) for name in ("ov", "qk", "ov_other", "qk_other")}
     for layer, head in heads_of(weights):
         # [said token, attended token]: column t has the logits that the head adds on attending to t
         read = sized(weights.layers[layer].input_norm, sample.mlp)
-        logits = said @ write_map(weights, layer, head) @ (read_map(weights, layer, head) @ read.T)
+        logits = (
+            output_rows
+            @ write_map(weights, layer, head)
+            @ (read_map(weights, layer, head) @ read.T)
+        )
         scores = query_key_scores(weights, layer, head, queries=rows, keys=sample.mlp)
         for suffix, own in (("", names), ("_other", others)):
             found["ov" + suffix][layer, head] = among_lowest(logits, own, lowest)
@@ -258,14 +262,16 @@ def query_key_scores(
 ) -> Float32[np.ndarray, "query key"]:
     """Query-key products before scaling and softmax, as if both stood at one position (no RoPE)."""
     part = weights.layers[layer]
-    asked = _normed(part.input_norm, queries) @ part.query[head].T
-    held = _normed(part.input_norm, keys) @ weights.key_of(layer, head).T
+    query_vectors = _normed(part.input_norm, queries) @ part.query[head].T
+    key_vectors = _normed(part.input_norm, keys) @ weights.key_of(layer, head).T
     if part.query_bias is not None:
-        asked = asked + part.query_bias[head]
+        query_vectors = query_vectors + part.query_bias[head]
     if part.key_bias is not None:
         # keys belong to KV heads, queries to query heads
-        held = held + part.key_bias[kv_head(head, weights.n_heads, weights.n_kv_heads)]
-    return asked @ held.T
+        key_vectors = (
+            key_vectors + part.key_bias[kv_head(head, weights.n_heads, weights.n_kv_heads)]
+        )
+    return query_vectors @ key_vectors.T
 
 
 def _normed(norm: Norm | None, rows: Float32[np.ndarray, "token hidden"]) -> np.ndarray:

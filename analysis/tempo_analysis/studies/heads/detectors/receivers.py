@@ -204,9 +204,9 @@ def _vertical(
     # True where sentence i comes at least `distance` after sentence j
     far = np.tri(n, k=-distance, dtype=bool)
     if ranked:
-        held = np.where(far, blocks.astype(np.float64), np.nan)
+        later_only = np.where(far, blocks.astype(np.float64), np.nan)
         n_far = np.maximum(far.sum(-1, keepdims=True), 1)
-        blocks = np.nan_to_num(rankdata(held, axis=-1, nan_policy="omit")) / n_far
+        blocks = np.nan_to_num(rankdata(later_only, axis=-1, nan_policy="omit")) / n_far
     total = np.einsum("lhij,ij->lhj", blocks, far.astype(blocks.dtype)).astype(np.float64)
     n_later = far.sum(0)
     return total / np.where(n_later > 0, n_later, np.nan)

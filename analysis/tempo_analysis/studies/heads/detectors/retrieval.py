@@ -100,8 +100,8 @@ def rouge_1_recall(
     """
     ids, counts = np.unique(reference, return_counts=True)
     # how often the answer has each id; more than in the reference does not count
-    held = np.array([(answer == each).sum() for each in ids])
-    return float(np.minimum(counts, held).sum() / len(reference))
+    answer_counts = np.array([(answer == each).sum() for each in ids])
+    return float(np.minimum(counts, answer_counts).sum() / len(reference))
 
 
 def _chance(

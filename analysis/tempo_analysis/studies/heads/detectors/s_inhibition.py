@@ -82,7 +82,7 @@ def direct_copy(weights: CircuitWeights, tokens: Sequence[int], *, norm: bool) -
     """
     if len(tokens) < 2:
         raise InputError(f"expected at least 2 names, got {len(tokens)}; give more")
-    said = unembedded(weights, weights.unembedding[list(tokens)], norm=norm)
+    output_rows = unembedded(weights, weights.unembedding[list(tokens)], norm=norm)
     shape = (len(weights.layers), weights.n_heads)
     by_name, others = np.empty((*shape, len(tokens))), np.empty(shape)
     rows = weights.embedding[list(tokens)]
@@ -90,7 +90,9 @@ def direct_copy(weights: CircuitWeights, tokens: Sequence[int], *, norm: bool) -
     for layer, head in heads_of(weights):
         entered = sized(weights.layers[layer].input_norm, rows) if norm else rows
         inner = read_map(weights, layer, head, norm=norm) @ entered.T
-        logits = (said @ write_map(weights, layer, head, norm=norm) @ inner).astype(np.float64)
+        logits = (output_rows @ write_map(weights, layer, head, norm=norm) @ inner).astype(
+            np.float64
+        )
         # [name said, name attended to]: the diagonal copies
         by_name[layer, head] = np.diagonal(logits)
         others[layer, head] = logits[~np.eye(len(tokens), dtype=bool)].mean()

@@ -174,13 +174,13 @@ def _spread(step: Observation, weights: Weights) -> tuple[RowValues, RowValues]:
     for members in earlier_sets(step):
         part = weights[..., members].astype(np.float64)
         n = step.visible[..., members].sum(-1)[:, None]
-        whole = n >= SMALLEST_SET  # windows may hide a part of a set; one member is none
+        counted = n >= SMALLEST_SET  # windows may hide a part of a set; one member is none
         mass = part.sum(-1)
         # m H(a / m) = m ln m - sum(a ln a): no division, and 0 for a set without weight
         entropy_mass = xlogy(mass, mass) - xlogy(part, part).sum(-1)
-        value += np.where(whole, entropy_mass / np.log(np.maximum(n, SMALLEST_SET)), 0.0)
-        even += np.where(whole, n / n_slots, 0.0)
-        known |= whole
+        value += np.where(counted, entropy_mass / np.log(np.maximum(n, SMALLEST_SET)), 0.0)
+        even += np.where(counted, n / n_slots, 0.0)
+        known |= counted
     return np.where(known, value, np.nan), even
 
 

@@ -75,8 +75,8 @@ def row_entropies(
     rest_sum = products[..., 1:].sum(-1, dtype=np.float64)
     total = _positive(sink + rest)
     entropy = np.log(total) - (rest_sum + products[..., SINK_SLOT]) / total
-    held = _positive(rest)
-    return entropy, np.log(held) - rest_sum / held, sink / total, rest / total
+    rest_total = _positive(rest)
+    return entropy, np.log(rest_total) - rest_sum / rest_total, sink / total, rest / total
 
 
 def _columns(
@@ -160,9 +160,9 @@ def funnels(texts: Sequence[Spectrum], *, seed: int = SEED) -> dict[str, Funnel]
 
     PyramidKV (arXiv 2406.02069) reports narrowing with depth; part of that is the attention sink.
     """
-    whole = scores_of([text.normalised for text in texts])
+    with_sink = scores_of([text.normalised for text in texts])
     rest = scores_of([text.normalised_without_sink for text in texts])
-    return {"with": _funnel(whole, seed), "without": _funnel(rest, seed)}
+    return {"with": _funnel(with_sink, seed), "without": _funnel(rest, seed)}
 
 
 def _funnel(values: Stacked, seed: int) -> Funnel:

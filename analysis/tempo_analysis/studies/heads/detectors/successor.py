@@ -201,13 +201,17 @@ def successions(
 ) -> Bool[np.ndarray, "layer head tested"]:
     """For each element with a successor, whether the successor has the highest logit."""
     rows = [sample.tokens.index(token) for token in order.tokens]
-    said = unembedded(weights, weights.unembedding[list(order.tokens)])
+    output_rows = unembedded(weights, weights.unembedding[list(order.tokens)])
     shape = (len(weights.layers), weights.n_heads, len(order.before))
     hits = np.empty(shape, np.bool_)
     for layer, head in heads_of(weights):
         # [element said, element attended to], within one family
         read = sized(weights.layers[layer].input_norm, sample.mlp[rows])
-        logits = said @ write_map(weights, layer, head) @ (read_map(weights, layer, head) @ read.T)
+        logits = (
+            output_rows
+            @ write_map(weights, layer, head)
+            @ (read_map(weights, layer, head) @ read.T)
+        )
         hits[layer, head] = _is_highest(logits[:, list(order.before)], np.array(order.after))
     return hits
 
