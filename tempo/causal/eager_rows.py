@@ -345,6 +345,7 @@ def _visible(masks: Mapping[int, Tensor], number: int) -> np.ndarray | None:
     if not masks:
         return None
     shares = (masks[layer][min(number, len(masks[layer]) - 1), 0] for layer in sorted(masks))
+    # transformers hides with the lowest finite number, not with -inf; half of it splits the two
     seen = np.stack([(mask > torch.finfo(mask.dtype).min / 2).cpu().numpy() for mask in shares])
     return None if (seen == np.tril(np.ones(seen.shape[1:], bool))).all() else seen
 

@@ -118,6 +118,7 @@ def name_movers(
     for prompt, one in zip(few, eager_rows(model, [each.ids for each in few]), strict=True):
         row = one.weights[:, :, prompt.end]
         paid += np.stack([row[..., prompt.io], row[..., prompt.s] + row[..., prompt.s2]])
+    # -inf sorts last, so only heads that look at IO more than at S can be among the best
     effects[(paid[0] <= paid[1]) | (effects <= 0)] = -np.inf
     best = [place for place in np.argsort(-effects, axis=None)[:n] if effects.flat[place] > 0]
     if not best:

@@ -154,6 +154,7 @@ def mean_inputs(
     check_sequences(model, rows)
     linears = output_projections(model, range(model.n_layers))
     decoder: Any = model.hf.get_decoder()
+    # float64: a sum over all tokens of a suite would lose digits in the model's dtype
     total = torch.zeros(model.n_layers, model.n_heads * model.head_dim, dtype=torch.float64)
     for ids in batches_of(rows, batch):
         with attention_as(model.hf, "eager"), watched_inputs(linears) as given:
@@ -214,6 +215,7 @@ def _losses(model: LanguageModel, fed: Tensor, counted: int) -> Float32[np.ndarr
     logits = model.hf(input_ids=fed, use_cache=False).logits
     found: list[float] = []
     for rows, ids in zip(logits, fed, strict=True):
+        # row t predicts token t + 1
         lost = nn.functional.cross_entropy(rows[counted - 1 : -1].float(), ids[counted:])
         found.append(float(lost))
     return np.array(found, np.float32)

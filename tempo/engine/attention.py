@@ -39,7 +39,7 @@ class LayerCall:
 
 
 Attend = Callable[[LayerCall, Tensor, Tensor, Mask], Query]
-"""What the heads of a layer give, from what it was called with, its keys, values and mask."""
+"""Computes the head outputs of a layer from its call, keys, values and mask."""
 
 RowsOf = Callable[[LayerCall, Tensor, Mask], tuple[Tensor, Tensor]]
 """The rows of a layer and the logarithms of their normalisers, [sequence head query (slot)]."""
@@ -120,9 +120,12 @@ def attend(
     queries = fold(call.query, n_kv)
     bias = fold_mask(mask, call.query.shape[1] // n_kv)
     if call.softcap is not None:
+        # SDPA has no soft cap; the softmax is in float32 and rounded before it meets the values
         weights = explicit_scores(queries, keys, call).add_(bias).softmax(-1).to(values.dtype)
         return unfold(weights @ values, call.query.shape[1])
     if call.sinks is not None:
+        # a key of zeros scores 0, so the mask alone gives the column the learned score; its value
+        # of zeros adds nothing: the sink only takes weight away
         keys, values, bias = with_sink_column(
             keys, values, bias, sinks=call.sinks, n_queries=call.query.shape[2]
         )
@@ -138,6 +141,7 @@ def explicit_scores(
     call: LayerCall,
 ) -> Float32[Tensor, "sequence kv_head row slot"]:
     """Scaled and soft-capped scores in float32, before mask and bias."""
+    # the order of the families: scale, then cap, then mask; a capped -inf would be a number
     scores = (queries @ keys.transpose(-1, -2)).float() * call.scaling
     return scores if call.softcap is None else torch.tanh(scores / call.softcap) * call.softcap
 
@@ -161,11 +165,13 @@ def sink_column(
     sinks: Float[Tensor, " head"], n_kv: int, n_queries: int
 ) -> Float[Tensor, "1 kv_head row 1"]:
     """Learned sink scores in the folded row order."""
+    # one score a query head, repeated for each of its queries: see `fold`
     return sinks.view(n_kv, -1, 1).expand(-1, -1, n_queries).reshape(1, n_kv, -1, 1)
 
 
 def fold(query: Query, n_kv: int) -> Float[Tensor, "sequence kv_head row channel"]:
     """Query heads of one KV head become rows of it: row = head within the group, then query."""
+    # query heads of one KV head are neighbours, so a reshape is enough and keys are not copied
     n_sequences, _, _, n_channels = query.shape
     return query.reshape(n_sequences, n_kv, -1, n_channels)
 
@@ -184,5 +190,7 @@ def _no_mask(*_: object, **__: object) -> None:
     return None
 
 
+# process-wide and harmless: a model uses it only while its config names it. The mask function
+# returns nothing because every row's visibility comes from the slot table
 AttentionInterface.register(PACKED_ATTENTION, tempo_attention)
 AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)

@@ -64,6 +64,7 @@ def packed(
         first: Number in the batch of the first sequence.
     """
     counts = [len(one) for one in cache_columns]
+    # padding points at row 0: any row that exists will do, its result is never packed again
     row = np.zeros((len(cache_columns), max(counts)), np.int64)
     for number, (start, count) in enumerate(zip(np.cumsum([0, *counts[:-1]]), counts, strict=True)):
         row[number, :count] = np.arange(start, start + count)
@@ -99,6 +100,7 @@ class SequenceBatch:
     @property
     def cache_columns(self) -> Int[np.ndarray, " query"]:
         """Where in the cache the rows are written."""
+        # cached slots stay in the order written, also after an eviction, so they are sorted
         return np.searchsorted(self.cached_slots, self.queries)
 
     def sees(self, window: int | None) -> tuple[Sees, Scores]:
@@ -106,6 +108,7 @@ class SequenceBatch:
 
         Where pruning recomputes, the rules read the table without its pruned slots.
         """
+        # without pruned slots a slot's number is its cache column, for queries as for keys
         whole = self.policy.keep != "recompute"
         table = self.table if whole else self.table.without_pruned()
         queries = self.queries if whole else self.cache_columns
@@ -141,6 +144,7 @@ class BatchMask:
         return self._seen[window]
 
     def _rounded(self, exact: Scores) -> Scores:
+        # a trace states the bias that acted, which a bfloat16 model adds rounded
         return torch.from_numpy(exact).to(self.dtype).float().numpy()
 
     def mask(self, window: int | None) -> Mask:
@@ -159,5 +163,5 @@ class BatchMask:
         for number, (visible, added) in enumerate(self._both(window)):
             rows, columns = visible.shape
             mask[number, :rows, :columns] = np.where(visible, added, -np.inf)
-            mask[number, rows:, 0] = 0
+            mask[number, rows:, 0] = 0  # a softmax over -inf alone would be NaN
         return torch.from_numpy(mask).to(self.device, self.dtype)

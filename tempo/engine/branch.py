@@ -1,4 +1,4 @@
-"""Sequences that leave a common past at some step; the past is run once."""
+"""Decodes sequences that share a past: the past is run once, and its cache copied at the fork."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -43,7 +43,8 @@ def decode_forks(
 ) -> dict[int, Decoding]:
     """Decode forks to the end of their plans; what is left of each, by its number.
 
-    Every fork tells all its steps, those of its past with the trunk's outcome and without rows.
+    `session.on_step` gets every step of every fork; those of the shared past are the trunk's, with
+    the fork's plan and without attention rows.
 
     Args:
         trunks: Plans of what the forks have in common; only read as far as the last fork.
@@ -54,6 +55,7 @@ def decode_forks(
     """
     found: dict[int, Decoding] = {}
     past: list[list[StepOutcome]] = [[] for _ in trunks]
+    # past its last step nothing is captured: the trunk itself is in no trace
     unseen = [replace(plan, capture_from_step=plan.steps + 1) for plan in trunks]
     quiet = replace(session, on_step=lambda outcome: past[outcome.number].append(outcome))
     last = max((group[0].step for group in groups), default=0)
@@ -61,6 +63,7 @@ def decode_forks(
         decodings, cache = prefill(quiet, unseen)
         for step in range(1, last + 1):
             trunk = _Trunks(decodings, cache, past)
+            # before the trunk takes this step: a fork differs from it in this very step
             for group in (one for one in groups if one[0].step == step):
                 found |= _branch_off(session, trunk, group)
             if step < last:
@@ -93,7 +96,7 @@ def _branch_off(
 
 Ids = tuple[int, ...]
 TOGETHER = 128
-"""Sequences that go on together."""
+"""Most sequences decoded in one batch after a fork; bounds memory, not results."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +132,7 @@ def gone_on(
 
     Args:
         of: For each plan, the place of its prompt in the trunk; one plan for each where None.
-        session: Told every step from the first on.
+        session: Its `on_step` is called for every step from the first set on.
 
     Raises:
         NumericalError: The model gave NaN or infinite logits.

@@ -168,6 +168,7 @@ def prefill(
     tables = [prompt_table(list(token_ids)) for token_ids in prompts]
     cache = SlotCache(n_sequences=len(prompts), capacity=max(map(len, prompts)))
     chunks: list[list[ForwardOutput]] = [[] for _ in prompts]
+    # arms that share a prompt share its forward: its rows are captured if any arm wants them
     wanted = any(not plan.capture_from_step for plan in plans)
     for group in _prefill_groups([len(prompt) for prompt in prompts]):
         views = [_chunk(tables[number], start, stop) for number, start, stop in group]
@@ -211,6 +212,7 @@ def advance(
         )
         for decoding, choice in placed
     ]
+    # a sequence that ended adds no rows but keeps its place, so numbers stay those of the cache
     rows = any(choice and step >= one.plan.capture_from_step for one, choice in placed)
     ran = forward(session, cache, views, first=0, guarded=step == 1, rows=rows)
     pruned = [
@@ -252,6 +254,7 @@ def _place(model: LanguageModel, decoding: Decoding, step: int) -> tuple[Decodin
     # only a tree says which member a token follows; otherwise the set follows the best member
     parent = np.full(width, last[0]) if choice.parent is None else last[choice.parent]
     position = plan.policy.place.of_set(before, decoding.base, parent)
+    # the set that does not fit is not written: the trace ends with the one before
     if position.max() >= model.max_positions:
         return replace(decoding, stopped="context"), None
     weighed_by = choice.path_log_probability
@@ -365,6 +368,7 @@ def _prefill_groups(lengths: Sequence[int]) -> Iterator[list[tuple[int, int, int
     for number, length in enumerate(lengths):
         for start in range(0, length, PREFILL_ROWS):
             stop = min(start + PREFILL_ROWS, length)
+            # a later chunk of a prompt reads the keys of the one before, so it starts a group
             if group and (stop - start > room or start):
                 yield group
                 group, room = [], PREFILL_ROWS

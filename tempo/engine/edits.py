@@ -169,6 +169,7 @@ class EditApplier:
         if any(isinstance(edit, Columns) for _, edit, _ in self._of_layer(layer)):
             weights, _ = self.weights(layer, call, keys, mask)
             read = weights.masked_fill(self._unread(layer, weights, mask), 0.0)
+            # edits name query heads, so each gets a copy of the values of its KV head
             own = values.repeat_interleave(call.query.shape[1] // values.shape[1], 1)
             out = (read.to(own.dtype) @ own).to(call.query.dtype)
         else:
@@ -199,11 +200,13 @@ class EditApplier:
                     cut[edit.softmax] |= chosen
                 else:
                     scores = _edited(edit, scores, chosen)
+        # cut before the softmax: the rest of the row is renormalised
         scores = scores.masked_fill(cut["before"], -torch.inf) + mask.float().unsqueeze(1)
         _check_rows(layer, scores, mask)
         if call.sinks is not None:
             column = call.sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
             scores = torch.cat([scores, column], -1)
+        # the learned sink takes its share of the row and is then dropped from it
         logsumexp = scores.logsumexp(-1)
         weights = (scores - logsumexp.unsqueeze(-1)).exp()[..., : keys.shape[2]]
         return weights.masked_fill(cut["after"], 0.0), logsumexp

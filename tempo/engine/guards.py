@@ -144,6 +144,7 @@ def guard_mask(
 
 def _may_see(view: SequenceBatch, window: int | None) -> Bool[np.ndarray, "query slot"]:
     table, queries = view.table, view.queries
+    # windows are measured in positions: members that share one are at distance 0
     behind = table.position[queries, None] - table.position[None, :]
     not_later = table.step[None, :] <= table.step[queries, None]
     return not_later & (behind < (np.inf if window is None else window))
@@ -171,7 +172,7 @@ def row_excess(
 def guard_rows(tensors: Tensors, sinks: Float32[np.ndarray, "layer head 1"]) -> None:
     """Every row, with what it pays to a learned sink, sums to 1."""
     excess = np.abs(row_excess(tensors, sinks))
-    if not excess.max() <= ROW_SUM:  # NaN is caught too
+    if not excess.max() <= ROW_SUM:  # "not <=" in place of ">": NaN is caught too
         layer = int(excess.reshape(len(excess), -1).max(-1).argmax())
         raise ModelError(
             f"expected rows that sum to 1 within {ROW_SUM:g}, got {excess.max():.1e} off in "

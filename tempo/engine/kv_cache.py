@@ -26,6 +26,7 @@ class SlotCache:
         """Make room for this many slots in every sequence."""
         if n_slots <= self.capacity:
             return
+        # doubling: copying stays linear in the number of slots over a whole run
         self.capacity = max(n_slots, 2 * self.capacity)
         for buffers in (self._keys, self._values):
             for layer, old in buffers.items():
@@ -63,6 +64,7 @@ class SlotCache:
         for buffers in (self._keys, self._values):
             for buffer in buffers.values():
                 own = buffer[sequence]
+                # the right side is a copy (advanced indexing), so overlapping columns are safe
                 own[:, : len(kept)] = own[:, kept.to(buffer.device)]
 
     def take(self, sequences: Sequence[int]) -> "SlotCache":

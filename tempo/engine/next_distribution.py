@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tempo.policy.readout import Read
 
-_LOG_OF_NOTHING = -1e4
+_LOG_OF_NOTHING = -1e4  # exp of it is exactly 0 in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ def combined(
     share = torch.from_numpy(weights).to(rows.device)[:, None]
     if rule.mean == "geometric":
         return (rows * share).sum(0).log_softmax(-1)
+    # a share of 0 would add log 0; logaddexp mixes without leaving log space
     used = share[:, 0] > 0
     return reduce(torch.logaddexp, rows[used] + share[used].log())
 
@@ -90,5 +91,6 @@ def _distribution(
     tail: float,
     entropy: float,
 ) -> Distribution:
+    # topk leaves the order of ties open: the last key of lexsort is the first to sort by
     order = np.lexsort((token, -top))
     return Distribution(whole, token[order], top[order], tail, entropy)

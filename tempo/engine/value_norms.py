@@ -79,5 +79,7 @@ def value_norms(
     values: Float[Tensor, "head query channel"], gram: Gram
 ) -> Float32[Tensor, "head query"]:
     """`|| v W_h ||_2` of every value, as the head reads it."""
+    # v W W^T v^T through the Gram matrix of a head: [channel channel] in place of [channel hidden]
     exact = values.float()
+    # rounding may leave a value near 0 slightly negative
     return ((exact @ gram) * exact).sum(-1).clamp_(min=0).sqrt_()

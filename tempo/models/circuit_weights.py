@@ -145,6 +145,7 @@ def kv_head(head: int, n_heads: int, n_kv_heads: int) -> int:
             f"expected a head from 0 to {n_heads - 1} in {n_kv_heads} even groups, got {head}; "
             "check the head"
         )
+    # grouped-query attention: neighbouring query heads share a KV head
     return head // (n_heads // n_kv_heads)
 
 

@@ -119,12 +119,15 @@ def measured_norm(module: nn.Module, model: LanguageModel) -> Norm:
     assert model.config.hidden_size % 2 == 0, "the probe must have mean 0"
     signs = torch.ones(model.config.hidden_size, device=model.device, dtype=model.hf.dtype)
     signs[1::2] = -1
+    # mean 0 and RMS 1: a layer norm and an RMS norm agree on `up` and `down`, and differ on `moved`
     with torch.inference_mode():
         up, down = (module(sign * _PROBE * signs).float() for sign in (1, -1))
         moved = module(_PROBE * (signs + 1)).float()
         short = module(_SMALL * signs).float()
+    # a norm is odd but for its shift: half the difference is the gain, half the sum the shift
     gain, shift = (up - down) / 2 * signs.float(), (up + down) / 2
     kept = gain.abs() > 0
+    # a short vector is shrunk by eps: |x| / sqrt(x^2 + eps) = ratio, solved for eps below
     ratio = ((short - shift) * signs.float() / gain)[kept].median()
     measured = _SMALL**2 * (1 / float(ratio) ** 2 - 1)
     declared = getattr(module, "variance_epsilon", getattr(module, "eps", None))

@@ -19,6 +19,7 @@ def head_slices(
     weight: Float[Tensor, "hidden input"], n_heads: int
 ) -> Float32[Tensor, "head channel hidden"]:
     """The part of an output projection that each query head writes through."""
+    # nn.Linear stores [output input], and the input is the heads side by side
     return weight.float().T.reshape(n_heads, -1, weight.shape[0])
 
 
