@@ -15,6 +15,7 @@ from tempo.errors import InputError, ModelError, NumericalError, OutputError, Te
 from tempo.policy.positions import Offset
 from tempo.policy.presets import Policy
 from tempo.policy.selection import TopK
+from tempo.run import execute
 from tempo.run.options import Options
 from tempo.run.request import is_single
 from tempo.testing.tiny import tiny_model
@@ -361,6 +362,25 @@ def test_traces_that_went_missing_are_decoded_again(tmp_path: Path) -> None:
     again = tempo.compare(model, TEXTS[:2], out=tmp_path / "run", **quick())
     assert not again.already_complete
     assert len(again) == len(run) == 10
+
+
+def test_a_batch_that_is_not_whole_is_decoded_again_with_the_same_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What decodes beside a sequence may turn its tokens in half precision."""
+    model, options = model_of("llama"), quick(out=tmp_path / "run", policy="isolated")
+    tempo.generate(model, TEXTS, **options)
+    shutil.rmtree(trace_folder(tmp_path / "run", "p0001", "isolated"))
+    together: list[int] = []
+    decode = execute.decode
+
+    def watched(session, plans):
+        together.append(len(plans))
+        return decode(session, plans)
+
+    monkeypatch.setattr(execute, "decode", watched)
+    tempo.generate(model, TEXTS, **options)
+    assert together == [3]
 
 
 def test_a_changed_model_is_another_model(tmp_path: Path) -> None:
