@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import call, document, plain, refusal, with_tiny
+from tests.conftest import draw_blank
 
 CAT = "The cat sat on the mat"
 QUICK = ("--heads", "L1H2,L1H0", "--conditions", "head,value:1", "--sweep", 1)
@@ -15,7 +16,9 @@ QUICK = ("--heads", "L1H2,L1H0", "--conditions", "head,value:1", "--sweep", 1)
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("ablation") / "cat"
-    result = with_tiny("ablate", CAT, "A dog ran over the hill", *QUICK, "--out", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_blank(patch)
+        result = with_tiny("ablate", CAT, "A dog ran over the hill", *QUICK, "--out", folder)
     assert result.exit_code == 0, result.stderr
     return folder, result.stdout
 

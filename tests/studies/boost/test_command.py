@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.command_line import call, document, model_folder, refusal, with_tiny
+from tests.conftest import draw_blank
 
 TEXTS = tuple(f"the cat {i} sat on" for i in range(4))
 QUICK = ("--threshold", "0.05", "--steps", 3)
@@ -18,9 +19,11 @@ FILES = {"report.html", "boost.json", "response.svg", "response.png", "restoring
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder with everything, and what was said on stdout."""
     folder = tmp_path_factory.mktemp("out") / "boost"
-    result = with_tiny(
-        "boost", *TEXTS, "--betas=-2,2", "--groups", "mine=L0H1,L1H0", *QUICK, "--out", folder
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        draw_blank(patch)
+        result = with_tiny(
+            "boost", *TEXTS, "--betas=-2,2", "--groups", "mine=L0H1,L1H0", *QUICK, "--out", folder
+        )
     assert result.exit_code == 0, result.stderr
     return folder, result.stdout
 

@@ -30,6 +30,7 @@ from tempo_analysis.studies.concepts.verdict import (
     reach_sentence,
 )
 from tests.command_line import call, document, model_folder, plain, refusal, with_tiny
+from tests.conftest import draw_blank
 from tests.decoding import model_of
 from tests.studies.concepts.test_measure import GatedDelta
 
@@ -64,7 +65,9 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(mine: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder with everything, and what was said on stdout."""
     folder = tmp_path_factory.mktemp("out") / "cats"
-    result = with_tiny("concepts", mine, "--top", 2, *QUICK, "--out", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_blank(patch)
+        result = with_tiny("concepts", mine, "--top", 2, *QUICK, "--out", folder)
     assert result.exit_code == 0, result.stderr
     return folder, result.stdout
 

@@ -629,6 +629,7 @@ def test_the_figure_has_four_panels_with_units_and_the_token():
     assert "no band" in caption(found)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_everything_is_written_and_never_over_something_else(tmp_path: Path):
     found, folder = followed("llama"), tmp_path / "member"
     paths = write_member(found, folder)
@@ -667,6 +668,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 CHOSEN = ("--prompt", "p0001", "--arm", "isolated")
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_command_shows_and_writes_what_the_function_finds(run: Path, tmp_path: Path):
     folder = tmp_path / "out"
     result = call("follow", run, *CHOSEN, "--out", folder)

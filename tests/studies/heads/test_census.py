@@ -86,8 +86,11 @@ def untrained(family: str, seed: int) -> LanguageModel:
     return load_model((hf, tokenizer))
 
 
-@pytest.mark.parametrize("family", ["llama", "llama_mha", "qwen3", "gemma2", "gpt_neox"])
-@pytest.mark.parametrize("seed", [0, 1])
+# one draw of each family: heads of any model are drawn alike, so further seeds add nothing new
+@pytest.mark.parametrize(
+    ("family", "seed"),
+    [("llama", 0), ("llama_mha", 1), ("qwen3", 0), ("gemma2", 1), ("gpt_neox", 0)],
+)
 def test_random_weights_hold_no_role(family: str, seed: int):
     found = tempo.heads(untrained(family, seed), seed=seed, **SMALL)
     held = {role: int(one.assigned.sum()) for role, one in found.every.items()}

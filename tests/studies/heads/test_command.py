@@ -7,6 +7,7 @@ import pytest
 
 from tempo_analysis.studies.heads.plan import ROLES
 from tests.command_line import call, document, model_folder, refusal
+from tests.conftest import draw_blank
 
 FEW = ("--sequences", 10, "--length", 32, "--no-effects")
 CHEAP = "previous_token,induction,bos_sink,ov_copying"
@@ -19,7 +20,9 @@ def heads(*arguments: object):
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("heads") / "kept"
-    result = heads("--out", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_blank(patch)
+        result = heads("--out", folder)
     assert result.exit_code == 0, result.stderr
     (folder / "stdout").write_text(result.stdout)
     (folder / "stderr").write_text(result.stderr)
