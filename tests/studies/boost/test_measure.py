@@ -212,7 +212,7 @@ def test_kl_and_the_next_set_are_those_of_a_replay_read_by_hand():
         model, [TEXTS[0]], threshold=TAU, steps=4, readouts="full", eos="ignore"
     )
     trace = next(iter(run)) if not hasattr(run, "slots") else run
-    twin: Any = tempo.replay(trace, model=model, edits=[everywhere(model, 1.0)])
+    twin = tempo.replay(trace, model=model, edits=[everywhere(model, 1.0)]).trace(arm="twin")
     first = int(trace.slots.step[trace.slots.rank == 1][0])
     kl, nll = [], []
     for step in range(first + 1, trace.n_steps + 1):

@@ -331,7 +331,8 @@ def test_any_level_of_a_trace_will_do(capture: str):
 
 
 def test_a_twin_with_positions_of_its_own_is_followed_as_well():
-    trace = tempo.replay(traced("llama"), policy="unique", model=model_of("llama"))
+    run = tempo.replay(traced("llama"), policy="unique", model=model_of("llama"))
+    trace = run.trace(arm="twin")
     found = follow(trace, slot_of(trace), model=model_of("llama"))
     np.testing.assert_allclose(found.odds_law[:, 0], found.member.attention[:, 0], atol=1e-6)
     rows = trace.attention(NEXT)[..., found.member.slot].mean(-1)
@@ -357,7 +358,8 @@ def test_the_model_is_left_as_it_was():
     assert model.hf.config._attn_implementation == before
     decoder: Any = model.hf.get_decoder()
     assert not any(layer._forward_pre_hooks for layer in decoder.layers)
-    again = tempo.replay(trace, policy=Policy(TopK(3)), model=model, axes=())
+    run = tempo.replay(trace, policy=Policy(TopK(3)), model=model, axes=())
+    again = run.trace(arm="twin")
     np.testing.assert_array_equal(
         again.readout(4).log_probability, trace.readout(4).log_probability
     )
@@ -495,9 +497,8 @@ def test_a_run_without_a_set_that_is_followed_is_refused():
 
 
 def test_an_edited_trace_is_refused():
-    twin = tempo.replay(
-        traced("llama"), model=model_of("llama"), edits=[edits.ReplaceHeadOutput(heads=["L0H1"])]
-    )
+    run = tempo.replay(traced("llama"), model=model_of("llama"), edits=[edits.zero_heads("L0H1")])
+    twin = run.trace(arm="twin")
     with pytest.raises(InputError, match="an edited one"):
         follow(twin, slot_of(twin), model=model_of("llama"))
 
