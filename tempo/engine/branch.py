@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from tempo.engine.attention import PACKED_ATTENTION
-from tempo.engine.decode import advance, prefill
+from tempo.engine.decode import advance, advance_to_end, prefill
 from tempo.engine.kv_cache import SlotCache
 from tempo.engine.state import DecodeContext, Decoding, SequencePlan, StepOutcome
 from tempo.models.language_model import LanguageModel, attention_as
@@ -86,12 +86,8 @@ def _branch_off(
     cache = trunk.cache.take([fork.trunk for fork in group])
     decodings = [replace(trunk.decodings[fork.trunk], plan=fork.plan) for fork in group]
     own = replace(session, on_step=renumbered)
-    for step in range(group[0].step, max(fork.plan.steps for fork in group) + 1):
-        decodings = advance(own, decodings, cache=cache, step=step)
-    return {
-        fork.number: replace(decoding, stopped=decoding.stopped or "steps")
-        for fork, decoding in zip(group, decodings, strict=True)
-    }
+    ended = advance_to_end(own, decodings, cache=cache, first=group[0].step)
+    return {fork.number: decoding for fork, decoding in zip(group, ended, strict=True)}
 
 
 Ids = tuple[int, ...]
@@ -144,6 +140,4 @@ def gone_on(
     ]
     with torch.inference_mode(), attention_as(trunk.model.hf, PACKED_ATTENTION):
         cache = trunk.cache.take(places)
-        for step in range(1, max(plan.steps for plan in plans) + 1):
-            decodings = advance(session, decodings, cache=cache, step=step)
-    return decodings
+        return advance_to_end(session, decodings, cache=cache, first=1)

@@ -150,10 +150,17 @@ def decode(session: DecodeContext, plans: Sequence[SequencePlan]) -> list[Decodi
     """
     with torch.inference_mode(), attention_as(session.model.hf, PACKED_ATTENTION):
         decodings, cache = prefill(session, plans)
-        for step in range(1, max(plan.steps for plan in plans) + 1):
-            decodings = advance(session, decodings, cache=cache, step=step)
-            if all(decoding.stopped for decoding in decodings):
-                break
+        return advance_to_end(session, decodings, cache=cache, first=1)
+
+
+def advance_to_end(
+    session: DecodeContext, decodings: Sequence[Decoding], *, cache: SlotCache, first: int
+) -> list[Decoding]:
+    """Every step from `first` on, until each sequence has stopped or its plan is done."""
+    for step in range(first, max(one.plan.steps for one in decodings) + 1):
+        decodings = advance(session, decodings, cache=cache, step=step)
+        if all(decoding.stopped for decoding in decodings):
+            break
     return [
         decoding if decoding.stopped else replace(decoding, stopped="steps")
         for decoding in decodings

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from tempo.engine.attention import PACKED_ATTENTION
 from tempo.engine.capture import Capture
-from tempo.engine.decode import advance, prefill
+from tempo.engine.decode import advance, advance_to_end, prefill
 from tempo.engine.kv_cache import SlotCache
 from tempo.engine.state import DecodeContext, Decoding, SequencePlan, StepOutcome
 from tempo.engine.value_norms import projections
@@ -350,8 +350,7 @@ def _decode_set(
             SetFork(decoding, cache.take([number]), step)
             for number, decoding in enumerate(decodings)
         )
-        for number in range(step + 1, plans[0].steps + 1):
-            decodings = advance(session, decodings, cache=cache, step=number)
+        decodings = advance_to_end(session, decodings, cache=cache, first=step + 1)
     states = np.stack([depth[0].float().cpu().numpy() for depth in depths])
     for one, own in zip(sequences, np.split(states, np.cumsum(widths)[:-1], axis=1), strict=True):
         one.states = own
