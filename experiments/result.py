@@ -10,7 +10,8 @@ from typing import Any
 from tempo.policy.slots import SlotTable
 from tempo.trace.run import Run
 from tempo.trace.store import write_json
-from tempo_analysis.parallel.results import ArmResults, Results, plain
+from tempo_analysis.parallel.results import ArmResults, Results
+from tempo_analysis.report.document import plain
 
 FORMAT = 1
 _DIGITS = 6

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from tempo_analysis.report.document import Document
 from tempo_analysis.stats.intervals import estimate_with_interval
 from tempo_analysis.studies.heads.assignment import RoleScores, assign_role, role_scores
 from tempo_analysis.studies.heads.depth import depth_of
 from tempo_analysis.studies.heads.detectors.rows import HeadScore
-from tempo_analysis.studies.heads.result import Census, Document
+from tempo_analysis.studies.heads.findings import Census
 
 LAYERS, HEADS, OFFSETS, SEQUENCES = 6, 4, 16, 12
 CHANCE = 0.1

@@ -20,7 +20,7 @@ from experiments.merging import (
 from experiments.ratios import ratio_metric
 from experiments.result import rounded
 from tempo_analysis.parallel.metrics import Metric, metric_row
-from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.document import plain
 from tempo_analysis.stats.distributions import kl_nats
 from tempo_analysis.stats.intervals import estimate_with_interval
 from tempo_analysis.stats.verdict import comparison, divergence_verdict

@@ -10,11 +10,11 @@ from experiments.command import asked
 from experiments.result import made_by, write_document
 from experiments.standard import MODEL
 from tempo.run.recorder import versions
-from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.document import plain
 from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.heads.depth import depth_difference
+from tempo_analysis.studies.heads.findings import Census
 from tempo_analysis.studies.heads.plan import PASSES
-from tempo_analysis.studies.heads.result import Census
 
 HERE = Path(__file__).parent
 BEST = 5

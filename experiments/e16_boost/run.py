@@ -21,8 +21,8 @@ from tempo_analysis.studies.boost.dose_response import (
     less,
     slope_of,
 )
+from tempo_analysis.studies.boost.findings import BoostFindings
 from tempo_analysis.studies.boost.measure import boost
-from tempo_analysis.studies.boost.result import BoostFindings
 
 HERE = Path(__file__).parent
 THIRDS = ("first third", "middle third", "last third")

@@ -28,7 +28,7 @@ from tempo.errors import InputError
 from tempo.run.options import Options
 
 if TYPE_CHECKING:
-    from tempo_analysis.studies.ablation.report import Ablation
+    from tempo_analysis.studies.ablation.findings import Ablation
 
 
 _PANEL = "Ablation"
@@ -123,13 +123,12 @@ def ablate(
     with notes().status(Text("starting")) as status:
         from tempo.models.load import load_model
         from tempo.vocabulary import parse_head
-        from tempo_analysis.report.study import check_folder
+        from tempo_analysis.studies.ablation.findings import Ablation
         from tempo_analysis.studies.ablation.measure import ablate as ask
         from tempo_analysis.studies.ablation.plan import parse_conditions
-        from tempo_analysis.studies.ablation.report import ABLATION_FILE, write_ablation
 
         if out is not None:
-            check_folder(out, ABLATION_FILE, force=force)
+            Ablation.check_folder(out, force=force)
         wanted = [name.strip() for name in conditions.split(",")]
         parse_conditions(wanted)
         named = [parse_head(name) for name in _parts(heads)]
@@ -148,7 +147,7 @@ def ablate(
             on_progress=lambda doing: status.update(Text(doing)),
         )
         status.update(Text("drawing"))
-        paths = [] if out is None else write_ablation(found, out, force=force)
+        paths = [] if out is None else found.save(out, force=force)
     if as_json:
         sys.stdout.write(found.json())
     else:
@@ -167,6 +166,6 @@ def _show(found: "Ablation", paths: Sequence[Path]) -> None:
     """A row for each condition, the sentences, and where the files lie."""
     from tempo_analysis.studies.ablation.tables import ablation_tables
 
-    show(grid_table(ablation_tables(found.findings)[0], _SHOWN), Text(""))
+    show(grid_table(ablation_tables(found.numbers)[0], _SHOWN), Text(""))
     show(*(Text(visible(line), style="dim") for line in found.sentences()))
     show(*(Text(str(path)) for path in paths[:2]))

@@ -9,9 +9,8 @@ from tempo.run.options import Options
 def analyze(run: RunFolder, *, options: Options, as_json: Json = False) -> None:
     """Measure a run: write results.json and show every number."""
     from tempo.cli.run_results import ask, opened, show_findings
-    from tempo_analysis.parallel.report import write_results
 
     found = opened(run, **given(options))
     results = ask(found)
-    path = write_results(results, run)
+    path = results.save_document(run)
     show_findings(results, results.metrics, [path], as_json=as_json)

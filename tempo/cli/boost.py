@@ -27,7 +27,7 @@ from tempo.errors import InputError
 from tempo.run.options import Options
 
 if TYPE_CHECKING:
-    from tempo_analysis.studies.boost.result import BoostFindings
+    from tempo_analysis.studies.boost.findings import BoostFindings
 
 
 _PANEL = "Measure"
@@ -109,14 +109,13 @@ def boost(
     asked |= {"threshold": _number(threshold, "--threshold"), "steps": _whole(steps, "--steps")}
     with notes().status(Text("starting")) as status:
         from tempo.models.load import load_model
-        from tempo_analysis.report.study import check_folder
+        from tempo_analysis.studies.boost.findings import BoostFindings
         from tempo_analysis.studies.boost.measure import boost as ask
         from tempo_analysis.studies.boost.measure import check_betas
         from tempo_analysis.studies.boost.plan import check_targets
-        from tempo_analysis.studies.boost.report import BOOST_FILE, write_boost
 
         if out is not None:
-            check_folder(out, BOOST_FILE, force=force)
+            BoostFindings.check_folder(out, force=force)
         check_betas(asked["betas"])
         check_targets(asked["targets"], asked["groups"])
         status.update(Text(visible(f"loading {options.model}")))
@@ -128,7 +127,7 @@ def boost(
             check_effects=not no_free,
             on_progress=lambda doing: status.update(Text(visible(doing))),
         )
-        paths = [] if out is None else write_boost(found, out, force=force)
+        paths = [] if out is None else found.save(out, force=force)
     if as_json:
         sys.stdout.write(found.json())
     else:

@@ -15,7 +15,7 @@ from tempo.prompts.pairs import BUNDLED_PAIRS
 from tempo.run.options import Options
 
 if TYPE_CHECKING:
-    from tempo_analysis.studies.concepts.result import ConceptFindings
+    from tempo_analysis.studies.concepts.findings import ConceptFindings
 
 
 _PANEL = "Measure"
@@ -70,13 +70,12 @@ def concepts(
     with notes().status(Text("starting")) as status:
         from tempo.models.load import load_model
         from tempo.prompts.pairs import load_pairs
-        from tempo_analysis.report.study import check_folder
+        from tempo_analysis.studies.concepts.findings import ConceptFindings
         from tempo_analysis.studies.concepts.measure import check_options
         from tempo_analysis.studies.concepts.measure import concepts as contrast
-        from tempo_analysis.studies.concepts.report import QUALITY_FILE, write_concept
 
         if out is not None:
-            check_folder(out, QUALITY_FILE, force=force)
+            ConceptFindings.check_folder(out, force=force)
         check_options(pooling=pooling, permutations=permutations, top=top)
         chosen = load_pairs(pairs)
         status.update(Text(visible(f"loading {options.model}")))
@@ -90,7 +89,7 @@ def concepts(
             check_effects=not no_effect,
             on_progress=lambda doing: status.update(Text(doing)),
         )
-        paths = [] if out is None else write_concept(found, out, force=force)
+        paths = [] if out is None else found.save(out, force=force)
     if as_json:
         sys.stdout.write(found.json())
     else:

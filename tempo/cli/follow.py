@@ -16,7 +16,7 @@ from tempo.errors import InputError
 if TYPE_CHECKING:
     from tempo.trace.run import Run
     from tempo.trace.trace import Trace
-    from tempo_analysis.studies.follow.result import Followed
+    from tempo_analysis.studies.follow.findings import Followed
 
 
 _PANEL = "What to follow"
@@ -74,12 +74,11 @@ def follow(
     with notes().status(Text("reading the run")) as status:
         from tempo.models.load import load_model
         from tempo.trace.run_folder import open_run
-        from tempo_analysis.report.study import check_folder
+        from tempo_analysis.studies.follow.findings import Followed
         from tempo_analysis.studies.follow.measure import follow as ask
-        from tempo_analysis.studies.follow.report import FOLLOW_FILE, write_member
 
         if out is not None:
-            check_folder(out, FOLLOW_FILE, force=force)
+            Followed.check_folder(out, force=force)
         trace = _chosen(open_run(run), prompt, arm)
         found = ask(
             trace,
@@ -87,7 +86,7 @@ def follow(
             model=None if model is None else load_model(model, dtype=trace.header.model["dtype"]),
             on_progress=lambda doing: status.update(Text(visible(doing))),
         )
-        paths = [] if out is None else write_member(found, out, force=force)
+        paths = [] if out is None else found.save(out, force=force)
     if as_json:
         sys.stdout.write(found.json())
     else:

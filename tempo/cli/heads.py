@@ -1,6 +1,5 @@
 """`tempo heads`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,15 +11,14 @@ from rich.text import Text
 from tempo.cli.console import busy, say, show, show_json, visible
 from tempo.cli.options import FLAG, MODEL, STATISTICS, Force, Json, given, takes_options
 from tempo.cli.tables import GOOD, plain_table
-from tempo.errors import OutputError
 from tempo.run.options import Options
 from tempo.trace.run_folder import RUN_FILE
 from tempo.trace.store import disk_errors
-from tempo_analysis.parallel.report import FIGURES
 from tempo_analysis.report.csv import TABLES
+from tempo_analysis.report.document import Document
+from tempo_analysis.report.findings import FIGURES
 from tempo_analysis.studies.heads.comparison import CensusComparison, compare_censuses
-from tempo_analysis.studies.heads.report import write_census_report
-from tempo_analysis.studies.heads.result import Census, Document, json_text, write_census
+from tempo_analysis.studies.heads.findings import Census, SavedCensus
 
 SHOWN = 5
 """Heads of each role in the terminal."""
@@ -121,9 +119,7 @@ def _number(value: Any) -> str:
 
 def _kept(censuses: Sequence[Census], folder: Path) -> list[Path]:
     """Everything of a census: `heads.json` first, so that nothing is lost if drawing stops."""
-    document = document_of(censuses)
-    kept = write_census(document, folder)
-    page = write_census_report(json.loads(json_text(document)), folder)
+    page, kept, *_ = SavedCensus(document_of(censuses)).save(folder, force=True)
     if (folder / RUN_FILE).exists():
         say(f"tempo report {folder} shows the roles in the page of the run as well")
     return [page, kept, page.parent / TABLES, page.parent / FIGURES]
@@ -204,15 +200,9 @@ def _check_free(out: Path | None, *, force: bool) -> None:
     """Refuse before hours of work what would be refused after them."""
     if out is None:
         return
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"expected a folder at {out}, got a file; give another --out")
+    Census.check_folder(out, force=force)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    if (out / "heads.json").exists() and not force:
-        raise OutputError(
-            f"expected a folder without heads.json, got one at {out}; give another --out, or "
-            "--force to replace it"
-        )
 
 
 def _saying(name: str) -> Any:

@@ -19,10 +19,11 @@ from tempo.trace.run import Run
 from tempo.trace.run_folder import open_run
 from tempo_analysis.parallel.metrics import Metric
 from tempo_analysis.parallel.page import shown_axes
-from tempo_analysis.parallel.report import FIGURES, REPORT_FILE, RESULTS_FILE, write_report
+from tempo_analysis.parallel.report import REPORT_FILE
 from tempo_analysis.parallel.results import Results
 from tempo_analysis.parallel.results import analyze as ask_everything
 from tempo_analysis.report.csv import TABLES
+from tempo_analysis.report.findings import FIGURES
 from tempo_analysis.report.page import PAGE_FILE
 from tempo_analysis.studies.heads.page_charts import run_role_maps
 
@@ -60,7 +61,7 @@ def conclude(run: Run, *, as_json: bool) -> None:
         return
     if run.already_complete and _is_reported(run.folder):
         if as_json:
-            sys.stdout.write((run.folder / RESULTS_FILE).read_text(encoding="utf-8"))
+            sys.stdout.write((run.folder / Results.file).read_text(encoding="utf-8"))
         return
     remains = (
         f"stopped; the traces in {run.folder} are whole, and the same command goes on from there"
@@ -75,8 +76,8 @@ def keep_report(run: Run, results: Results, folder: Path) -> list[Path]:
     """Write the page and everything beside it; where it lies."""
     with busy("drawing"):
         roles = run_role_maps(run, shown_axes(results))
-        write_report(run, results, folder, role_maps=roles)
-    return [folder / name for name in (PAGE_FILE, REPORT_FILE, RESULTS_FILE, TABLES, FIGURES)]
+        replace(results, role_maps=roles).save(folder)
+    return [folder / name for name in (PAGE_FILE, REPORT_FILE, Results.file, TABLES, FIGURES)]
 
 
 def show_findings(
@@ -137,7 +138,7 @@ def _numbers(metric: Metric) -> tuple[str, ...]:
 
 
 def _is_reported(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in (RESULTS_FILE, REPORT_FILE, PAGE_FILE))
+    return all((folder / name).is_file() for name in (Results.file, REPORT_FILE, PAGE_FILE))
 
 
 def _number(value: float) -> str:

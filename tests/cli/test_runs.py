@@ -52,19 +52,18 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def write_without_figures(_run: object, results: Results, folder: Path, **_: object) -> Path:
-    """Stands in for `write_report`: drawing takes seconds, and most tests do not look."""
+def save_without_figures(results: Results, folder: Path, **_: object) -> None:
+    """Stands in for `Results.save`: drawing takes seconds, and most tests do not look."""
     for name in ("figures", "tables"):
         (folder / name).mkdir(exist_ok=True)
     (folder / "results.json").write_text(results.json())
     for name in ("report.md", "report.html"):
         (folder / name).write_text("no figures")
-    return folder / "report.md"
 
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(findings, "write_report", write_without_figures)
+    monkeypatch.setattr(Results, "save", save_without_figures)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison of nine prompts under three arms."""
     folder = tmp_path_factory.mktemp("runs") / "compared"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(findings, "write_report", write_without_figures)
+        patch.setattr(Results, "save", save_without_figures)
         result = with_tiny("compare", *TEXTS, *ARMS, "--out", folder)
     assert result.exit_code == 0, result.stderr
     (folder / "stdout").write_text(result.stdout)

@@ -33,7 +33,7 @@ from tempo.policy.selection import TopK
 from tempo.policy.slots import SlotTable
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.metrics import metric_row
-from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.document import plain
 from tests.decoding import model_of, plain_forward, random_prompt, run_one
 
 FEW = ("llama", "gemma3", "mistral")

@@ -17,7 +17,7 @@ from tempo_analysis.parallel.results import analyze
 from tempo_analysis.parallel.tables import tables_of
 from tempo_analysis.report.packing import CODES, pack_weights, unpack_weights
 from tempo_analysis.report.study_page import STUDY_SCRIPTS
-from tempo_analysis.studies.heads.report import CENSUS_SCRIPTS
+from tempo_analysis.studies.heads.page import CENSUS_SCRIPTS
 from tests.planted_runs import marked
 
 SKEWED = noisy(with_sink(0.6), 1.5)

@@ -17,7 +17,6 @@ from tempo.testing.planted import noisy, planted_run, uniform
 from tempo.testing.tiny import tiny_model
 from tempo.trace.run import Run
 from tempo.trace.trace import Trace
-from tempo_analysis.parallel.report import write_report
 from tempo_analysis.parallel.results import analyze
 from tests.browser import Visit, started_browser, visit_in
 from tests.planted_runs import marked
@@ -45,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny = tiny_model("llama")
     options = {"threshold": 0.12, "steps": 4, "eos": "ignore"}
     run = compare(tiny, PROMPTS, arms=TWINS, paired=True, out=place, **options)
-    write_report(run, analyze(run), place)
+    analyze(run).save(place)
     return place
 
 
@@ -247,7 +246,7 @@ def test_the_address_leads_back_to_what_was_shown(opened: Visit, folder: Path):
 def test_the_pruned_are_struck_and_the_path_goes_past_them(visit: Visit, tmp_path: Path):
     rules = {"threshold": 0.05, "prune": "attention:0.05", "steps": 5}
     run = generate(tiny_model("llama"), PROMPTS[0], out=tmp_path, **rules)
-    write_report(run, analyze(run), tmp_path)
+    analyze(run).save(tmp_path)
     visit.open(tmp_path / "report.html")
     slots = run[0].slots
     dead = np.flatnonzero(~slots.alive).tolist()
@@ -311,7 +310,7 @@ def test_the_path_of_a_tree_goes_from_child_to_parent(visit: Visit, tmp_path: Pa
     run = generate(
         tiny_model("llama"), PROMPTS[0], policy="tree", steps=5, eos="ignore", out=tmp_path
     )
-    write_report(run, analyze(run), tmp_path)
+    analyze(run).save(tmp_path)
     visit.open(tmp_path / "report.html")
     path = visit.page.evaluate("topPath(page.traces.get(page.arm))")
     parents = run[0].slots.parent
@@ -331,7 +330,7 @@ def test_an_address_that_means_nothing_shows_the_page_all_the_same(opened: Visit
 
 def test_a_long_prompt_is_drawn_in_part_and_says_so(visit: Visit, tmp_path: Path):
     run = generate(tiny_model("llama"), "the cat sat " * 60, steps=1, layers="0", out=tmp_path)
-    write_report(run, analyze(run), tmp_path)
+    analyze(run).save(tmp_path)
     visit.open(tmp_path / "report.html", "#step=0")
     n_prompt = run[0].slots.n_prompt
     assert n_prompt**2 > 16000
@@ -342,7 +341,7 @@ def test_a_long_prompt_is_drawn_in_part_and_says_so(visit: Visit, tmp_path: Path
 
 def test_a_run_that_was_stopped_says_so(visit: Visit, tmp_path: Path):
     run = planted_run({"isolated": {"stopped": "running"}}, n_prompts=2)
-    write_report(marked(run), analyze(marked(run)), tmp_path)
+    analyze(marked(run)).save(tmp_path)
     visit.open(tmp_path / "report.html")
     assert "Not finished: 2 of 2 traces" in visit.page.text_content("header")
 
@@ -378,7 +377,7 @@ def hostile_run() -> Run:
 
 def test_hostile_tokens_are_text_and_nothing_else(visit: Visit, tmp_path: Path):
     run = hostile_run()
-    write_report(run, analyze(run), tmp_path)
+    analyze(run).save(tmp_path)
     visit.complaints.clear()
     visit.page.on("dialog", lambda dialog: visit.complaints.append(dialog.message))
     visit.open(tmp_path / "report.html")
@@ -399,7 +398,7 @@ def test_hostile_tokens_are_text_and_nothing_else(visit: Visit, tmp_path: Path):
 def test_a_run_of_a_hundred_prompts_loads_each_on_demand(visit: Visit, tmp_path: Path):
     plan = {"widths": (2, 3, 1, 4), "n_layers": 30, "n_heads": 9, "rows": noisy(uniform, 1.0)}
     run = marked(planted_run({"isolated": plan}, n_prompts=100))
-    write_report(run, analyze(run), tmp_path)
+    analyze(run).save(tmp_path)
     assert len(list((tmp_path / "page").glob("*.js"))) == 99
     assert (tmp_path / "report.html").stat().st_size < 1_000_000
     visit.complaints.clear()
@@ -426,7 +425,7 @@ def test_a_run_of_a_hundred_prompts_loads_each_on_demand(visit: Visit, tmp_path:
 
 def test_a_reduced_run_shows_its_sets_and_says_that_it_has_no_rows(visit: Visit, tmp_path: Path):
     run = generate(tiny_model("llama"), PROMPTS[0], steps=3, capture="reduced", out=tmp_path)
-    write_report(run, analyze(run), tmp_path)
+    analyze(run).save(tmp_path)
     visit.open(tmp_path / "report.html")
     assert "it holds no rows" in visit.page.text_content("#attention-note")
     assert not visit.page.locator("#attention").is_visible()
@@ -435,7 +434,7 @@ def test_a_reduced_run_shows_its_sets_and_says_that_it_has_no_rows(visit: Visit,
 @pytest.mark.parametrize("family", ["gemma2", "gpt_oss"])
 def test_windows_and_learned_sinks_are_read_right(visit: Visit, tmp_path: Path, family: str):
     run = generate(tiny_model(family), "The cat sat on the mat", steps=3, out=tmp_path)
-    write_report(run, analyze(run), tmp_path)
+    analyze(run).save(tmp_path)
     visit.open(tmp_path / "report.html")
     trace = run[0]
     for layer in range(4):

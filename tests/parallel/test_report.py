@@ -15,11 +15,11 @@ from tempo_analysis.parallel.figures import (
     head_figure,
     ratio_figure,
 )
-from tempo_analysis.parallel.report import report_text, write_report
+from tempo_analysis.parallel.report import report_text
 from tempo_analysis.parallel.results import analyze
 from tempo_analysis.parallel.tables import fact_rows, head_rows
 from tempo_analysis.parallel.trace_figures import drawable_glyphs, lattice_figure
-from tempo_analysis.report.figure_style import save_figure
+from tempo_analysis.report.figure_style import Drawing, new_figure, save_figure
 from tests.planted_runs import marked
 
 WORDS = {0: " $x$", 1: "\n", 2: "|", 3: " \u4e2d", 4: "```", 5: "\u200b", 6: "", 7: " a_b^{2}"}
@@ -41,7 +41,7 @@ def planted(n_prompts: int = 9, **changed) -> Run:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("report")
     run = planted()
-    write_report(run, analyze(run), place)
+    analyze(run).save(place)
     return place
 
 
@@ -95,13 +95,14 @@ def test_tables_are_tables(folder: Path):
 
 def test_the_report_is_the_same_for_the_same_run():
     first, second = planted(), planted()
-    texts = [report_text(run, analyze(run), {"A": "a.png"}) for run in (first, second)]
+    drawing = Drawing("a", "A", "", new_figure(1))
+    texts = [report_text(run, analyze(run), [drawing]) for run in (first, second)]
     assert texts[0] == texts[1]
 
 
 def test_at_most_twenty_lattices_are_written():
     run = planted(23)
-    text = report_text(run, analyze(run), {})
+    text = report_text(run, analyze(run), ())
     assert "The first 20 of 23 prompts." in text
     assert text.count("\n**p00") == 20
 
@@ -130,7 +131,8 @@ def test_the_heads_that_differ_most_surely_come_first():
 )
 def test_a_report_is_written_whatever_is_missing(changed, tmp_path: Path):
     run = planted(2, **changed)
-    path = write_report(run, analyze(run), tmp_path)
+    analyze(run).save(tmp_path)
+    path = tmp_path / "report.md"
     assert "Not answered" in path.read_text() or "prompt_length" in changed
     assert "nan" not in path.read_text().lower()
 
@@ -139,7 +141,7 @@ def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path: Path):
     (tmp_path / "figures").write_text("in the way")
     run = planted(1)
     with pytest.raises(OutputError, match="expected to write to"):
-        write_report(run, analyze(run), tmp_path)
+        analyze(run).write_report(tmp_path)
 
 
 @pytest.mark.parametrize(

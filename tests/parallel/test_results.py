@@ -15,7 +15,8 @@ from tempo.testing.planted import (
 from tempo.trace.run import Run
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.arms import arms_of, pair_name
-from tempo_analysis.parallel.results import FORMAT, Results, analyze, plain
+from tempo_analysis.parallel.results import FORMAT, Results, analyze
+from tempo_analysis.report.document import plain
 from tests.planted_runs import marked
 
 KEYS = ["name", "arm", "estimate", "low", "high", "n", "chance", "null", "verdict"]

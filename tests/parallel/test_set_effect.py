@@ -12,7 +12,7 @@ from tempo.testing.planted import both, by_token, favour_sets, uniform
 from tempo.trace.run import Run
 from tempo_analysis.parallel.arms import arms_of
 from tempo_analysis.parallel.figures import split_figure
-from tempo_analysis.parallel.report import report_text, write_report
+from tempo_analysis.parallel.report import report_text
 from tempo_analysis.parallel.results import Results, analyze
 from tempo_analysis.parallel.set_effect import UNPAIRED, decomposition, prompt_split, set_effects
 from tempo_analysis.parallel.tables import split_rows
@@ -148,7 +148,7 @@ def test_a_run_that_was_not_paired_is_refused_in_words():
     assert results.set_effects == {}
     assert not any(each.name == "parallel_verdict" for each in results.metrics)
     assert refusals_of_pairs(results) == []
-    assert "which this run does not hold" in report_text(unpaired, results, {})
+    assert "which this run does not hold" in report_text(unpaired, results, ())
 
 
 def test_no_parallel_set_is_refused_in_words():
@@ -190,7 +190,7 @@ def test_a_set_that_lacks_a_twin_is_left_out_and_counted():
     effects, _ = set_effects(unfinished, arms_of(run))
     assert (effects["without"].n_sets, effects["without"].n_left_out) == (17, 1)
     assert refusals == []
-    text = report_text(unfinished, analyze(unfinished), {})
+    text = report_text(unfinished, analyze(unfinished), ())
     assert "1 sets lack a twin and were left out" in text
 
 
@@ -225,7 +225,8 @@ def test_a_prompt_of_one_token_has_no_reference_without_slot_0():
 def test_the_report_tells_what_changed_and_what_a_set_does(
     weighted: Results, weighted_run: Run, tmp_path: Path
 ):
-    path = write_report(weighted_run, weighted, tmp_path)
+    weighted.save(tmp_path)
+    path = tmp_path / "report.md"
     text = path.read_text()
     assert "\n## Twins: the same tokens, one thing changed\n" in text
     assert "| visible@isolated | relation changed, nothing else | 50 |" in text
@@ -241,7 +242,7 @@ def test_a_refused_twin_stands_in_the_table():
     plan = {"relation": "visible", "positions": "unique"}
     run = paired_run(twins={"visible@isolated": plan})
     results = analyze(run)
-    text = report_text(run, results, {})
+    text = report_text(run, results, ())
     assert "| visible@isolated | refused, see above | 0 |" in text
     assert "- twin, isolated|visible: on 9 of 9 prompts: expected 'visible@isolated'" in text
     assert refusals_of_pairs(results)[0].startswith("not answered: twin, isolated|visible: on 9")

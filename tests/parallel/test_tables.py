@@ -7,7 +7,7 @@ import pytest
 from tempo.testing.planted import planted_run
 from tempo.trace.run import Run
 from tempo_analysis.parallel.head_kinds import KINDS, RULE
-from tempo_analysis.parallel.report import report_text, write_report
+from tempo_analysis.parallel.report import report_text
 from tempo_analysis.parallel.results import Results, analyze
 from tempo_analysis.parallel.tables import tables_of
 from tempo_analysis.report.csv import csv_text
@@ -95,7 +95,7 @@ def test_heads_are_counted_by_kind_and_the_rule_stands_beside(tables: dict[str, 
 def test_the_report_shows_every_cell_of_every_table(
     run: Run, results: Results, tables: dict[str, Table]
 ):
-    text = report_text(run, results, {})
+    text = report_text(run, results, ())
     for table in tables.values():
         for row in table.shown():
             cells = (" ".join(cell.replace("|", "\\|").split()) for cell in row)
@@ -104,6 +104,6 @@ def test_the_report_shows_every_cell_of_every_table(
 
 
 def test_the_tables_are_written_beside_the_report(run: Run, results: Results, tmp_path: Path):
-    write_report(run, results, tmp_path)
+    results.save(tmp_path)
     written = {path.name: path.read_bytes().decode() for path in (tmp_path / "tables").iterdir()}
     assert written == {f"{table.name}.csv": csv_text(table) for table in tables_of(run, results)}

@@ -15,6 +15,7 @@ from tempo.errors import InputError, OutputError
 from tempo_analysis.report.csv import csv_text
 from tempo_analysis.report.figure_style import house_style, new_figure, save_figure
 from tempo_analysis.report.inline_svg import inline_svg
+from tempo_analysis.report.page import save_page
 from tempo_analysis.report.predictions import (
     PredictionTable,
     PromptTokens,
@@ -29,7 +30,6 @@ from tempo_analysis.report.study_page import (
     Figure,
     signed,
     study_page_text,
-    write_study_page,
 )
 from tempo_analysis.report.table import Column, Table
 from tests.browser import Visit, started_browser, visit_in
@@ -129,7 +129,7 @@ def parts(figures: list[Figure], predictions: list[PredictionTable]) -> dict[str
 
 @pytest.fixture(scope="module")
 def page(parts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_study_page(tmp_path_factory.mktemp("study") / "new", **parts)
+    return save_page(study_page_text(**parts), tmp_path_factory.mktemp("study") / "new")
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,9 @@ def opened(visit: Visit, page: Path) -> Visit:
 
 
 def written(folder: Path, **parts: Any) -> Path:
-    return write_study_page(folder, **{"title": "t", "sentences": [], "facts": {}} | parts)
+    return save_page(
+        study_page_text(**{"title": "t", "sentences": [], "facts": {}} | parts), folder
+    )
 
 
 def cells(visit: Visit, prompt: int) -> list[list[str]]:

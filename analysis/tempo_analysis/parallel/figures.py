@@ -1,6 +1,7 @@
 """Figures of results; nothing is computed here but where the ink goes."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,24 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from tempo.trace.run import Run
+from tempo.trace.trace import Trace
+from tempo_analysis.parallel.arms import arms_of
 from tempo_analysis.parallel.divergence import IDENTICAL, Divergence
 from tempo_analysis.parallel.entropy import CHANCE as EVEN_ENTROPY
 from tempo_analysis.parallel.entropy import EntropyFunnel
 from tempo_analysis.parallel.head_kinds import HeadTable
 from tempo_analysis.parallel.ratio import CHANCE as EVEN_RATIO
 from tempo_analysis.parallel.ratio import AttentionRatio
+from tempo_analysis.parallel.run_numbers import RunNumbers
 from tempo_analysis.parallel.set_effect import ALONE, SetEffect
+from tempo_analysis.parallel.trace_figures import lattice_figure
 from tempo_analysis.report.figure_style import (
     COLOURS,
     FAINT,
     INK,
     NO_DATA,
+    Drawing,
     colour,
     house_style,
     new_figure,
@@ -38,6 +45,70 @@ _SPLIT_LOOKS: Mapping[str, tuple[str, dict[str, str]]] = {
     "predicted": ("dilution by independent odds", {"color": COLOURS[2], "linestyle": "--"}),
 }
 RATIO_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
+
+def run_drawings(run: Run, found: RunNumbers) -> tuple[Drawing, ...]:
+    """Every figure that has something to show."""
+    return tuple(_drawings(run, found))
+
+
+def _drawings(run: Run, found: RunNumbers) -> Iterator[Drawing]:
+    arms, bands = found.by_arm, f"{found.n_prompts} prompts; bands: 95 %, none with fewer than 8."
+    ratios = {arm: each.ratio for arm, each in arms.items() if each.ratio}
+    if ratios:
+        yield Drawing(
+            "ratio_by_step",
+            "Ratio by step",
+            f"Weight per slot of a set over weight per other slot, by step of the query. {bands}",
+            ratio_figure(ratios),
+        )
+    yield Drawing(
+        "entropy_by_layer",
+        "Entropy by layer",
+        f"Entropy of the rows over the logarithm of the slots they see. {bands}",
+        entropy_figure({arm: each.entropy for arm, each in arms.items()}, found.greedy),
+    )
+    for arm, each in arms.items():
+        if each.ratio or each.heads:
+            yield Drawing(
+                f"heads_{_file_name(arm)}",
+                f"Heads, {arm}",
+                "Ratio without the sink, mass on slot 0, entropy without it. Grey: no data.",
+                head_figure(arm, each.ratio.get("without"), each.heads),
+            )
+    if found.set_effects:
+        yield Drawing(
+            "split_by_layer",
+            "A member in its set over alone",
+            f"Score drift, competition and its prediction by layer; 1 is a token alone. {bands}",
+            split_figure(found.set_effects["without"]),
+        )
+    if found.divergence:
+        yield Drawing(
+            "readouts_by_step",
+            "Readouts on identical tokens",
+            f"Divergence of the readouts and best tokens in common, by step. {bands}",
+            divergence_figure(found.divergence),
+        )
+    for trace in _first_traces(run):
+        prompt_id, arm = trace.header.prompt_id, trace.header.arm
+        yield Drawing(
+            f"lattice_{prompt_id}_{_file_name(arm)}",
+            f"Lattice, {prompt_id}, {arm}",
+            "Every set of one run: its tokens and their probabilities.",
+            lattice_figure(trace),
+        )
+
+
+def _first_traces(run: Run) -> list[Trace]:
+    """The parallel traces of the first prompt."""
+    pairs = ((run.prompts[0].id, arm) for arm in arms_of(run).parallel)
+    traces = [run.traces[pair] for pair in pairs if pair in run.traces]
+    return [trace for trace in traces if trace.n_steps]
+
+
+def _file_name(arm: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", arm)
 
 
 def ratio_figure(ratios: Mapping[str, Mapping[str, AttentionRatio]]) -> Figure:

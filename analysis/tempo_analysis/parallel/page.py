@@ -17,10 +17,11 @@ from tempo.trace.store import disk_errors
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.arms import Arms, arms_of
 from tempo_analysis.parallel.page_charts import RoleMaps, charts, head_maps
-from tempo_analysis.parallel.results import Results, plain
+from tempo_analysis.parallel.run_numbers import RunNumbers
 from tempo_analysis.parallel.tables import arm_rows, fact_rows, model_facts
 from tempo_analysis.parallel.verdict import sentences
 from tempo_analysis.report.csv import csv_text
+from tempo_analysis.report.document import plain
 from tempo_analysis.report.packing import base64, pack_weights
 from tempo_analysis.report.page import HERE, json_inside, page_text, save_page
 from tempo_analysis.report.table import Table
@@ -124,7 +125,7 @@ SCRIPTS = (
 
 def write_page(
     run: Run,
-    results: Results,
+    results: RunNumbers,
     tables: Sequence[Table],
     folder: Path,
     *,
@@ -148,7 +149,7 @@ def write_page(
 
 def run_page_text(
     run: Run,
-    results: Results,
+    results: RunNumbers,
     tables: Sequence[Table],
     embedded: Sequence[tuple[str, str]],
     *,
@@ -174,7 +175,7 @@ def run_page_text(
     )
 
 
-def _run_document(run: Run, results: Results, tables: Sequence[Table]) -> dict[str, Any]:
+def _run_document(run: Run, results: RunNumbers, tables: Sequence[Table]) -> dict[str, Any]:
     parts = arms_of(run)
     roles = {arm: (role, policy) for arm, role, policy in arm_rows(run, results)}
     heads = int(model_facts(run).get("queries_per_kv_head", 1))
@@ -194,7 +195,7 @@ def _run_document(run: Run, results: Results, tables: Sequence[Table]) -> dict[s
     }
 
 
-def shown_axes(results: Results) -> dict[str, Any]:
+def shown_axes(results: RunNumbers) -> dict[str, Any]:
     """Layer and head numbers of the maps; empty where no arm keeps rows."""
     tables = [found.heads for found in results.by_arm.values() if found.heads]
     ratios = [ratio for found in results.by_arm.values() for ratio in found.ratio.values()]

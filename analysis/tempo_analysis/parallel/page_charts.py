@@ -12,8 +12,9 @@ from tempo_analysis.parallel.entropy import CHANCE as EVEN_ENTROPY
 from tempo_analysis.parallel.head_kinds import MEASURES
 from tempo_analysis.parallel.ratio import CHANCE as EVEN_RATIO
 from tempo_analysis.parallel.ratio import AttentionRatio
-from tempo_analysis.parallel.results import ArmResults, Results, plain
+from tempo_analysis.parallel.run_numbers import ArmResults, RunNumbers
 from tempo_analysis.parallel.set_effect import SetEffect
+from tempo_analysis.report.document import plain
 from tempo_analysis.report.packing import base64
 from tempo_analysis.stats.intervals import Curve, Unanswered
 
@@ -21,7 +22,7 @@ Chart = dict[str, Any]
 Series = dict[str, Any]
 
 
-def charts(results: Results) -> list[Chart]:
+def charts(results: RunNumbers) -> list[Chart]:
     """Every chart there are data for; one that names an arm belongs to that arm."""
     return [
         _entropy(results),
@@ -31,7 +32,7 @@ def charts(results: Results) -> list[Chart]:
     ]
 
 
-def _entropy(results: Results) -> Chart:
+def _entropy(results: RunNumbers) -> Chart:
     def series(without_sink: bool) -> Iterator[Series]:
         for arm, found in results.by_arm.items():
             funnel = found.entropy
@@ -179,7 +180,7 @@ class RoleMaps:
     refusals: Sequence[Unanswered] = ()
 
 
-def head_maps(results: Results) -> dict[str, list[HeadMap]]:
+def head_maps(results: RunNumbers) -> dict[str, list[HeadMap]]:
     """For each free arm its maps, the ratio first."""
     return {arm: [*_ratio_maps(found), *_measures(found)] for arm, found in results.by_arm.items()}
 

@@ -1,39 +1,25 @@
-"""Analyse a run: every question, every arm, one document."""
+"""Analyse a run: what was found about every arm, and everything shown and saved of it."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tempo.errors import InputError, NoParallelSetsError
 from tempo.trace.run import Run
-from tempo_analysis.parallel.arms import Arms, arms_of
-from tempo_analysis.parallel.divergence import Divergence
-from tempo_analysis.parallel.entropy import EntropyFunnel, entropy_funnel
-from tempo_analysis.parallel.head_kinds import KINDS, MEASURES, RULE, HeadTable, head_table
-from tempo_analysis.parallel.metrics import (
-    Column,
-    Metric,
-    MetricRows,
-    arm_metrics,
-    metric_row,
-    missing_ratio_metrics,
-    null_metrics,
-    ratio_metrics,
-    refused_split_metric,
-    refused_twin_metric,
-    rows_of,
-    split_metrics,
-    twin_metrics,
-)
-from tempo_analysis.parallel.per_prompt import Axes, PromptMeasures, measure_prompt
-from tempo_analysis.parallel.ratio import AttentionRatio, Sink, attention_ratio
-from tempo_analysis.parallel.set_effect import SINKS, SetEffect, set_effects
-from tempo_analysis.parallel.sibling_mass import SiblingMass, sibling_mass
-from tempo_analysis.parallel.twins import Twin, twins_of
-from tempo_analysis.parallel.widths import Widths, widths
+from tempo.trace.run_folder import RUN_FILE
+from tempo_analysis.parallel.figures import run_drawings
+from tempo_analysis.parallel.head_kinds import KINDS, MEASURES, RULE
+from tempo_analysis.parallel.metrics import Metric, MetricRows, metric_row, rows_of
+from tempo_analysis.parallel.page import write_page
+from tempo_analysis.parallel.page_charts import RoleMaps
+from tempo_analysis.parallel.report import REPORT_FILE, report_text
+from tempo_analysis.parallel.run_numbers import RunNumbers, run_numbers
+from tempo_analysis.parallel.tables import fact_rows, tables_of
+from tempo_analysis.parallel.twins import Twin
+from tempo_analysis.parallel.verdict import sentences
+from tempo_analysis.report.document import Document, plain
+from tempo_analysis.report.figure_style import Drawing
+from tempo_analysis.report.findings import Findings, refuse_other_files
 from tempo_analysis.report.notebook import (
     MOST_ROWS,
     cells_markup,
@@ -42,56 +28,24 @@ from tempo_analysis.report.notebook import (
     table_markup,
 )
 from tempo_analysis.report.numbers import number, stated
-from tempo_analysis.stats.intervals import SEED, Unanswered
+from tempo_analysis.report.table import Table
+from tempo_analysis.stats.intervals import Unanswered
 
 FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class ArmResults:
-    """What was found about one free-running arm.
+class Results(Findings, RunNumbers):
+    """The numbers of a run, with what they say.
 
     Attributes:
-        ratio: With and without the sink; empty for the null arm and where there are no sets.
-        heads: None where the traces keep no rows.
-        siblings: None for the null arm.
+        run: Whose they are.
+        role_maps: Further maps of heads for the page.
     """
 
-    ratio: Mapping[str, AttentionRatio]
-    entropy: EntropyFunnel
-    heads: HeadTable | None
-    siblings: SiblingMass | None
-    widths: Widths
-
-
-@dataclass(frozen=True, slots=True)
-class Results:
-    """Everything that `analyze` found; intervals are over prompts.
-
-    Attributes:
-        arms: Free-running arms, the null among them.
-        greedy: The null arm, None where the run has none.
-        replays: Twin to the arm whose sets it was fed.
-        alone: The arm whose members were decoded without their siblings too; None if none was.
-        n_prompts: Prompts of the run.
-        metrics: One row for each number, beside its chance value, null and verdict.
-        by_arm: Curves and tables of each arm.
-        twins: What one change did on identical tokens, by twin.
-        set_effects: The exact split, "without" and "with" slot 0 in its reference; empty where
-            there is none.
-        refusals: Questions without an answer.
-    """
-
-    arms: tuple[str, ...]
-    greedy: str | None
-    replays: Mapping[str, str]
-    alone: str | None
-    n_prompts: int
-    metrics: tuple[Metric, ...] = field(repr=False)
-    by_arm: Mapping[str, ArmResults] = field(repr=False)
-    twins: Mapping[str, Twin] = field(repr=False)
-    set_effects: Mapping[Sink, SetEffect] = field(repr=False)
-    refusals: tuple[Unanswered, ...] = field(repr=False)
+    file = "results.json"
+    run: Run = field(repr=False)
+    role_maps: RoleMaps | None = field(default=None, repr=False)
 
     def __getitem__(self, key: str | tuple[str, str]) -> MetricRows:
         """The rows of a metric, of all arms or of one.
@@ -111,11 +65,15 @@ class Results:
         return rows_of(self.metrics, name, arm)
 
     @property
-    def divergence(self) -> Mapping[str, Divergence]:
-        """Distance of the readouts step by step, by pair, as `isolated|visible`."""
-        return {twin.pair: twin.by_step for twin in self.twins.values() if twin.by_step}
+    def title(self) -> str:
+        """Heading of the page."""
+        return f"Run of {fact_rows(self.run).get('model name', 'a model')}"
 
-    def document(self) -> dict[str, Any]:
+    def sentences(self) -> list[str]:
+        """The numbers worth a sentence, in the order of the results."""
+        return [f"{s.arm}: {s.what}: {s.value}: {s.verdict}" for s in sentences(self)]
+
+    def document(self) -> Document:
         """The content of `results.json`: plain JSON values, `None` where there is no data."""
         return {
             "format": FORMAT,
@@ -135,32 +93,40 @@ class Results:
             },
         }
 
-    def json(self) -> str:
-        """The document as text, the same for the same run."""
-        return json.dumps(self.document(), allow_nan=False, indent=1) + "\n"
+    def tables(self) -> tuple[Table, ...]:
+        """Every table that has a row, in the order of the report."""
+        return tables_of(self.run, self)
+
+    def figures(self) -> tuple[Drawing, ...]:
+        """Every figure that has something to show."""
+        return run_drawings(self.run, self)
+
+    def facts(self) -> dict[str, str]:
+        """What was run: model, options, versions."""
+        return fact_rows(self.run)
+
+    @classmethod
+    def check_folder(cls, folder: Path, *, force: bool = False) -> None:
+        """As for every study, but the folder of a run is taken, and its report made again.
+
+        Raises:
+            OutputError: As by every study.
+        """
+        if not (folder / RUN_FILE).exists():
+            refuse_other_files(folder, cls.file, force=force)
+
+    def texts(self, drawings: Sequence[Drawing]) -> dict[str, str]:
+        """The report in Markdown."""
+        return {REPORT_FILE: report_text(self.run, self, drawings)}
+
+    def write_page(
+        self, folder: Path, tables: Sequence[Table], drawings: Sequence[Drawing]
+    ) -> Path:
+        """Write `report.html` with the texts and the attention of the run; gives its path."""
+        return write_page(self.run, self, tables, folder, role_maps=self.role_maps)
 
     def _repr_html_(self) -> str:
         return results_markup(self.metrics, self.refusals, n_prompts=self.n_prompts)
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, arrays and mappings as JSON values; NaN and infinities become `None`."""
-    if is_dataclass(value):
-        return {column.name: plain(getattr(value, column.name)) for column in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value
-
-
-def _without_steps(twin: Twin) -> Any:
-    """A twin as JSON values; its curves stand under `divergence`."""
-    return {name: value for name, value in plain(twin).items() if name != "by_step"}
 
 
 def analyze(run: Run) -> Results:
@@ -181,159 +147,16 @@ def analyze(run: Run) -> Results:
     Example:
         >>> results = tempo.analyze(tempo.open_run("runs/cats"))
         >>> results["attention_ratio", "isolated"].to_pandas()
+        >>> results.save("reports/cats")
     """
-    arms = arms_of(run)
-    columns = _measure(run, arms)
-    axes = _axes(columns)
-    seed = int(run.settings.get("seed", SEED))
-    by_arm = {
-        arm: _combine(column, axes, is_null=arm == arms.greedy, seed=seed)
-        for arm, column in columns.items()
-    }
-    twins, refused_twins = twins_of(run, arms, seed=seed)
-    effects, refused_split = set_effects(run, arms, seed=seed)
-    metrics = [
-        *(metric for arm in by_arm for metric in _metrics(arm, arms, columns, by_arm, seed=seed)),
-        *(metric for twin in twins.values() for metric in twin_metrics(twin)),
-        *(refused_twin_metric(one) for one in refused_twins if one.question == "twin"),
-        *_split_metrics(arms, by_arm, effects, refused_split),
-    ]
-    return Results(
-        arms=tuple(by_arm),
-        greedy=arms.greedy if arms.greedy in by_arm else None,
-        replays=arms.replays,
-        alone=arms.alone,
-        n_prompts=len(run.prompts),
-        metrics=tuple(metrics),
-        by_arm=by_arm,
-        twins=twins,
-        set_effects=effects,
-        refusals=(*_unanswered(arms, by_arm), *refused_twins, *refused_split),
-    )
+    found = run_numbers(run)
+    names = RunNumbers.__dataclass_fields__
+    return Results(**{name: getattr(found, name) for name in names}, run=run)
 
 
-_NO_SETS = "no data: no row sees a slot of a parallel set and another earlier slot"
-_NO_ROWS = "its traces were reduced to group masses; capture rows (level weights or qk)"
-_NO_GREEDY = "the run has no greedy arm"
-
-
-def _measure(run: Run, arms: Arms) -> dict[str, Column]:
-    """One column for each free arm with traces, a place for each prompt of the run.
-
-    A trace whose prompt was never written, as a killed run may leave it, counts as absent.
-    """
-    measured = []
-    for prompt in run.prompts:
-        pairs = ((arm, run.traces.get((prompt.id, arm))) for arm in arms.free)
-        traces = {arm: trace for arm, trace in pairs if trace and trace.header.last_step >= 0}
-        measured.append(measure_prompt(traces, arms))
-    return {
-        arm: [one.get(arm) for one in measured]
-        for arm in arms.free
-        if any(arm in one for one in measured)
-    }
-
-
-def _axes(columns: Mapping[str, Column]) -> Axes:
-    axes = {one.axes for column in columns.values() for one in column if one is not None}
-    if len(axes) != 1:
-        raise InputError(
-            "expected traces that all keep the same layers and heads, got "
-            + (f"{len(axes)} different choices" if axes else "a run without a decoded trace")
-        )
-    return axes.pop()
-
-
-def _combine(column: Column, axes: Axes, *, is_null: bool, seed: int) -> ArmResults:
-    layers, heads = axes
-    present = [one for one in column if one is not None]
-    tables = [one.heads for one in present if one.heads is not None]
-    siblings = [one.siblings for one in present]
-    return ArmResults(
-        ratio={} if is_null else _ratios(present, axes, seed=seed),
-        entropy=entropy_funnel([one.entropy for one in present], layers=layers, seed=seed),
-        heads=head_table(tables, layers=layers, heads=heads) if tables else None,
-        siblings=None if is_null else sibling_mass(siblings, layers=layers, seed=seed),
-        widths=widths([one.widths for one in present], seed=seed),
-    )
-
-
-def _ratios(
-    present: Sequence[PromptMeasures], axes: Axes, *, seed: int
-) -> dict[str, AttentionRatio]:
-    layers, heads = axes
-    prompts = [one.ratio for one in present]
-    try:
-        return {
-            sink: attention_ratio(prompts, sink=sink, layers=layers, heads=heads, seed=seed)
-            for sink in SINKS
-        }
-    except NoParallelSetsError:
-        return {}
-
-
-def _metrics(
-    arm: str,
-    arms: Arms,
-    columns: Mapping[str, Column],
-    by_arm: Mapping[str, ArmResults],
-    *,
-    seed: int,
-) -> list[Metric]:
-    if arm == arms.greedy:
-        return null_metrics(arm, columns[arm], seed=seed)
-    unlabelled = _no_labelled_null(arms, by_arm)
-    no_null = "" if arms.greedy in by_arm else unlabelled
-    ratios = list(by_arm[arm].ratio.values())
-    return [
-        *(ratio_metrics(arm, ratios, no_null=unlabelled) or missing_ratio_metrics(arm, _NO_SETS)),
-        *arm_metrics(arm, columns[arm], columns.get(arms.greedy or ""), no_null=no_null, seed=seed),
-    ]
-
-
-def _no_labelled_null(arms: Arms, by_arm: Mapping[str, ArmResults]) -> str:
-    """Why the ratio has no null; empty where it has."""
-    null = by_arm.get(arms.greedy) if arms.greedy else None
-    if null is None:
-        return f"no null: {_NO_GREEDY}"
-    return "" if null.heads else f"no null: {_NO_ROWS}"
-
-
-def _split_metrics(
-    arms: Arms,
-    by_arm: Mapping[str, ArmResults],
-    effects: Mapping[Sink, SetEffect],
-    refused: Sequence[Unanswered],
-) -> list[Metric]:
-    """The split of a paired run; none of a run that was not paired."""
-    if arms.alone is None:
-        return []
-    if not effects:
-        return [refused_split_metric(one) for one in refused]
-    ratios = by_arm[arms.alone].ratio
-    over_null = ratios["without"].over_null if ratios else None
-    has_null = over_null is not None and over_null.n > 0
-    no_null = _no_labelled_null(arms, by_arm) if ratios else _NO_SETS
-    return split_metrics(effects, over_null if has_null else None, no_null=no_null)
-
-
-def _unanswered(arms: Arms, by_arm: Mapping[str, ArmResults]) -> list[Unanswered]:
-    refusals = [
-        Unanswered("attention_ratio", arm, _NO_SETS)
-        for arm, found in by_arm.items()
-        if arm != arms.greedy and not found.ratio
-    ]
-    refusals += [
-        Unanswered("head_table", arm, _NO_ROWS)
-        for arm, found in by_arm.items()
-        if found.heads is None
-    ]
-    null = by_arm.get(arms.greedy) if arms.greedy else None
-    if null is None:
-        refusals.append(Unanswered("null", arms.greedy or "greedy", _NO_GREEDY))
-    elif null.heads is None:
-        refusals.append(Unanswered("attention_ratio_null", str(arms.greedy), _NO_ROWS))
-    return refusals
+def _without_steps(twin: Twin) -> Any:
+    """A twin as JSON values; its curves stand under `divergence`."""
+    return {name: value for name, value in plain(twin).items() if name != "by_step"}
 
 
 _HEADINGS = ("metric", "arm", "estimate (95 %)", "prompts", "chance", "null", "verdict")

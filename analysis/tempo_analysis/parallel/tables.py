@@ -10,7 +10,7 @@ from tempo_analysis.parallel.divergence import MEASURES as READOUT_MEASURES
 from tempo_analysis.parallel.head_kinds import KINDS, RULE, UNTYPED, HeadTable
 from tempo_analysis.parallel.metrics import metric_row
 from tempo_analysis.parallel.ratio import Q_BELOW, AttentionRatio, Sink
-from tempo_analysis.parallel.results import ArmResults, Results
+from tempo_analysis.parallel.run_numbers import ArmResults, RunNumbers
 from tempo_analysis.parallel.twins import Twin
 from tempo_analysis.report.table import Column, Table
 from tempo_analysis.stats.intervals import Curve
@@ -56,7 +56,7 @@ def fact_rows(run: Run) -> dict[str, str]:
     return {key.replace("_", " "): str(value) for key, value in facts.items()}
 
 
-def arm_rows(run: Run, results: Results) -> list[tuple[str, str, str]]:
+def arm_rows(run: Run, results: RunNumbers) -> list[tuple[str, str, str]]:
     """Name, role and policy of every arm."""
     roles = {arm: "null" if arm == results.greedy else "parallel" for arm in results.arms}
     for twin, source in results.replays.items():
@@ -67,7 +67,7 @@ def arm_rows(run: Run, results: Results) -> list[tuple[str, str, str]]:
     return [(arm, role, _policy(run.policies.get(arm, {}))) for arm, role in roles.items()]
 
 
-def ratio_rows(results: Results) -> Iterator[Row]:
+def ratio_rows(results: RunNumbers) -> Iterator[Row]:
     """The ratio at each step that has data."""
     for arm, found in results.by_arm.items():
         for sink, ratio in found.ratio.items():
@@ -77,20 +77,20 @@ def ratio_rows(results: Results) -> Iterator[Row]:
                 yield {"arm": arm, "sink": sink, "step": step} | _at(ratio.by_step, step) | beside
 
 
-def kind_rows(results: Results) -> list[tuple[str, int, list[int]]]:
+def kind_rows(results: RunNumbers) -> list[tuple[str, int, list[int]]]:
     """How many heads of each kind every arm has."""
     tables = {arm: found.heads for arm, found in results.by_arm.items() if found.heads}
     return [(arm, heads.n, list(heads.kind_count().values())) for arm, heads in tables.items()]
 
 
-def head_rows(results: Results) -> Iterator[Row]:
+def head_rows(results: RunNumbers) -> Iterator[Row]:
     """For each arm the heads that differ most surely from their null, by q, then by distance."""
     for arm, found in results.by_arm.items():
         if "without" in found.ratio and found.heads:
             yield from _surest_heads(arm, found.ratio["without"], found.heads)
 
 
-def head_sentences(results: Results) -> list[str]:
+def head_sentences(results: RunNumbers) -> list[str]:
     """How many heads of each arm differ from their null."""
     ratios = {arm: found.ratio.get("without") for arm, found in results.by_arm.items()}
     counts = {arm: ratio.heads_off_null() for arm, ratio in ratios.items() if ratio}
@@ -101,12 +101,12 @@ def head_sentences(results: Results) -> list[str]:
     ]
 
 
-def set_rows(results: Results) -> list[Row]:
+def set_rows(results: RunNumbers) -> list[Row]:
     """Sets, dropped tokens, ends, and mass between siblings."""
     return [_set_row(arm, found) for arm, found in results.by_arm.items()]
 
 
-def readout_rows(results: Results) -> Iterator[Row]:
+def readout_rows(results: RunNumbers) -> Iterator[Row]:
     """Distances of the readouts at each step that has data."""
     for pair, found in results.divergence.items():
         for step in found.js.x[found.js.n > 0].tolist():
@@ -115,12 +115,12 @@ def readout_rows(results: Results) -> Iterator[Row]:
             yield {"pair": pair, "step": step} | _at(found.js, step) | estimates
 
 
-def twin_rows(results: Results) -> list[Row]:
+def twin_rows(results: RunNumbers) -> list[Row]:
     """What changed in every twin and what followed; a refused one has no number."""
     return [_twin_row(twin, results.twins.get(twin)) for twin in results.replays]
 
 
-def split_rows(results: Results) -> Iterator[Row]:
+def split_rows(results: RunNumbers) -> Iterator[Row]:
     """Each part of the split, of first sets and of all sets, as a factor of a token alone."""
     for sink, effect in results.set_effects.items():
         for term in SPLIT_TERMS[sink]:
@@ -128,7 +128,7 @@ def split_rows(results: Results) -> Iterator[Row]:
             yield {"name": SPLIT_WORDS[term].format(sink=sink), "first": first, "every": every}
 
 
-def split_sentences(results: Results) -> list[str]:
+def split_sentences(results: RunNumbers) -> list[str]:
     """The verdict, what the split rests on, and in how many heads a drift is sure."""
     verdicts = [each for each in results.metrics if each.name == "parallel_verdict"]
     sentences = [f"**{each.arm}**: **{each.verdict}**." for each in verdicts]
@@ -146,7 +146,7 @@ def split_sentences(results: Results) -> list[str]:
     ]
 
 
-def lattices(run: Run, results: Results) -> dict[str, list[str]]:
+def lattices(run: Run, results: RunNumbers) -> dict[str, list[str]]:
     """The sets of the first prompts in one line for each arm, newlines shown."""
     lines: dict[str, list[str]] = {}
     for prompt in run.prompts[:MOST_LATTICES]:
@@ -266,7 +266,7 @@ _BOUNDS_NOTE = (
 _EXACT_NOTE = "KL and JS are in nats and exact: whole readouts were stored."
 
 
-def tables_of(run: Run, results: Results) -> tuple[Table, ...]:
+def tables_of(run: Run, results: RunNumbers) -> tuple[Table, ...]:
     """Every table of a run that has a row, in the order of the report."""
     tables = (
         _refusals(results),
@@ -306,7 +306,7 @@ def _rows(rows: Iterable[Mapping[str, Any]], columns: Iterable[Column]) -> tuple
     return tuple({key: row[key] for key in keys} for row in rows)
 
 
-def _refusals(results: Results) -> Table:
+def _refusals(results: RunNumbers) -> Table:
     columns = (_text("question"), _text("arm"), _text("reason"))
     rows = ({"question": r.question, "arm": r.arm, "reason": r.reason} for r in results.refusals)
     return Table("refusals", "Not answered", "", columns, tuple(rows))
@@ -317,13 +317,13 @@ def _facts(run: Run) -> Table:
     return Table("facts", "What was run", "", (_text("fact"), _text("value")), tuple(rows))
 
 
-def _arms(run: Run, results: Results) -> Table:
+def _arms(run: Run, results: RunNumbers) -> Table:
     columns = (_text("arm"), _text("role"), _text("policy"))
     rows = ({"arm": a, "role": role, "policy": p} for a, role, p in arm_rows(run, results))
     return Table("arms", "Arms", "", columns, tuple(rows))
 
 
-def _metrics(results: Results) -> Table:
+def _metrics(results: RunNumbers) -> Table:
     columns = (
         _text("name", "metric"),
         _text("arm"),
@@ -340,7 +340,7 @@ def _metrics(results: Results) -> Table:
     return Table("metrics", "Every number", "", columns, tuple(rows))
 
 
-def _ratio(results: Results) -> Table:
+def _ratio(results: RunNumbers) -> Table:
     columns = (
         _text("arm"),
         _text("sink", "slot 0"),
@@ -357,7 +357,7 @@ def _ratio(results: Results) -> Table:
     return Table("ratio_by_step", "The ratio, step by step", _RATIO_NOTE, columns, rows)
 
 
-def _kinds(results: Results) -> Table:
+def _kinds(results: RunNumbers) -> Table:
     columns = (_text("arm"), _count("n", "prompts"), *(_count(kind) for kind in KINDS))
     rows = (
         {"arm": arm, "n": n} | dict(zip(KINDS, counts, strict=True))
@@ -366,7 +366,7 @@ def _kinds(results: Results) -> Table:
     return Table("head_kinds", "Heads", RULE, columns, tuple(rows))
 
 
-def _heads(results: Results) -> Table:
+def _heads(results: RunNumbers) -> Table:
     columns = (
         _text("arm"),
         _text("head"),
@@ -383,7 +383,7 @@ def _heads(results: Results) -> Table:
     return Table("heads", "Heads that differ from their null", _HEADS_NOTE, columns, rows)
 
 
-def _sets(results: Results) -> Table:
+def _sets(results: RunNumbers) -> Table:
     columns = (
         _text("arm"),
         _count("n_sets", "sets"),
@@ -396,7 +396,7 @@ def _sets(results: Results) -> Table:
     return Table("sets", "Sets", "", columns, _rows(set_rows(results), columns))
 
 
-def _twins(results: Results) -> Table:
+def _twins(results: RunNumbers) -> Table:
     columns = (
         _text("twin"),
         _text("changed", "what changed"),
@@ -411,7 +411,7 @@ def _twins(results: Results) -> Table:
     return Table("twins", title, _TWINS_NOTE, columns, _rows(twin_rows(results), columns))
 
 
-def _split(results: Results) -> Table:
+def _split(results: RunNumbers) -> Table:
     columns = (
         _text("name", "in the set over alone"),
         _interval("first", "first sets"),
@@ -425,7 +425,7 @@ def _split(results: Results) -> Table:
     return Table("split", SPLIT_TITLE, _SPLIT_NOTE, columns, tuple(rows))
 
 
-def _readouts(results: Results) -> Table:
+def _readouts(results: RunNumbers) -> Table:
     columns = (
         _text("pair"),
         _count("step"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tempo_analysis.parallel.metrics import Metric
-from tempo_analysis.parallel.results import Results
+from tempo_analysis.parallel.run_numbers import RunNumbers
 from tempo_analysis.report.numbers import number
 
 NAMES = {
@@ -36,7 +36,7 @@ class Sentence:
     verdict: str
 
 
-def sentences(results: Results) -> Iterator[Sentence]:
+def sentences(results: RunNumbers) -> Iterator[Sentence]:
     """The numbers worth a sentence, in the order of the results."""
     for metric in results.metrics:
         if metric.name in NAMES:

@@ -1,6 +1,6 @@
 """How every figure looks, and how it is saved; nothing touches pyplot or any global setting."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,16 @@ def save_figure(figure: Figure, folder: Path, name: str) -> str:
             figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata)
             temporary.replace(path)
     return f"{name}.png"
+
+
+def save_drawings(drawings: Sequence[Drawing], folder: Path) -> list[Path]:
+    """Write each as PNG and SVG into a folder, and remove figures of other names from it."""
+    for one in drawings:
+        save_figure(one.figure, folder, one.name)
+    names = {one.name for one in drawings}
+    for old in (path for path in folder.iterdir() if path.stem not in names):
+        old.unlink()
+    return [folder / f"{one.name}.{kind}" for one in drawings for kind in ("png", "svg")]
 
 
 def colour(number: int) -> str:

@@ -1,9 +1,8 @@
-"""Write the plain page: what was asked, what was found, figures, predictions and tables."""
+"""The plain page: what was asked, what was found, figures, predictions and tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from markupsafe import Markup
 
@@ -12,7 +11,7 @@ from tempo.trace.glyphs import token_glyphs
 from tempo_analysis.report.csv import csv_text
 from tempo_analysis.report.inline_svg import inline_svg
 from tempo_analysis.report.numbers import DASH
-from tempo_analysis.report.page import HERE, json_inside, page_text, save_page
+from tempo_analysis.report.page import HERE, json_inside, page_text
 from tempo_analysis.report.predictions import PredictionTable, prediction_sheet, shift_sheet
 from tempo_analysis.report.table import Table
 
@@ -47,39 +46,6 @@ class Figure:
     svg: str
 
 
-def write_study_page(
-    folder: Path,
-    *,
-    title: str,
-    sentences: Sequence[str],
-    facts: Mapping[str, str],
-    figures: Sequence[Figure] = (),
-    tables: Sequence[Table] = (),
-    predictions: Sequence[PredictionTable] = (),
-) -> Path:
-    """Write `report.html` into a folder, whole or not at all; gives its path.
-
-    Args:
-        sentences: What was found, one statement each.
-        facts: How it was made, for the foot of the page.
-        tables: Each is shown and can be saved. Where there are predictions, the two sheets of
-            them stand as sections of their own and not among the tables.
-
-    Raises:
-        InputError: Two figures, two tables or two prompts have one name, or a figure is no SVG.
-        OutputError: The disk refused.
-    """
-    text = study_page_text(
-        title=title,
-        sentences=sentences,
-        facts=facts,
-        figures=figures,
-        tables=tables,
-        predictions=predictions,
-    )
-    return save_page(text, Path(folder))
-
-
 def study_page_text(
     *,
     title: str,
@@ -89,7 +55,17 @@ def study_page_text(
     tables: Sequence[Table] = (),
     predictions: Sequence[PredictionTable] = (),
 ) -> str:
-    """The page as text."""
+    """The page as text.
+
+    Args:
+        sentences: What was found, one statement each.
+        facts: How it was made, for the foot of the page.
+        tables: Each is shown and can be saved. Where there are predictions, their two tables
+            stand as sections of their own and not among the tables.
+
+    Raises:
+        InputError: Two figures, two tables or two prompts have one name, or a figure is no SVG.
+    """
     _check_unique("figures", [figure.name for figure in figures])
     _check_unique("tables", [table.name for table in tables])
     sheets = [prediction_sheet(predictions), shift_sheet(predictions)] if predictions else []

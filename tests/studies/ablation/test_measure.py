@@ -12,6 +12,7 @@ from tempo.models.projections import output_projections
 from tempo.policy.edits import KnockOut, ReplaceHeadOutput, ValueZero
 from tempo.prompts.suites import load_suite
 from tempo.vocabulary import Head
+from tempo_analysis.studies.ablation.findings import Ablation
 from tempo_analysis.studies.ablation.measure import encode_prompts, run_passes
 from tempo_analysis.studies.ablation.passes import Comparison
 from tempo_analysis.studies.ablation.plan import (
@@ -25,7 +26,6 @@ from tempo_analysis.studies.ablation.plan import (
     parse_conditions,
     pass_spec,
 )
-from tempo_analysis.studies.ablation.report import Ablation
 from tests.decoding import model_of, plain_forward, random_prompt
 
 HEADS = (Head(1, 0), Head(1, 2))
@@ -154,7 +154,7 @@ def test_values_taken_out_before_t_count_in_the_published_means():
         ("value:before", ValueZero(layers=[1], slots=list(range(at)))),
         ("head", ReplaceHeadOutput(heads=["L1H0"], queries=[at])),
     ):
-        (effect, _) = ablated("llama", prompts=[ids], conditions=[name]).findings.effects
+        (effect, _) = ablated("llama", prompts=[ids], conditions=[name]).numbers.effects
         base, changed = (
             tempo.forward(model, ids, edits=e).log_probability().astype(np.float64)
             for e in ([], [edit])
@@ -230,7 +230,7 @@ def test_every_condition_stands_beside_its_control_on_every_kind_of_model(family
         conditions=[*DEFAULT, "head:resample", "edge:1", "edge:1:heads:after"],
         redundancy=True,
         sweep=2,
-    ).findings
+    ).numbers
     by_name = {each.comparison: each for each in found.effects}
     assert by_name[Comparison("base", "head")].less_control is not None
     assert by_name[Comparison("base", "value:before:model")].less_control is None
@@ -241,7 +241,7 @@ def test_every_condition_stands_beside_its_control_on_every_kind_of_model(family
 
 def test_an_ablated_head_leaves_the_layers_before_it_as_they_were():
     found = ablated("llama", conditions=["head"])
-    (effect, _) = found.findings.effects
+    (effect, _) = found.numbers.effects
     np.testing.assert_allclose(effect.nip.curve.estimate[0], 1, atol=1e-5)
     assert abs(effect.nip.curve.estimate[1] - 1) > 1e-3
 
@@ -264,7 +264,7 @@ def test_the_same_seed_gives_the_same_document_and_another_another():
         ablated(conditions=["head", "value:1"], at="random", seed=seed) for seed in (1, 1, 2)
     )
     assert first.json() == again.json() != other.json()
-    places = first.findings.facts.prompts["at"]
+    places = first.numbers.facts.prompts["at"]
     assert all(1 <= at < len(ids) for at, ids in zip(places, prompts("llama"), strict=True))
 
 
@@ -290,7 +290,7 @@ def test_means_are_over_the_suite_and_said_so():
 
 def test_a_short_prompt_is_left_out_and_counted():
     given = [*prompts("llama"), [5]]
-    found = ablated(prompts=given, conditions=["value:1"]).findings
+    found = ablated(prompts=given, conditions=["value:1"]).numbers
     assert found.n_prompts == len(given) - 1
     assert found.facts.prompts["left_out"] == ["p0009"]
     assert any("left out" in line for line in found.sentences())

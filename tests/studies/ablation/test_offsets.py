@@ -10,6 +10,7 @@ from scipy import stats
 from tempo.errors import InputError
 from tempo.vocabulary import Head
 from tempo_analysis.report.csv import csv_text
+from tempo_analysis.report.document import json_text
 from tempo_analysis.stats.bands import sparse_spread
 from tempo_analysis.studies.ablation.figures import MOST_PANELS, ablation_drawings, panel_heads
 from tempo_analysis.studies.ablation.offsets import (
@@ -28,9 +29,9 @@ from tempo_analysis.studies.ablation.redundancy import (
 )
 from tempo_analysis.studies.ablation.result import (
     AblationFacts,
-    AblationFindings,
+    AblationNumbers,
     PromptNumbers,
-    ablation_findings,
+    ablation_numbers,
     prompt_numbers,
 )
 from tempo_analysis.studies.ablation.tables import ablation_tables
@@ -251,8 +252,8 @@ def facts(**changes: object) -> AblationFacts:
     return AblationFacts(**(settings | changes))
 
 
-def whole(n: int = 9) -> AblationFindings:
-    return ablation_findings(
+def whole(n: int = 9) -> AblationNumbers:
+    return ablation_numbers(
         facts(),
         prompts=some_prompts(n),
         redundancy_prompts={"A": some_redundancy(n)},
@@ -261,7 +262,7 @@ def whole(n: int = 9) -> AblationFindings:
 
 
 def test_the_document_is_plain_json_with_none_where_there_is_no_data():
-    found = json.loads(whole(3).json())
+    found = json.loads(json_text(whole(3).document()))
     assert found["heads"] == ["L0H1"]
     assert found["model"] == "planted"
     assert found["effects"][0]["comparison"] == {"reference": "base", "changed": "A"}
@@ -274,7 +275,7 @@ def test_the_document_is_plain_json_with_none_where_there_is_no_data():
 
 
 def test_the_same_prompts_give_the_same_document():
-    assert whole().json() == whole().json()
+    assert json_text(whole().document()) == json_text(whole().document())
 
 
 def test_sentences_tell_effect_control_redundancy_and_sweep():
@@ -285,13 +286,13 @@ def test_sentences_tell_effect_control_redundancy_and_sweep():
 
 
 def test_a_condition_without_a_control_says_so():
-    found = ablation_findings(facts(controls={}), prompts=some_prompts(3))
+    found = ablation_numbers(facts(controls={}), prompts=some_prompts(3))
     assert "no control was run" in found.sentences()[0]
 
 
 def test_a_condition_without_a_description_is_refused():
     with pytest.raises(InputError, match="control"):
-        ablation_findings(facts(conditions={"base": "", "A": ""}), prompts=some_prompts(2))
+        ablation_numbers(facts(conditions={"base": "", "A": ""}), prompts=some_prompts(2))
 
 
 def test_every_table_is_there_once_and_can_be_written():
@@ -319,7 +320,7 @@ def test_every_table_is_there_once_and_can_be_written():
 
 
 def test_tables_of_tests_that_were_not_run_are_left_out():
-    found = ablation_findings(facts(), prompts=some_prompts(3))
+    found = ablation_numbers(facts(), prompts=some_prompts(3))
     assert {"redundancy", "redundancy_index", "sweep"}.isdisjoint(
         table.name for table in ablation_tables(found)
     )

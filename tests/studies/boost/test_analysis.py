@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 
 from tempo.errors import InputError, OutputError
-from tempo_analysis.report.study import check_folder
 from tempo_analysis.stats.distributions import Readout, kl_nats, mixed
 from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.boost.dose_matching import crossing, odds_law_log_ratio, restoring
 from tempo_analysis.studies.boost.dose_response import Dose, Repair, at_doses, less, slope_of
 from tempo_analysis.studies.boost.figures import free_figure, response_figure, restoring_figure
-from tempo_analysis.studies.boost.report import BOOST_FILE, write_boost
-from tempo_analysis.studies.boost.result import BoostFindings
+from tempo_analysis.studies.boost.findings import BoostFindings
 from tempo_analysis.studies.boost.tables import boost_tables, response_table
 from tempo_analysis.studies.boost.verdict import side
 
@@ -306,13 +304,13 @@ def test_measured_and_law_are_over_the_same_prompts():
 
 def test_everything_is_written_and_read_back(tmp_path: Path):
     folder = tmp_path / "boost"
-    paths = write_boost(findings(), folder)
+    paths = findings().save(folder)
     assert {path.name for path in paths} >= {"report.html", "boost.json", "response.svg"}
     assert all(path.stat().st_size for path in paths)
     assert (folder / "boost.json").read_text() == findings_text(folder)
     with pytest.raises(OutputError, match=r"expected no boost\.json in"):
-        check_folder(folder, BOOST_FILE)
-    check_folder(folder, BOOST_FILE, force=True)
+        BoostFindings.check_folder(folder)
+    BoostFindings.check_folder(folder, force=True)
 
 
 def findings_text(folder: Path) -> str:
@@ -323,6 +321,6 @@ def findings_text(folder: Path) -> str:
 def test_a_folder_with_other_files_is_refused(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(OutputError, match="expected an empty folder"):
-        check_folder(tmp_path, BOOST_FILE, force=True)
+        BoostFindings.check_folder(tmp_path, force=True)
     with pytest.raises(OutputError, match="got a file"):
-        check_folder(tmp_path / "mine.txt", BOOST_FILE)
+        BoostFindings.check_folder(tmp_path / "mine.txt")

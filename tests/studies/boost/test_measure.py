@@ -23,6 +23,7 @@ from tempo.testing.tiny import tiny_model
 from tempo.vocabulary import Head
 from tempo_analysis.stats.distributions import Readout, kl_nats
 from tempo_analysis.studies.boost.dose_response import FORCED, FREE
+from tempo_analysis.studies.boost.findings import BoostFindings
 from tempo_analysis.studies.boost.measure import BoostStudy, _own_biases, boost, repairs_of
 from tempo_analysis.studies.boost.plan import (
     BANDS,
@@ -47,7 +48,6 @@ from tempo_analysis.studies.boost.replays import (
     read_references,
     replay_references,
 )
-from tempo_analysis.studies.boost.result import BoostFindings
 from tests.decoding import model_of, random_prompt, run_plans
 from tests.decoding import whole as captured
 

@@ -19,8 +19,7 @@ from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.concepts import measure as contrasting
 from tempo_analysis.studies.concepts.effect import ConceptEffect
 from tempo_analysis.studies.concepts.figures import concentration_figure, head_maps
-from tempo_analysis.studies.concepts.report import write_concept
-from tempo_analysis.studies.concepts.result import ConceptFindings
+from tempo_analysis.studies.concepts.findings import ConceptFindings
 from tempo_analysis.studies.concepts.separation import concept_heads
 from tempo_analysis.studies.concepts.tables import best_table, concentration_table, concept_tables
 from tempo_analysis.studies.concepts.verdict import (
@@ -224,7 +223,7 @@ def test_an_earlier_document_is_replaced_only_with_force(
     assert "or --force to replace it" in refusal(with_tiny(*command))
     assert (tmp_path / "quality.json").read_text() == "before"
     with pytest.raises(OutputError, match="--force to replace it"):
-        write_concept(found, tmp_path)
+        found.save(tmp_path)
     assert with_tiny(*command, "--force").exit_code == 0
     assert quality(tmp_path)["concept"] == "mine"
 
@@ -308,7 +307,7 @@ def test_skipped_layers_are_named_and_stay_empty(mine: Path, tmp_path: Path):
     assert {head.layer for _, head in found.best_first()} == {1, 3}
     image = head_maps(found).axes[0].images[0].get_array()
     assert np.ma.getmaskarray(np.ma.masked_invalid(image)).all(1).tolist() == [True, False] * 2
-    assert write_concept(found, tmp_path / "out")
+    assert found.save(tmp_path / "out")
     assert (tmp_path / "out" / "tables" / "skipped.csv").read_text().count("GatedDelta") == 2
 
 

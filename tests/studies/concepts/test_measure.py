@@ -21,13 +21,13 @@ from tempo_analysis.studies.concepts.effect import (
     concept_effect,
     matched_random,
 )
+from tempo_analysis.studies.concepts.findings import quality_document
 from tempo_analysis.studies.concepts.measure import (
     concept_inputs,
     pooled_means,
     readable_layers,
     streams_without,
 )
-from tempo_analysis.studies.concepts.result import quality_document
 from tempo_analysis.studies.concepts.separation import (
     ConceptHeads,
     concentration,

@@ -33,10 +33,9 @@ from tempo.testing.tiny import FAMILIES, tiny_model
 from tempo.trace.trace import Trace
 from tempo_analysis.studies.follow import measure as hiding
 from tempo_analysis.studies.follow.figures import caption, member_figure
+from tempo_analysis.studies.follow.findings import Followed
 from tempo_analysis.studies.follow.logit_lens import divergence, lens_of
 from tempo_analysis.studies.follow.measure import ASKED, follow
-from tempo_analysis.studies.follow.report import write_member
-from tempo_analysis.studies.follow.result import Followed
 from tempo_analysis.studies.follow.tables import (
     heads_table,
     layers_table,
@@ -633,7 +632,7 @@ def test_the_figure_has_four_panels_with_units_and_the_token():
 @pytest.mark.usefixtures("blank_figures")
 def test_everything_is_written_and_never_over_something_else(tmp_path: Path):
     found, folder = followed("llama"), tmp_path / "member"
-    paths = write_member(found, folder)
+    paths = found.save(folder)
     assert all(path.is_file() for path in paths)
     assert (folder / "follow.json").read_text() == found.json()
     page = (folder / "report.html").read_text()
@@ -641,15 +640,15 @@ def test_everything_is_written_and_never_over_something_else(tmp_path: Path):
     assert "<svg" in page
     assert all(table.title in page for table in member_tables(found))
     with pytest.raises(OutputError, match="--force"):
-        write_member(found, folder)
-    write_member(found, folder, force=True)
+        found.save(folder)
+    found.save(folder, force=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="got other files"):
-        write_member(found, tmp_path / "other", force=True)
+        found.save(tmp_path / "other", force=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="got a file"):
-        write_member(found, tmp_path / "file")
+        found.save(tmp_path / "file")
 
 
 # --- the command

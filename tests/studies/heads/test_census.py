@@ -17,11 +17,12 @@ from tempo.models.load import load_model
 from tempo.prompts.sequences import Corpus, corpus_file
 from tempo.prompts.tokens import TokenFacts, token_facts
 from tempo.testing.tiny import tiny_model
+from tempo_analysis.report.document import json_text
 from tempo_analysis.studies.heads.comparison import compare_censuses
 from tempo_analysis.studies.heads.measure import silencing_effects
 from tempo_analysis.studies.heads.passes import halves_pass
 from tempo_analysis.studies.heads.plan import MORE_ROLES, PASSES, ROLES, CensusPlan
-from tempo_analysis.studies.heads.result import json_text, read_census, write_census
+from tempo_analysis.studies.heads.result import read_census
 from tests.decoding import real_model
 from tests.studies.heads.test_circuits_induction import INDUCTION, PREVIOUS, induction_model
 
@@ -65,7 +66,7 @@ def test_the_document_lists_every_head_of_a_role_best_first(census):
 
 def test_a_census_comes_back_from_its_file(census, tmp_path: Path):
     document = census.document()
-    assert read_census(write_census(document, tmp_path)) == json.loads(json_text(document))
+    assert read_census(census.save_document(tmp_path)) == json.loads(json_text(document))
     assert read_census(tmp_path) == read_census(tmp_path / "heads.json")
     (tmp_path / "heads.json").write_text('{"kind": "tempo-heads", "format": 99}')
     with pytest.raises(FormatVersionError, match="format 1"):

@@ -17,30 +17,29 @@ from matplotlib.patches import Rectangle
 from tempo.cli.heads import document_of
 from tempo.errors import CorruptTraceError, OutputError
 from tempo_analysis.report.csv import write_tables
+from tempo_analysis.report.document import number_of
+from tempo_analysis.report.figure_style import save_drawings
 from tempo_analysis.report.table import Table
 from tempo_analysis.studies.heads.figures import (
     RING,
     activations_figure,
     bos_figure,
+    census_drawings,
     entropy_by_depth_figure,
     offsets_figure,
     roles_figure,
-    write_census_figures,
 )
-from tempo_analysis.studies.heads.report import write_census_report
+from tempo_analysis.studies.heads.findings import Census, SavedCensus
 from tempo_analysis.studies.heads.result import (
-    Census,
     Document,
     census_markup,
     further_of,
     label_of,
     losses_of,
-    number_of,
     read_census,
     roles_of,
     shape_of,
     spectrum_of,
-    write_census,
 )
 from tempo_analysis.studies.heads.tables import census_facts, census_tables
 from tests.planted_census import (
@@ -256,7 +255,10 @@ def test_many_channels_are_drawn_as_three_and_the_others(document: Document):
 
 
 def test_figures_are_written_as_png_and_svg(document: Document, tmp_path: Path):
-    files = write_census_figures(document, tmp_path)
+    (tmp_path / "figures").mkdir()
+    drawings = census_drawings(document)
+    save_drawings(drawings, tmp_path / "figures")
+    files = {one.title: f"{one.name}.png" for one in drawings}
     assert len(files) == 5
     for name in files.values():
         png = tmp_path / "figures" / name
@@ -264,16 +266,16 @@ def test_figures_are_written_as_png_and_svg(document: Document, tmp_path: Path):
         assert ElementTree.parse(png.with_suffix(".svg")).getroot().tag.endswith("svg")
 
 
-def test_only_what_was_asked_is_drawn(document: Document, tmp_path: Path):
-    assert list(write_census_figures(without_detail(document), tmp_path)) == ["Roles"]
+def test_only_what_was_asked_is_drawn(document: Document):
+    assert [one.title for one in census_drawings(without_detail(document))] == ["Roles"]
     nothing = changed(without_detail(document), roles={}, more_roles={})
-    assert write_census_figures(nothing, tmp_path) == {}
+    assert census_drawings(nothing) == ()
 
 
 def test_figures_that_cannot_be_written_say_so(document: Document, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        write_census_figures(document, tmp_path / "file")
+        SavedCensus(document).save(tmp_path / "file")
 
 
 # --- tables
@@ -381,8 +383,8 @@ def test_hostile_names_are_text_in_the_markup(document: Document):
 
 
 def test_a_report_holds_tables_figures_and_the_page(census: Census, tmp_path: Path):
-    write_census(census.document(), tmp_path)
-    page = write_census_report(read_census(tmp_path), tmp_path)
+    census.save_document(tmp_path)
+    page = SavedCensus(read_census(tmp_path)).write_report(tmp_path)[0]
     assert page == tmp_path / "report.html"
     assert len(list((tmp_path / "figures").glob("*.png"))) == 5
     assert (tmp_path / "tables" / "roles.csv").exists()
@@ -391,7 +393,7 @@ def test_a_report_holds_tables_figures_and_the_page(census: Census, tmp_path: Pa
 def test_the_report_of_a_run_is_left_alone(document: Document, tmp_path: Path):
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "report.html").write_text("of the run")
-    assert write_census_report(document, tmp_path) == tmp_path / "heads" / "report.html"
+    assert SavedCensus(document).save(tmp_path)[0] == tmp_path / "heads" / "report.html"
     assert (tmp_path / "report.html").read_text() == "of the run"
     assert not (tmp_path / "tables").exists()
 
@@ -399,8 +401,8 @@ def test_the_report_of_a_run_is_left_alone(document: Document, tmp_path: Path):
 def test_the_same_census_gives_the_same_files(document: Document, tmp_path: Path):
     again = json.loads(json.dumps(document))
     first, second = tmp_path / "a", tmp_path / "b"
-    write_census_report(document, first)
-    write_census_report(again, second)
+    SavedCensus(document).save(first)
+    SavedCensus(again).save(second)
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert len(names) > 10
     for name in names:
@@ -417,6 +419,6 @@ def test_two_models_are_held_against_each_other_in_a_table(census: Census, tmp_p
     assert row["first_depth"] == row["second_depth"] == census.depth["induction"].centroid.estimate
     assert row["difference"] == 0
     assert row["verdict"] == document["comparison"]["roles"]["induction"]["verdict"]
-    page = write_census_report(document, tmp_path)
+    page = SavedCensus(document).save(tmp_path)[0]
     assert "depth, other" in page.read_text()
     assert "heads of other" in (tmp_path / "against" / "report.html").read_text()

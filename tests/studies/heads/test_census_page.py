@@ -20,20 +20,16 @@ from tempo.errors import OutputError
 from tempo.testing.tiny import tiny_model
 from tempo.trace.run import Run
 from tempo_analysis.parallel.page import shown_axes
-from tempo_analysis.parallel.report import write_report
 from tempo_analysis.parallel.results import analyze
+from tempo_analysis.report.page import save_page
+from tempo_analysis.studies.heads.findings import SavedCensus
+from tempo_analysis.studies.heads.page import census_page_text
 from tempo_analysis.studies.heads.page_charts import run_role_maps
-from tempo_analysis.studies.heads.report import (
-    census_page_text,
-    write_census_page,
-    write_census_report,
-)
 from tempo_analysis.studies.heads.result import (
     Document,
     label_of,
     roles_of,
     spectrum_of,
-    write_census,
 )
 from tempo_analysis.studies.heads.tables import census_tables
 from tests.browser import TIMEOUT_MS, Visit, started_browser, visit_in
@@ -61,7 +57,7 @@ def document() -> Document:
 @pytest.fixture(scope="module")
 def folder(document: Document, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("census")
-    write_census_report(document, place)
+    SavedCensus(document).save(place)
     return place
 
 
@@ -194,7 +190,7 @@ def test_a_small_q_is_bounded_and_never_said_to_be_nothing(visit: Visit, tmp_pat
     document = planted_document()
     for entry in document["roles"]["induction"]:
         entry["q"] = 1e-80
-    load(visit, write_census_page(document, census_tables(document), tmp_path))
+    load(visit, save_page(census_page_text(document, census_tables(document)), tmp_path))
     assert head_table(visit, 1)["induction"][4] == "< 1.00e\u221230"
 
 
@@ -338,7 +334,7 @@ def test_the_foot_says_how_it_was_made_and_what_was_refused(opened: Visit):
 def test_a_census_of_roles_alone_shows_what_it_has(visit: Visit, tmp_path: Path):
     document = planted_document()
     document["detail"] = {"battery": document["detail"]["battery"]}
-    load(visit, write_census_page(document, census_tables(document), tmp_path))
+    load(visit, save_page(census_page_text(document, census_tables(document)), tmp_path))
     assert visit.complaints == []
     assert not visit.page.locator("#profile").is_visible()
     assert visit.page.locator("#depth_of_roles svg").is_visible()
@@ -348,7 +344,7 @@ def test_a_census_of_roles_alone_shows_what_it_has(visit: Visit, tmp_path: Path)
 def test_a_census_that_answered_nothing_says_so(visit: Visit, tmp_path: Path):
     document = planted_document()
     nothing = {"roles": {}, "more_roles": {}, "depth": {}, "detail": {}}
-    page = write_census_page(document | nothing, (), tmp_path)
+    page = save_page(census_page_text(document | nothing, ()), tmp_path)
     visit.complaints.clear()
     visit.page.goto(page.as_uri())
     assert visit.complaints == []
@@ -362,7 +358,7 @@ def test_hostile_names_are_text_and_nothing_else(visit: Visit, tmp_path: Path):
     document["refused"] = {HOSTILE: HOSTILE}
     document["detail"]["battery"]["corpus"] = HOSTILE
     visit.page.on("dialog", lambda dialog: visit.complaints.append(dialog.message))
-    page = write_census_page(document, census_tables(document), tmp_path)
+    page = save_page(census_page_text(document, census_tables(document)), tmp_path)
     assert page.read_text().count("</script>") == 2
     load(visit, page)
     assert visit.complaints == []
@@ -380,7 +376,7 @@ def test_the_page_is_the_same_for_the_same_census_and_names_no_other_place(docum
 def test_a_page_that_cannot_be_written_says_so(document: Document, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        write_census_page(document, (), tmp_path / "file")
+        save_page(census_page_text(document, ()), tmp_path / "file")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(400, "dark")])
@@ -413,7 +409,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_with_roles(run: Run, place: Path) -> None:
     """As the commands do: the page of a run with the roles of `heads.json` beside it."""
     results = analyze(run)
-    write_report(run, results, place, role_maps=run_role_maps(run, shown_axes(results)))
+    replace(results, role_maps=run_role_maps(run, shown_axes(results))).save(place, force=True)
 
 
 def census_of(run: Run) -> Document:
@@ -426,7 +422,7 @@ def test_the_page_of_a_run_offers_the_roles_of_its_heads_for_every_arm(
 ):
     run = open_run(run_folder)
     document = census_of(run)
-    write_census(document, run_folder)
+    SavedCensus(document).save_document(run_folder)
     write_with_roles(run, run_folder)
     visit.complaints.clear()
     visit.open(run_folder / "report.html")
@@ -450,7 +446,7 @@ def test_the_page_of_a_run_offers_the_roles_of_its_heads_for_every_arm(
 
 
 def test_a_census_of_another_model_is_refused_on_the_page_of_a_run(run_folder: Path):
-    write_census(planted_document(fingerprint="another"), run_folder)
+    SavedCensus(planted_document(fingerprint="another")).save_document(run_folder)
     run = open_run(run_folder)
     write_with_roles(run, run_folder)
     text = (run_folder / "report.html").read_text()
@@ -470,7 +466,7 @@ def test_a_damaged_census_is_refused_on_the_page_of_a_run(run_folder: Path):
 
 def test_heads_that_the_census_does_not_have_are_no_data(run_folder: Path):
     run = open_run(run_folder)
-    write_census(census_of(run), run_folder)
+    SavedCensus(census_of(run)).save_document(run_folder)
     roles = run_role_maps(run, {"layers": (1, 40), "heads": (2, 77)})
     assert roles.refusals == ()
     shown = roles.maps[0]["value"]

@@ -26,7 +26,7 @@ from tempo_analysis.studies.ablation.effects import Effect
 from tempo_analysis.studies.ablation.offsets import Difference, Distribution, OffsetFindings
 from tempo_analysis.studies.ablation.passes import Comparison
 from tempo_analysis.studies.ablation.redundancy import CURVES, LayerSweep, Sweep
-from tempo_analysis.studies.ablation.result import AblationFindings
+from tempo_analysis.studies.ablation.result import AblationNumbers
 from tempo_analysis.studies.ablation.tables import bin_names
 
 MOST_PANELS = 8
@@ -173,12 +173,12 @@ _ROW_INCHES = 0.24
 _SHIFT = 0.08
 
 
-def ablation_drawings(found: AblationFindings) -> tuple[Drawing, ...]:
+def ablation_drawings(found: AblationNumbers) -> tuple[Drawing, ...]:
     """Every figure that there are numbers for."""
     return tuple(_drawings(found))
 
 
-def _drawings(found: AblationFindings) -> Iterator[Drawing]:
+def _drawings(found: AblationNumbers) -> Iterator[Drawing]:
     n = f"{found.n_prompts} prompts"
     yield Drawing(
         "nip_by_layer",
@@ -208,7 +208,7 @@ def _drawings(found: AblationFindings) -> Iterator[Drawing]:
     yield from _offset_drawings(found, n)
 
 
-def _offset_drawings(found: AblationFindings, n: str) -> Iterator[Drawing]:
+def _offset_drawings(found: AblationNumbers, n: str) -> Iterator[Drawing]:
     shown = [effect for effect in found.effects if not effect.is_control]
     for number, effect in enumerate(shown):
         comparison = effect.comparison

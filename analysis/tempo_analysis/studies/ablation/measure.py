@@ -24,6 +24,7 @@ from tempo.trace.run import Prompt
 from tempo.vocabulary import Head, OnProgress, silent
 from tempo_analysis.report.predictions import PredictionTable, PromptTokens, prediction_table
 from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
+from tempo_analysis.studies.ablation.findings import Ablation
 from tempo_analysis.studies.ablation.passes import Pass
 from tempo_analysis.studies.ablation.plan import (
     CONTROL,
@@ -47,11 +48,10 @@ from tempo_analysis.studies.ablation.redundancy import (
     prompt_redundancy,
     prompt_sweep,
 )
-from tempo_analysis.studies.ablation.report import Ablation
 from tempo_analysis.studies.ablation.result import (
     AblationFacts,
     PromptNumbers,
-    ablation_findings,
+    ablation_numbers,
     prompt_numbers,
 )
 
@@ -354,13 +354,13 @@ def ablate(
         on_progress(f"prompt {number + 1} of {len(texts)}")
     facts = _facts(loaded, plan, texts, at=str(at), seed=seed)
     notes = _notes(plan, texts, left_out, donors)
-    findings = ablation_findings(
+    numbers = ablation_numbers(
         replace(facts, notes=notes, prompts={**facts.prompts, "left_out": left_out}),
         prompts=found.numbers,
         redundancy_prompts=found.redundancy,
         sweep_prompts=found.sweeps,
     )
-    return Ablation(findings, tuple(found.predictions))
+    return Ablation(numbers, tuple(found.predictions))
 
 
 def _facts(

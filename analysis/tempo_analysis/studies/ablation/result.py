@@ -1,8 +1,7 @@
 """What an ablation found, as one document."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +10,7 @@ from jaxtyping import Float32
 
 from tempo.errors import InputError
 from tempo.vocabulary import Head
-from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.document import Document, plain
 from tempo_analysis.studies.ablation.effects import Effect, PromptEffect, effects, prompt_effect
 from tempo_analysis.studies.ablation.offsets import (
     N_OFFSETS,
@@ -92,7 +91,6 @@ def prompt_numbers(
 KIND = "tempo-ablation"
 FORMAT = 1
 
-Document = dict[str, Any]
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -127,7 +125,7 @@ class AblationFacts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AblationFindings:
+class AblationNumbers:
     """One ablation experiment on one model.
 
     Attributes:
@@ -163,28 +161,24 @@ class AblationFindings:
         return {
             "kind": KIND,
             "format": FORMAT,
-            **_plain(facts | {"model": self.facts.model["name"]}),
+            **plain(facts | {"model": self.facts.model["name"]}),
             "n_prompts": self.n_prompts,
             "sentences": self.sentences(),
-            "effects": _plain(self.effects),
-            "redundancy": _plain(self.redundancy),
-            "sweeps": _plain(self.sweeps),
-            "offsets": _plain(self.offsets),
-            "model_facts": _plain(self.facts.model),
+            "effects": plain(self.effects),
+            "redundancy": plain(self.redundancy),
+            "sweeps": plain(self.sweeps),
+            "offsets": plain(self.offsets),
+            "model_facts": plain(self.facts.model),
         }
 
-    def json(self) -> str:
-        """The document as text, the same for the same model, prompts and options."""
-        return json.dumps(self.document(), allow_nan=False, indent=1) + "\n"
 
-
-def ablation_findings(
+def ablation_numbers(
     facts: AblationFacts,
     *,
     prompts: Sequence[PromptNumbers],
     redundancy_prompts: Mapping[str, Sequence[PromptRedundancy]] = _NONE,
     sweep_prompts: Mapping[str, Sequence[PromptSweep]] = _NONE,
-) -> AblationFindings:
+) -> AblationNumbers:
     """Put the numbers of all prompts together.
 
     Args:
@@ -203,7 +197,7 @@ def ablation_findings(
             f"expected a description of every condition, got none of {', '.join(unnamed)}; say "
             "what they do"
         )
-    return AblationFindings(
+    return AblationNumbers(
         facts=facts,
         n_prompts=len(prompts),
         effects=found,
@@ -222,16 +216,3 @@ def ablation_findings(
             for name, own in sweep_prompts.items()
         },
     )
-
-
-def _plain(value: Any) -> Any:
-    """As `plain`, with heads and comparisons by their names."""
-    if isinstance(value, Head):
-        return str(value)
-    if is_dataclass(value):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return plain(value)

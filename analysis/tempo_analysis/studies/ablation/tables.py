@@ -7,7 +7,7 @@ from tempo_analysis.stats.bands import point_of
 from tempo_analysis.studies.ablation.effects import NUMBERS, Effect
 from tempo_analysis.studies.ablation.offsets import OffsetFindings
 from tempo_analysis.studies.ablation.redundancy import CURVES, LayerSweep, Redundancy, Sweep
-from tempo_analysis.studies.ablation.result import AblationFindings
+from tempo_analysis.studies.ablation.result import AblationNumbers
 from tempo_analysis.studies.ablation.verdict import DILUTED, SCALE
 
 REST = "rest"
@@ -122,7 +122,7 @@ _LABELS: Mapping[str, str] = {
 _BY_LAYER = "limits hold at all layers at once"
 
 
-def ablation_tables(found: AblationFindings) -> tuple[Table, ...]:
+def ablation_tables(found: AblationNumbers) -> tuple[Table, ...]:
     """Every table that has rows."""
     tables = (
         _effects(found.effects),

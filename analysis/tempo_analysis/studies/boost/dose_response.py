@@ -127,6 +127,11 @@ def less(first: Dose, second: Dose, measure: str, *, seed: int = SEED) -> tuple[
     return at_doses(first.change(measure) - second.change(measure), seed=seed)
 
 
+def measured(dose: Dose, quantities: Sequence[Quantity]) -> list[Quantity]:
+    """The measures that a dose has."""
+    return [one for one in quantities if one.name in dose.values]
+
+
 def find(doses: Sequence[Dose], target: str) -> Dose | None:
     """One target by name; None if it was not requested or has no data."""
     return next((dose for dose in doses if dose.target == target), None)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from tempo_analysis.report.figure_style import (
     FAINT,
     INK,
+    Drawing,
     colour,
     house_style,
     new_figure,
@@ -16,11 +17,15 @@ from tempo_analysis.report.figure_style import (
 )
 from tempo_analysis.stats.bands import band
 from tempo_analysis.studies.boost.dose_matching import Restoring
-from tempo_analysis.studies.boost.dose_response import CONTROL, Dose
-from tempo_analysis.studies.boost.result import BoostFindings
+from tempo_analysis.studies.boost.dose_response import CONTROL, BoostNumbers, Dose
 
 _NARROW = 1e-3
-CAPTIONS = {
+_TITLES = {
+    "response": "Dose and response",
+    "restoring": "The dose that gives members their mass alone",
+    "free": "Decoded freely under the bias",
+}
+_CAPTIONS = {
     "response": "Change from the run without a bias on identical tokens, by dose and target. "
     "Lines: means over prompts; bands: 95 % limits that hold at all doses at once. Dotted: no "
     "change. The control has the same bias on as many slots in no set.",
@@ -52,20 +57,34 @@ _RESPONSE = ("kl", "top_1_changed", "log_entropy", "set_nll", "mixture_kl", "sha
 _FREE = ("path_nll", "distinct_2", "branches", "repetition")
 
 
-def response_figure(found: BoostFindings) -> Figure:
+def boost_drawings(found: BoostNumbers) -> tuple[Drawing, ...]:
+    """Every figure that has something to show."""
+    made = {
+        "response": response_figure(found) if found.doses else None,
+        "restoring": restoring_figure(found),
+        "free": free_figure(found),
+    }
+    return tuple(
+        Drawing(name, _TITLES[name], _CAPTIONS[name], figure)
+        for name, figure in made.items()
+        if figure is not None
+    )
+
+
+def response_figure(found: BoostNumbers) -> Figure:
     """A row for each measure, a column for each family of targets, dose by dose."""
     columns = [[d for d in found.doses if _family(d.target) == n] for n in range(len(_FAMILIES))]
     return _panels([one for one in columns if one], _RESPONSE, seed=found.seed)
 
 
-def free_figure(found: BoostFindings) -> Figure | None:
+def free_figure(found: BoostNumbers) -> Figure | None:
     """The same of texts decoded freely; None where there are none."""
     if not found.free:
         return None
     return _panels([[dose] for dose in found.free], _FREE, seed=found.seed)
 
 
-def restoring_figure(found: BoostFindings) -> Figure | None:
+def restoring_figure(found: BoostNumbers) -> Figure | None:
     """For each target the curve, and where it crosses 0; None where there is no target."""
     if not found.restoring:
         return None
@@ -140,7 +159,7 @@ def _draw_change(axes: Axes, dose: Dose, measure: str, number: int, seed: int) -
     axes.plot(betas, found.estimate, style, color=ink, marker="o", ms=2, label=label, linewidth=1)
 
 
-def _draw_restoring(axes: Axes, found: BoostFindings, one: Restoring, number: int) -> None:
+def _draw_restoring(axes: Axes, found: BoostNumbers, one: Restoring, number: int) -> None:
     dose = found.dose(one.target)
     betas = np.asarray(dose.betas)
     curve = band(np.arange(len(betas)), dose.values["log_ratio"], seed=found.seed)

@@ -20,6 +20,7 @@ from tempo.vocabulary import Head, OnProgress, silent
 from tempo_analysis.stats.averages import mean_over_prompts
 from tempo_analysis.studies.boost.dose_matching import Restoring, crossing, restoring
 from tempo_analysis.studies.boost.dose_response import Dose, Repair, find
+from tempo_analysis.studies.boost.findings import BoostFindings
 from tempo_analysis.studies.boost.plan import (
     ALL,
     BANDS,
@@ -53,7 +54,6 @@ from tempo_analysis.studies.boost.replays import (
     read_references,
     replay_references,
 )
-from tempo_analysis.studies.boost.result import BoostFindings
 
 NOTHING = 1e-30
 """Nats. In float32 it changes no score, but the explicit attention path of edits is used; what

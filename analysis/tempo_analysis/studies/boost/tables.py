@@ -7,13 +7,14 @@ from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.boost.dose_response import (
     FORCED,
     FREE,
+    BoostNumbers,
     Dose,
     Quantity,
     at_doses,
     less,
+    measured,
     slope_of,
 )
-from tempo_analysis.studies.boost.result import BoostFindings, measured
 from tempo_analysis.studies.boost.verdict import side
 
 _FORCED_NOTE = (
@@ -40,7 +41,7 @@ _PAIRS_NOTE = "Change under the first target less that under the second, paired 
 _REPAIRS_NOTE = "What happens at the doses that give members their mass alone; less without a bias."
 
 
-def boost_tables(found: BoostFindings) -> tuple[Table, ...]:
+def boost_tables(found: BoostNumbers) -> tuple[Table, ...]:
     """Every table that has a row."""
     tables = (
         restoring_table(found),
@@ -55,7 +56,7 @@ def boost_tables(found: BoostFindings) -> tuple[Table, ...]:
     return tuple(table for table in tables if table.rows)
 
 
-def response_table(found: BoostFindings, measures: Sequence[str] = ("kl", "set_nll")) -> Table:
+def response_table(found: BoostNumbers, measures: Sequence[str] = ("kl", "set_nll")) -> Table:
     """A few changes of every target, for a short look."""
     quantities = [one for one in FORCED if one.name in measures]
     note = "Change from the run without a bias."
@@ -67,7 +68,7 @@ def response_table(found: BoostFindings, measures: Sequence[str] = ("kl", "set_n
     return Table(whole.name, whole.title, note, tuple(kept), rows)
 
 
-def restoring_table(found: BoostFindings) -> Table:
+def restoring_table(found: BoostNumbers) -> Table:
     """The dose that restores the mass alone."""
     columns = (
         Column("target", "target", "text"),
@@ -98,7 +99,7 @@ def restoring_table(found: BoostFindings) -> Table:
     return Table("restoring", title, _RESTORING_NOTE, columns, rows)
 
 
-def repairs_table(found: BoostFindings) -> Table:
+def repairs_table(found: BoostNumbers) -> Table:
     """What happens at that dose."""
     columns = (
         Column("repair", "repair", "text"),
@@ -156,7 +157,7 @@ def _doses(
     return Table(name, title, note, columns, tuple(rows))
 
 
-def _slopes(found: BoostFindings) -> Table:
+def _slopes(found: BoostNumbers) -> Table:
     columns = (
         Column("target", "target", "text"),
         Column("measure", "measure", "text"),
@@ -174,7 +175,7 @@ def _slopes(found: BoostFindings) -> Table:
     return Table("slopes", "Slopes of the response", _SLOPES_NOTE, columns, tuple(rows))
 
 
-def _pairs(found: BoostFindings) -> Table:
+def _pairs(found: BoostNumbers) -> Table:
     columns = (
         Column("first", "target", "text"),
         Column("second", "less", "text"),
@@ -210,7 +211,7 @@ def _pair_row(
     }
 
 
-def _targets(found: BoostFindings) -> Table:
+def _targets(found: BoostNumbers) -> Table:
     columns = (
         Column("target", "target", "text"),
         Column("heads", "heads", "count"),
@@ -231,7 +232,7 @@ def _targets(found: BoostFindings) -> Table:
     return Table("targets", "Where the bias acts", "", columns, rows)
 
 
-def _refused(found: BoostFindings) -> Table:
+def _refused(found: BoostNumbers) -> Table:
     columns = (Column("what", "prompt or target", "text"), Column("reason", "reason", "text"))
     pairs = [*found.refused.items(), *found.skipped.items()]
     rows = tuple({"what": name, "reason": why} for name, why in pairs)

@@ -13,12 +13,13 @@ from tempo_analysis.report.figure_style import (
     FAINT,
     INK,
     NO_DATA,
+    Drawing,
     house_style,
     new_figure,
     plain_text,
 )
 from tempo_analysis.stats.association import EVEN_AREA
-from tempo_analysis.studies.concepts.result import ConceptFindings
+from tempo_analysis.studies.concepts.result import ConceptNumbers
 from tempo_analysis.studies.concepts.separation import LEVEL
 
 _NULL = "null: pairs swap sides"
@@ -27,7 +28,29 @@ _DECADES = 2.0
 """Lengths below this many decades under the longest share a colour."""
 
 
-def head_maps(found: ConceptFindings) -> Figure:
+def concept_drawings(found: ConceptNumbers) -> tuple[Drawing, ...]:
+    """Maps of the heads, and how concentrated each layer is."""
+    n = f"{found.heads.n} pairs"
+    return (
+        Drawing(
+            "heads",
+            "Every head",
+            f"Length of the difference between the sides after W_O, and AUROC on held-out pairs; "
+            f"{n}. Ringed: assigned. Grey: layers without heads to read.",
+            head_maps(found),
+        ),
+        Drawing(
+            "concentration",
+            "A few heads or all?",
+            f"By layer, the share of the longest heads in the summed length, and the effective "
+            f"heads; {n}. Dashed: the null, in which pairs swap sides; dotted: heads of equal "
+            f"length. Full markers: p < {LEVEL:g}.",
+            concentration_figure(found),
+        ),
+    )
+
+
+def head_maps(found: ConceptNumbers) -> Figure:
     """Layer x head maps of the length after W_O and of the AUROC on held-out pairs."""
     n_layers = int(found.model["n_layers"])
     with house_style():
@@ -43,7 +66,7 @@ def head_maps(found: ConceptFindings) -> Figure:
     return figure
 
 
-def concentration_figure(found: ConceptFindings) -> Figure:
+def concentration_figure(found: ConceptNumbers) -> Figure:
     """By layer, the share of the longest heads and the effective heads beside chance and null."""
     by_layer = found.heads.concentration
     n_heads = found.heads.auroc.shape[1]
@@ -92,7 +115,7 @@ def _draw_tested(
             )
 
 
-def _draw_lengths(figure: Figure, axes: Axes, found: ConceptFindings) -> None:
+def _draw_lengths(figure: Figure, axes: Axes, found: ConceptNumbers) -> None:
     lengths = found.heads.written_norm
     longest = float(lengths.max(initial=0.0)) or 1.0
     norm = LogNorm(longest / 10**_DECADES, longest, clip=True)
@@ -105,7 +128,7 @@ def _draw_lengths(figure: Figure, axes: Axes, found: ConceptFindings) -> None:
     axes.set_title("length of the difference after W_O")
 
 
-def _draw_areas(figure: Figure, axes: Axes, found: ConceptFindings) -> None:
+def _draw_areas(figure: Figure, axes: Axes, found: ConceptNumbers) -> None:
     areas = found.heads.auroc
     widest = max(float(np.abs(areas - EVEN_AREA).max(initial=0.0)), 0.1)
     norm = Normalize(EVEN_AREA - widest, EVEN_AREA + widest)
@@ -118,7 +141,7 @@ def _draw_areas(figure: Figure, axes: Axes, found: ConceptFindings) -> None:
 
 def _draw_map(
     axes: Axes,
-    found: ConceptFindings,
+    found: ConceptNumbers,
     values: Float64[np.ndarray, "row head"],
     colours: str,
     norm: Normalize,

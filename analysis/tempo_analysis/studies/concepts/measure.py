@@ -28,7 +28,8 @@ from tempo_analysis.studies.concepts.effect import (
     concept_effect,
     matched_random,
 )
-from tempo_analysis.studies.concepts.result import ConceptCheck, ConceptFindings
+from tempo_analysis.studies.concepts.findings import ConceptFindings
+from tempo_analysis.studies.concepts.result import ConceptCheck
 from tempo_analysis.studies.concepts.separation import PERMUTATIONS, TOP, concept_heads
 from tempo_analysis.studies.concepts.verdict import Endings
 

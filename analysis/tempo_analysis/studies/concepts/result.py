@@ -1,128 +1,18 @@
-"""What one concept looks like in the heads of one model, as one document."""
+"""The numbers of one concept in the heads of one model."""
 
-import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tempo.vocabulary import Head
-from tempo_analysis.parallel.results import plain
-from tempo_analysis.report.findings import Findings
-from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.concepts.effect import ConceptEffect
-from tempo_analysis.studies.concepts.separation import TOP, Concentration, ConceptHeads
-from tempo_analysis.studies.concepts.verdict import (
-    Endings,
-    carried,
-    counted_sentence,
-    ending_sentence,
-    reach_sentence,
-    skipped_sentences,
-)
+from tempo_analysis.studies.concepts.separation import ConceptHeads
+from tempo_analysis.studies.concepts.verdict import Endings
 
-FORMAT = 1
-
-DEFINITIONS = {
-    "raw_norm": "length of mean(positive) - mean(negative) at the input of the output projection",
-    "selectivity": "raw_norm over the RMS distance of the negatives from their mean",
-    "written_norm": "length of the same difference behind the head's output weights",
-    "unbiased": "squared written length from halves of the pairs; about 0 without a difference",
-    "auroc": "positive above negative along a direction fitted to other pairs; chance 0.5",
-    "paired": "share of pairs left out whose own two sides are in order; chance 0.5",
-    "head_concentration": "share of the longest heads in the total written length of a layer; "
-    "chance is top / heads, null when pairs swap sides at random",
-    "effective_heads": "(sum of written lengths)^2 / sum of their squares, for each layer",
-    "assigned": "q < 0.05 over all heads when pairs swap sides, written_norm beyond the 99th "
-    "percentile of the null over all heads, and auroc above 0.5",
-}
-
-
-def quality_document(
-    found: ConceptHeads,
-    layers: Sequence[int],
-    *,
-    skipped: Sequence[Mapping[str, object]] = (),
-    effect: ConceptEffect | None = None,
-    facts: Mapping[str, object] | None = None,
-) -> dict[str, object]:
-    """Everything as plain JSON; a number that has no value is null.
-
-    Args:
-        layers: Number of each captured layer.
-        skipped: A mapping with layer, kind and reason for each of the others.
-        facts: What else the caller knows: model, concept, pooling.
-    """
-    return {
-        "format": FORMAT,
-        **(facts or {}),
-        "n_pairs": found.n,
-        "folds": found.folds,
-        "definitions": DEFINITIONS,
-        "null_p99_written_norm": number(found.null_p99),
-        "assigned": [
-            f"L{layers[place]}H{head}" for place, head in np.argwhere(found.assigned).tolist()
-        ],
-        "layers": [_layer(found, place, layer) for place, layer in enumerate(layers)],
-        "skipped": [dict(each) for each in skipped],
-        "causal": None if effect is None else _effect(effect),
-    }
-
-
-def _layer(found: ConceptHeads, place: int, layer: int) -> dict[str, object]:
-    order = np.argsort(-found.written_norm[place], kind="stable")[:TOP]
-    return {
-        "layer": layer,
-        "head_concentration": _concentration(found.concentration, place),
-        "raw_head_concentration": _concentration(found.raw_concentration, place),
-        "top": [_head(found, place, int(head)) for head in order],
-    }
-
-
-def _head(found: ConceptHeads, place: int, head: int) -> dict[str, object]:
-    names = ("raw_norm", "selectivity", "written_norm", "unbiased", "separation", "auroc")
-    values = {name: number(getattr(found, name)[place, head]) for name in (*names, "paired", "q")}
-    return {"head": head, **values, "assigned": bool(found.assigned[place, head])}
-
-
-def _concentration(found: Concentration, place: int) -> dict[str, object]:
-    return {
-        "top": found.top,
-        "share": number(found.share[place]),
-        "chance": number(found.chance),
-        "null": number(found.null[place]),
-        "p": number(found.p[place]),
-        "effective_heads": number(found.effective_heads[place]),
-        "null_effective_heads": number(found.null_effective[place]),
-        "effective_heads_p": number(found.effective_p[place]),
-    }
-
-
-def _effect(effect: ConceptEffect) -> dict[str, object]:
-    names = ("base", "lost_top", "lost_random", "difference")
-    found: dict[str, object] = {name: _interval(getattr(effect, name)) for name in names}
-    return found | {"draws": effect.n_draws}
-
-
-def _interval(interval: Interval) -> dict[str, object]:
-    return {
-        name: number(value) if isinstance(value, float) else value
-        for name, value in asdict(interval).items()
-    }
-
-
-def number(value: float | np.floating) -> float | None:
-    """As JSON has it: NaN and infinities are null."""
-    return float(value) if math.isfinite(value) else None
-
-
-KIND = "tempo-concept"
 BEST = 10
 """Heads that a summary names."""
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +30,8 @@ class ConceptCheck:
     mean: ConceptEffect
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class ConceptFindings(Findings):
+@dataclass(frozen=True, slots=True)
+class ConceptNumbers:
     """One concept, every head of one model.
 
     Attributes:
@@ -181,80 +71,3 @@ class ConceptFindings(Findings):
     def kv_head(self, head: int) -> int:
         """The KV head that a query head reads."""
         return head // int(self.model["queries_per_kv_head"])
-
-    def sentences(self) -> list[str]:
-        """What a reader must know beside the numbers."""
-        found = self.heads
-        assigned = (
-            f"{int(found.assigned.sum())} of {found.assigned.size} heads tell the sides apart: "
-            f"q < 0.05, length above {found.null_p99:.3g} (99 % of swaps stay below), "
-            "and AUROC above 0.5"
-        )
-        reach = reach_sentence(found.assigned.size, self.permutations, found.n)
-        endings = ending_sentence(self.endings, found.n, self.pooling)
-        counted = counted_sentence(found.concentration.top, found.auroc.shape[1])
-        notes = [assigned, *reach, counted, endings, *skipped_sentences(self.skipped)]
-        return notes + self.check_sentences()
-
-    def check_sentences(self) -> list[str]:
-        """The causal check in words, or why there is none."""
-        if self.check is None:
-            return [f"no causal check: {self.no_check}"]
-        named = ", ".join(map(str, self.check.heads))
-        return [
-            f"causal check on {self.check.zero.base.n} pairs that chose nothing: {named}",
-            *(
-                f"{replacement}: {carried(effect).value}; {carried(effect).verdict}"
-                for replacement, effect in self._effects().items()
-            ),
-        ]
-
-    def document(self) -> Document:
-        """The content of `quality.json`: plain JSON values, `None` where there is no data."""
-        facts = {
-            "kind": KIND,
-            "model": self.model["name"],
-            "concept": self.concept,
-            "pooling": self.pooling,
-            "permutations": self.permutations,
-            "seed": self.seed,
-            "endings": plain(self.endings),
-            "sentences": self.sentences(),
-            "best": [self._head(row, head) for row, head in self.best_first()[:BEST]],
-        }
-        effect = None if self.check is None else self.check.zero
-        quality = quality_document(
-            self.heads, self.layers, skipped=self.skipped, effect=effect, facts=facts
-        )
-        return {**quality, "causal": self._causal(), "model_facts": plain(dict(self.model))}
-
-    def json(self) -> str:
-        """The document as text, the same for the same model, pairs and options."""
-        return json.dumps(self.document(), allow_nan=False, indent=1) + "\n"
-
-    def _effects(self) -> dict[str, ConceptEffect]:
-        if self.check is None:
-            return {}
-        return {"held at zero": self.check.zero, "held at their mean": self.check.mean}
-
-    def _head(self, row: int, head: Head) -> Document:
-        names = ("written_norm", "selectivity", "auroc", "paired", "q")
-        values = {name: number(getattr(self.heads, name)[row, head.head]) for name in names}
-        return {
-            "head": str(head),
-            "kv_head": self.kv_head(head.head),
-            **values,
-            "assigned": bool(self.heads.assigned[row, head.head]),
-        }
-
-    def _causal(self) -> Document:
-        if self.check is None:
-            return {"refused": self.no_check}
-        effects = {"zero": self.check.zero, "mean": self.check.mean}
-        return {
-            "heads": [str(head) for head in self.check.heads],
-            **{
-                name: {**plain(effect), "verdict": carried(effect).verdict}
-                for name, effect in effects.items()
-            },
-        }

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from tempo.vocabulary import Head
 from tempo_analysis.report.table import Cell, Column, Table
 from tempo_analysis.studies.concepts.effect import ConceptEffect
-from tempo_analysis.studies.concepts.result import BEST, ConceptFindings
+from tempo_analysis.studies.concepts.result import BEST, ConceptNumbers
 from tempo_analysis.studies.concepts.verdict import carried
 
 _HEADS_NOTE = (
@@ -27,13 +27,13 @@ _CAUSAL_NOTE = (
 _VALUES = ("raw_norm", "selectivity", "written_norm", "unbiased", "separation", "auroc", "paired")
 
 
-def concept_tables(found: ConceptFindings) -> tuple[Table, ...]:
+def concept_tables(found: ConceptNumbers) -> tuple[Table, ...]:
     """Every table that has a row."""
     tables = (_every_head(found), concentration_table(found), _causal(found), _skipped(found))
     return tuple(table for table in tables if table.rows)
 
 
-def best_table(found: ConceptFindings, *, rows: int = BEST) -> Table:
+def best_table(found: ConceptNumbers, *, rows: int = BEST) -> Table:
     """The best heads, for a short look."""
     columns = (
         Column("head", "head", "text"),
@@ -50,7 +50,7 @@ def best_table(found: ConceptFindings, *, rows: int = BEST) -> Table:
     return Table("best_heads", "Best heads", _HEADS_NOTE, columns, cells)
 
 
-def concentration_table(found: ConceptFindings) -> Table:
+def concentration_table(found: ConceptNumbers) -> Table:
     """For each layer, whether its differences are in a few heads."""
     columns = (
         Column("layer", "layer", "count"),
@@ -86,7 +86,7 @@ def concentration_table(found: ConceptFindings) -> Table:
     return Table("concentration", "A few heads or all?", _LAYERS_NOTE, columns, rows)
 
 
-def _every_head(found: ConceptFindings) -> Table:
+def _every_head(found: ConceptNumbers) -> Table:
     columns = (
         Column("head", "head", "text"),
         Column("layer", "layer", "count"),
@@ -98,7 +98,7 @@ def _every_head(found: ConceptFindings) -> Table:
     return Table("heads", "Every head, best first", _HEADS_NOTE, columns, rows)
 
 
-def _head_row(found: ConceptFindings, row: int, head: Head) -> Mapping[str, Cell]:
+def _head_row(found: ConceptNumbers, row: int, head: Head) -> Mapping[str, Cell]:
     place = (row, head.head)
     return {
         "head": str(head),
@@ -109,7 +109,7 @@ def _head_row(found: ConceptFindings, row: int, head: Head) -> Mapping[str, Cell
     }
 
 
-def _causal(found: ConceptFindings) -> Table:
+def _causal(found: ConceptNumbers) -> Table:
     columns = (
         Column("held_at", "heads held at", "text"),
         Column("heads", "heads", "text"),
@@ -142,7 +142,7 @@ def _effect_row(held_at: str, heads: str, effect: ConceptEffect) -> Mapping[str,
     }
 
 
-def _skipped(found: ConceptFindings) -> Table:
+def _skipped(found: ConceptNumbers) -> Table:
     columns = (
         Column("layer", "layer", "count"),
         Column("kind", "kind", "text"),

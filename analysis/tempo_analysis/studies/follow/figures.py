@@ -19,7 +19,7 @@ from tempo_analysis.report.figure_style import (
     new_figure,
     plain_text,
 )
-from tempo_analysis.studies.follow.result import Followed
+from tempo_analysis.studies.follow.result import MemberNumbers
 from tempo_analysis.studies.follow.trajectory import KnockedOut, shown
 
 _LOOKS: Mapping[str, dict[str, Any]] = {
@@ -36,7 +36,7 @@ _SMALLEST_KL = 0.1
 """Below this many nats the scale of the lens is linear."""
 
 
-def member_figure(found: Followed) -> Figure:
+def member_figure(found: MemberNumbers) -> Figure:
     """Attention, norm, logit lens and knock-out over layers, in four panels."""
     with house_style():
         figure = new_figure(5.4)
@@ -52,7 +52,7 @@ def member_figure(found: Followed) -> Figure:
     return figure
 
 
-def caption(found: Followed) -> str:
+def caption(found: MemberNumbers) -> str:
     """What is drawn."""
     queries = found.n_queries[0]
     control = found.control
@@ -70,7 +70,7 @@ def caption(found: Followed) -> str:
     )
 
 
-def _draw_attention(axes: Axes, found: Followed) -> None:
+def _draw_attention(axes: Axes, found: MemberNumbers) -> None:
     for each in found.siblings:
         axes.plot(each.attention_by_layer, **_LOOKS["siblings"], label="siblings")
     if found.control is not None:
@@ -84,7 +84,7 @@ def _draw_attention(axes: Axes, found: Followed) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _draw_norm(axes: Axes, found: Followed) -> None:
+def _draw_norm(axes: Axes, found: MemberNumbers) -> None:
     for each in found.siblings:
         axes.plot(each.norm, **_LOOKS["siblings"])
     axes.plot(found.member.norm, **_LOOKS["member"])
@@ -93,7 +93,7 @@ def _draw_norm(axes: Axes, found: Followed) -> None:
     axes.set(title="norm of its state", ylabel="L2 norm", xlabel="depth", yscale="log")
 
 
-def _draw_lens(axes: Axes, found: Followed) -> None:
+def _draw_lens(axes: Axes, found: MemberNumbers) -> None:
     lens = found.member.lens
     axes.plot(lens.own_kl_nats, **_LOOKS["member"])
     axes.plot(lens.readout_kl_nats, **_LOOKS["readout"], label="the set's readout || its lens")
@@ -113,7 +113,7 @@ def _draw_lens(axes: Axes, found: Followed) -> None:
     )
 
 
-def _draw_knocked(axes: Axes, found: Followed) -> None:
+def _draw_knocked(axes: Axes, found: MemberNumbers) -> None:
     for each in found.siblings:
         _draw_effect(axes, each.knocked, "siblings")
     if found.control is not None:
@@ -152,7 +152,7 @@ def _positive(values: Float64[np.ndarray, " layer"]) -> Float64[np.ndarray, " la
     return np.where(values > 0, values, np.nan)
 
 
-def _title(found: Followed) -> str:
+def _title(found: MemberNumbers) -> str:
     """Which member, of which set, and how many looked."""
     member, queries = found.member, found.n_queries[0]
     everyone = sorted((member, *found.siblings), key=lambda each: each.rank)
@@ -169,7 +169,7 @@ def _title(found: Followed) -> str:
     return plain_text(f"{first}\n{second}")
 
 
-def _control(found: Followed) -> str:
+def _control(found: MemberNumbers) -> str:
     assert found.control is not None
     return plain_text(f"prompt slot {found.control.slot}, {drawable_glyphs(found.control.text)}")
 

@@ -32,8 +32,8 @@ from tempo.run.replay import (
 from tempo.trace.compare import check_same_model
 from tempo.trace.trace import Trace
 from tempo.vocabulary import PROMPT_STEP, SINK_SLOT, OnProgress, silent
+from tempo_analysis.studies.follow.findings import Followed
 from tempo_analysis.studies.follow.logit_lens import divergence, lens_of
-from tempo_analysis.studies.follow.result import Followed
 from tempo_analysis.studies.follow.trajectory import (
     Control,
     Course,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tempo_analysis.report.table import Cell, Column, Table
-from tempo_analysis.studies.follow.result import Followed
+from tempo_analysis.studies.follow.result import MemberNumbers
 from tempo_analysis.studies.follow.trajectory import Control, Course, KnockedOut, correlation, shown
 
 NONE = float("nan")
@@ -40,7 +40,7 @@ _HEADS_NOTE = (
 _OTHERS_NOTE = "Every slot by layer: attention from the next step, and the effect of hiding it."
 
 
-def member_tables(found: Followed) -> tuple[Table, ...]:
+def member_tables(found: MemberNumbers) -> tuple[Table, ...]:
     """Every table, the short ones first."""
     return (
         slots_table(found),
@@ -52,7 +52,7 @@ def member_tables(found: Followed) -> tuple[Table, ...]:
     )
 
 
-def slots_table(found: Followed) -> Table:
+def slots_table(found: MemberNumbers) -> Table:
     """The member beside its siblings, itself alone and a prompt slot."""
     columns = (
         Column("role", "role", "text"),
@@ -71,7 +71,7 @@ def slots_table(found: Followed) -> Table:
     return Table("slots", "The member and what stands beside it", _SLOTS_NOTE, columns, rows)
 
 
-def layers_table(found: Followed) -> Table:
+def layers_table(found: MemberNumbers) -> Table:
     """The member by depth and layer."""
     numbers = {
         "attention": "attention",
@@ -115,7 +115,7 @@ def layers_table(found: Followed) -> Table:
     return Table("layers", "The member, layer by layer", _LAYERS_NOTE, columns, rows)
 
 
-def lens_table(found: Followed) -> Table:
+def lens_table(found: MemberNumbers) -> Table:
     """The lens of the member by depth."""
     lens = found.member.lens
     n_top = lens.token.shape[1]
@@ -141,7 +141,7 @@ def lens_table(found: Followed) -> Table:
     return Table("lens", "What its slot would predict at each depth", _LENS_NOTE, columns, (*rows,))
 
 
-def later_table(found: Followed) -> Table:
+def later_table(found: MemberNumbers) -> Table:
     """Attention by later step."""
     names = ("attention", "chance", "alone", "odds_law")
     columns = (
@@ -163,7 +163,7 @@ def later_table(found: Followed) -> Table:
     return Table("later_steps", "Attention of later steps", _LATER_NOTE, columns, rows)
 
 
-def others_table(found: Followed) -> Table:
+def others_table(found: MemberNumbers) -> Table:
     """Every slot by layer."""
     columns = (
         Column("role", "role", "text"),
@@ -189,7 +189,7 @@ def others_table(found: Followed) -> Table:
     return Table("slots_by_layer", "Every slot, layer by layer", _OTHERS_NOTE, columns, rows)
 
 
-def heads_table(found: Followed) -> Table:
+def heads_table(found: MemberNumbers) -> Table:
     """Every head."""
     names = ("attention", "alone", "odds_law", "value_norm", "written")
     columns = (
@@ -221,7 +221,7 @@ def heads_table(found: Followed) -> Table:
     return Table("heads", "Every head", _HEADS_NOTE, columns, rows)
 
 
-def _everyone(found: Followed) -> Sequence[tuple[str, Course | Control]]:
+def _everyone(found: MemberNumbers) -> Sequence[tuple[str, Course | Control]]:
     """Every slot that was followed, with its role."""
     beside = [("sibling", each) for each in found.siblings]
     alone = [] if found.alone is None else [("member alone", found.alone)]

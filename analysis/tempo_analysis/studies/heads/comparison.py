@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from tempo.errors import TempoError
-from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.document import plain
 from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.heads.assignment import RoleScores
 from tempo_analysis.studies.heads.depth import Depth, depth_difference
-from tempo_analysis.studies.heads.result import Census
+from tempo_analysis.studies.heads.findings import Census
 
 QUANTILES = (0.5, 0.9, 1.0)
 

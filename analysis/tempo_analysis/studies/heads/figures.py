@@ -1,7 +1,6 @@
 """Figures of a census of heads; nothing is computed here but where the ink goes."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from textwrap import fill
 
 import numpy as np
@@ -13,32 +12,30 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from tempo.trace.store import disk_errors
 from tempo.vocabulary import Head
 from tempo_analysis.parallel.entropy import CHANCE as EVEN_ENTROPY
+from tempo_analysis.report.document import array_of
 from tempo_analysis.report.figure_style import (
     COLOURS,
     FAINT,
     INK,
     NO_DATA,
+    Drawing,
     colour,
     house_style,
     new_figure,
     plain_text,
-    save_figure,
 )
 from tempo_analysis.report.numbers import number
 from tempo_analysis.studies.heads.result import (
     ByHead,
     HeadsDocument,
     RoleHeads,
-    array_of,
     label_of,
     roles_of,
     spectrum_of,
 )
 
-FIGURES = "figures"
 N_COLUMNS = 5
 MOST_LINES = 6
 MOST_CHANNELS = 3
@@ -48,34 +45,48 @@ _SHARES, _SIGNED = "Blues", "PRGn"
 _OFFSETS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
-def write_census_figures(document: HeadsDocument, folder: Path) -> dict[str, str]:
-    """Draw what there is as PNG and SVG in `figures/`; title to file name of the PNG.
-
-    Raises:
-        OutputError: The disk refused.
-    """
-    place = Path(folder) / FIGURES
-    with disk_errors(place):
-        place.mkdir(parents=True, exist_ok=True)
-        for old in place.glob("heads_*"):
-            old.unlink()
-        return {
-            title: save_figure(figure, place, name) for title, name, figure in _figures(document)
-        }
+def census_drawings(document: HeadsDocument) -> tuple[Drawing, ...]:
+    """Every figure there are data for."""
+    return tuple(_drawings(document))
 
 
-def _figures(document: HeadsDocument) -> Iterator[tuple[str, str, Figure]]:
-    detail = document["detail"]
+def _drawings(document: HeadsDocument) -> Iterator[Drawing]:
+    detail, spectrum = document["detail"], spectrum_of(document)
     if roles_of(document):
-        yield "Roles", "heads_roles", roles_figure(document)
+        yield Drawing(
+            "heads_roles",
+            "Roles",
+            "Score of every head for every role. Ringed: holds the role; hatched: no data.",
+            roles_figure(document),
+        )
     if "offsets" in detail:
-        yield "Offset profiles", "heads_offsets", offsets_figure(document)
-    if "value_share_of_sink" in spectrum_of(document):
-        yield "First token", "heads_bos", bos_figure(document)
-    if "normalised" in spectrum_of(document):
-        yield "Entropy by depth", "heads_entropy", entropy_by_depth_figure(document)
+        yield Drawing(
+            "heads_offsets",
+            "Offset profiles",
+            "Share of the row at each distance, mean over queries; dashed: even rows.",
+            offsets_figure(document),
+        )
+    if "value_share_of_sink" in spectrum:
+        yield Drawing(
+            "heads_bos",
+            "First token",
+            "Attention on slot 0, and the share of what a head writes that comes from it.",
+            bos_figure(document),
+        )
+    if "normalised" in spectrum:
+        yield Drawing(
+            "heads_entropy",
+            "Entropy by depth",
+            "Entropy of the rows over the logarithm of the visible slots; dotted: even attention.",
+            entropy_by_depth_figure(document),
+        )
     if "activations" in detail:
-        yield "Massive activations", "heads_activations", activations_figure(document)
+        yield Drawing(
+            "heads_activations",
+            "Massive activations",
+            "Largest over median absolute activation of the residual stream, mean over texts.",
+            activations_figure(document),
+        )
 
 
 def roles_figure(document: HeadsDocument) -> Figure:

@@ -24,6 +24,7 @@ from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
 from tempo_analysis.studies.heads.assignment import RoleScores
 from tempo_analysis.studies.heads.depth import depth_of
 from tempo_analysis.studies.heads.effects import loss_effects
+from tempo_analysis.studies.heads.findings import Census
 from tempo_analysis.studies.heads.passes import PASS_FUNCTIONS, Answers
 from tempo_analysis.studies.heads.plan import (
     MORE_ROLES,
@@ -32,7 +33,6 @@ from tempo_analysis.studies.heads.plan import (
     CensusPlan,
     chosen_roles,
 )
-from tempo_analysis.studies.heads.result import Census
 
 
 def heads(

@@ -11,8 +11,8 @@ from tempo.errors import TempoError
 from tempo.trace.run import Run
 from tempo_analysis.parallel.entropy import CHANCE as EVEN_ENTROPY
 from tempo_analysis.parallel.page_charts import Chart, HeadMap, RoleMaps, Series, coded_map
-from tempo_analysis.parallel.results import plain
 from tempo_analysis.parallel.tables import model_facts
+from tempo_analysis.report.document import array_of, number_of, plain
 from tempo_analysis.report.packing import base64
 from tempo_analysis.stats.intervals import Unanswered
 from tempo_analysis.studies.heads.result import (
@@ -20,10 +20,8 @@ from tempo_analysis.studies.heads.result import (
     ByHead,
     HeadsDocument,
     RoleHeads,
-    array_of,
     further_of,
     label_of,
-    number_of,
     read_census,
     roles_of,
     spectrum_of,

@@ -1,6 +1,5 @@
-"""A census of attention heads as one document: written, and read back as arrays."""
+"""The document of a census of attention heads, read back as arrays."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from tempo.errors import CorruptTraceError, InputError
-from tempo.trace.store import disk_errors, read_json
+from tempo.trace.store import read_json
 from tempo.vocabulary import Head, parse_head
-from tempo_analysis.parallel.results import plain
-from tempo_analysis.report.files import write_atomic
+from tempo_analysis.report.document import (
+    Document,
+    array_of,
+    interval_of,
+    number_of,
+)
 from tempo_analysis.report.notebook import (
     cells_markup,
     refused_markup,
@@ -23,8 +26,6 @@ from tempo_analysis.report.notebook import (
 )
 from tempo_analysis.report.numbers import DASH, number
 from tempo_analysis.stats.intervals import Interval
-from tempo_analysis.studies.heads.assignment import RoleScores
-from tempo_analysis.studies.heads.depth import Depth
 
 ByHead = Float64[np.ndarray, "layer head"]
 HeadsDocument = Mapping[str, Any]
@@ -97,17 +98,6 @@ def label_of(name: str) -> str:
     return words.replace("S inhibition", "S-inhibition")
 
 
-def number_of(value: float | int | None) -> float:
-    """A number of the document; NaN for none."""
-    return float("nan") if value is None else float(value)
-
-
-def interval_of(value: Mapping[str, Any]) -> Interval:
-    """An interval of the document."""
-    ends = (number_of(value[name]) for name in ("estimate", "low", "high"))
-    return Interval(*ends, n=int(value["n"]), method=str(value["method"]))
-
-
 def shape_of(document: HeadsDocument) -> tuple[int, int]:
     """Layers and heads of the model.
 
@@ -169,11 +159,6 @@ def further_of(document: HeadsDocument) -> dict[str, ByHead]:
         label_of("_".join(path).replace(" ", "_")): values
         for path, values in _found(rest, shape, ())
     }
-
-
-def array_of(values: Any) -> Float64[np.ndarray, "..."]:
-    """Nested lists of numbers as an array; NaN for none."""
-    return np.array(values, dtype=np.float64)
 
 
 def _role(
@@ -288,111 +273,6 @@ FORMAT = 1
 KIND = "tempo-heads"
 CENSUS_FILE = "heads.json"
 
-Document = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Census:
-    """What the heads of one model do.
-
-    Attributes:
-        model: What identifies the model, as in a trace.
-        roles: Scores of every head, in the order of the census.
-        more: Further versions of roles, listed apart.
-        depth: Where each role lives.
-        refused: Role, or what else was asked, to the reason why it has no answer.
-        detail: Everything else, by name, as plain values: what was read, spread of the rows,
-            offset profile, sinks, weights, effects of silencing heads.
-    """
-
-    model: Mapping[str, Any]
-    roles: Mapping[str, RoleScores]
-    more: Mapping[str, RoleScores]
-    depth: Mapping[str, Depth]
-    refused: Mapping[str, str]
-    detail: Mapping[str, Any]
-
-    @property
-    def every(self) -> dict[str, RoleScores]:
-        """The roles and their further versions."""
-        return {**self.roles, **self.more}
-
-    def holders(self, role: str) -> list[str]:
-        """Labels of the heads that hold a role, such as `L16H0`, best first.
-
-        Raises:
-            InputError: The role was not asked, or had no answer; the message says why.
-        """
-        if role in self.refused:
-            raise InputError(f"expected a role with an answer, got {role!r}: {self.refused[role]}")
-        if role not in self.every:
-            raise InputError(
-                f"expected a role of {', '.join(self.every)}, got {role!r}; ask for it in roles=..."
-            )
-        found = self.every[role]
-        return [str(Head(*place)) for place in found.best_first() if found.assigned[place]]
-
-    def document(self) -> Document:
-        """The content of `heads.json`: plain JSON values, `None` where there is no data."""
-        return {
-            "format": FORMAT,
-            "kind": KIND,
-            "model": self.model["name"],
-            "roles": {role: self._heads(found) for role, found in self.roles.items()},
-            "more_roles": {role: self._heads(found) for role, found in self.more.items()},
-            "rules": {role: _rule(found) for role, found in self.every.items()},
-            "refused": dict(self.refused),
-            "depth": {role: _depth(found) for role, found in self.depth.items()},
-            "model_facts": plain(dict(self.model)),
-            "detail": plain(dict(self.detail)),
-        }
-
-    def json(self) -> str:
-        """The document as text, the same for the same model and options."""
-        return json_text(self.document())
-
-    def _heads(self, found: RoleScores) -> list[Document]:
-        """Every head, best first."""
-        group = int(self.model["queries_per_kv_head"])
-        return [
-            {
-                "head": str(Head(layer, head)),
-                "kv_head": head // group,
-                "score": _number(found.score[layer, head]),
-                "chance": _number(found.chance[layer, head]),
-                "null_p99": _number(found.null_p99),
-                "assigned": bool(found.assigned[layer, head]),
-                "low": _number(found.low[layer, head]),
-                "high": _number(found.high[layer, head]),
-                "q": _number(found.q[layer, head]),
-                "percentile": _number(found.percentile[layer, head]),
-                "n": int(found.n[layer, head]),
-            }
-            for layer, head in found.best_first()
-        ]
-
-    def _repr_html_(self) -> str:
-
-        return census_markup(self.document())
-
-
-def write_census(document: Document, folder: Path) -> Path:
-    """Write `heads.json`, whole or not at all; gives its path.
-
-    Raises:
-        OutputError: The disk refused.
-    """
-    folder = Path(folder)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / CENSUS_FILE, json_text(document))
-    return folder / CENSUS_FILE
-
-
-def json_text(document: Document) -> str:
-    """A document as it lies on disk."""
-    return json.dumps(document, allow_nan=False, indent=1) + "\n"
-
 
 def read_census(path: Path) -> Document:
     """The document of a census, from its file or the folder that holds it.
@@ -403,26 +283,3 @@ def read_census(path: Path) -> Document:
     place = Path(path)
     file = place / CENSUS_FILE if place.is_dir() else place
     return read_json(file, kind=KIND, format_number=FORMAT)
-
-
-def _rule(found: RoleScores) -> Document:
-    """What a head needed to hold the role."""
-    return {
-        "unit": found.unit,
-        "threshold": found.threshold,
-        "null_p99": _number(found.null_p99),
-        "n_assigned": int(found.assigned.sum()),
-    }
-
-
-def _depth(found: Depth) -> Document:
-    return {
-        "centroid": plain(found.centroid),
-        "median_of_best": plain(found.median),
-        "best": [str(Head(layer, head)) for layer, head in found.heads],
-        "n_assigned": found.n_assigned,
-    }
-
-
-def _number(value: float | np.floating[Any]) -> float | None:
-    return plain(float(value))

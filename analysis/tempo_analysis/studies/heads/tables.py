@@ -4,15 +4,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tempo.vocabulary import Head
+from tempo_analysis.report.document import interval_of, number_of
 from tempo_analysis.report.table import Cell, Column, Kind, Table
 from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.heads.result import (
     HeadsDocument,
     RoleHeads,
-    interval_of,
     label_of,
     losses_of,
-    number_of,
     roles_of,
     spectrum_of,
 )

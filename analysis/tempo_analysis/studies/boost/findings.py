@@ -1,34 +1,42 @@
-"""What boosting parallel members did to one model, as one document."""
+"""What boosting parallel members did to one model: document, tables, figures and facts."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from tempo_analysis.parallel.results import plain
+from tempo_analysis.report.document import Document, plain
+from tempo_analysis.report.figure_style import Drawing
 from tempo_analysis.report.findings import Findings
+from tempo_analysis.report.table import Table
 from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.boost.dose_matching import Restoring
 from tempo_analysis.studies.boost.dose_response import (
     FORCED,
     BoostNumbers,
     Dose,
-    Quantity,
     Repair,
     at_doses,
     less,
+    measured,
     slope_of,
 )
+from tempo_analysis.studies.boost.figures import boost_drawings
+from tempo_analysis.studies.boost.tables import boost_tables
 from tempo_analysis.studies.boost.verdict import sentences
 
 KIND = "tempo-boost"
 FORMAT = 1
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BoostFindings(Findings, BoostNumbers):
     """The numbers, with what they say."""
+
+    file = "boost.json"
+
+    @property
+    def title(self) -> str:
+        """Heading of the page."""
+        return f"Boosting parallel tokens: {self.model['name']}"
 
     def sentences(self) -> list[str]:
         """What was found, in words that follow from the intervals."""
@@ -62,9 +70,25 @@ class BoostFindings(Findings, BoostNumbers):
             }
         )
 
-    def json(self) -> str:
-        """The document as text, the same for the same model, prompts and options."""
-        return json.dumps(self.document(), allow_nan=False, indent=1) + "\n"
+    def tables(self) -> tuple[Table, ...]:
+        """Every table that has a row."""
+        return boost_tables(self)
+
+    def figures(self) -> tuple[Drawing, ...]:
+        """Every figure that has something to show."""
+        return boost_drawings(self)
+
+    def facts(self) -> Mapping[str, str]:
+        """How it was made."""
+        model = self.model
+        return {
+            "model": f"{model['name']}, {model['dtype']}, {str(model['fingerprint'])[:12]}",
+            "prompts": f"{len(self.prompts)}, and {len(self.refused)} without an answer",
+            "sets": f"{self.n_sets} of two or more members that a step follows",
+            **{name.replace("_", " "): f"{value}" for name, value in self.settings.items()},
+            "seed": str(self.seed),
+            "tokens": self.tokens_hash[:12],
+        }
 
     def _target(self, dose: Dose) -> Document:
         heads = self.heads.get(dose.target)
@@ -108,11 +132,6 @@ class BoostFindings(Findings, BoostNumbers):
         }
 
 
-def measured(dose: Dose, quantities: Sequence[Quantity]) -> list[Quantity]:
-    """The measures that a dose has."""
-    return [one for one in quantities if one.name in dose.values]
-
-
 def _restoring(one: Restoring) -> Document:
     return {
         "measured": _row(one.measured),
@@ -125,11 +144,9 @@ def _restoring(one: Restoring) -> Document:
     }
 
 
+_KEPT = ("estimate", "low", "high", "n", "method")
+"""What the document says of an interval."""
+
+
 def _row(found: Interval) -> Document:
-    return {
-        "estimate": found.estimate,
-        "low": found.low,
-        "high": found.high,
-        "n": found.n,
-        "method": found.method,
-    }
+    return {name: getattr(found, name) for name in _KEPT}

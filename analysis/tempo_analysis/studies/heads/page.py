@@ -1,4 +1,4 @@
-"""Write what a census found: tables, figures and the page, beside `heads.json` or in a run."""
+"""The page of a census of heads: maps, depths, curves and tables in one offline file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tempo.trace.run_folder import RUN_FILE
-from tempo_analysis.parallel.results import plain
-from tempo_analysis.report.csv import csv_text, write_tables
-from tempo_analysis.report.page import HERE, json_inside, page_text, save_page
+from tempo_analysis.report.csv import csv_text
+from tempo_analysis.report.document import plain
+from tempo_analysis.report.page import HERE, json_inside, page_text
 from tempo_analysis.report.table import Table
-from tempo_analysis.studies.heads.figures import write_census_figures
 from tempo_analysis.studies.heads.page_charts import (
     census_charts,
     census_maps,
@@ -25,7 +23,7 @@ from tempo_analysis.studies.heads.result import (
     roles_of,
     shape_of,
 )
-from tempo_analysis.studies.heads.tables import census_facts, census_tables
+from tempo_analysis.studies.heads.tables import census_facts
 
 _OWN = Path(__file__).parent
 CENSUS_SCRIPTS = (
@@ -34,16 +32,6 @@ CENSUS_SCRIPTS = (
     *(_OWN / "census_depth.js", _OWN / "census_head.js", _OWN / "census.js"),
 )
 OPEN_TABLES = ("roles", "comparison")
-
-
-def write_census_page(document: HeadsDocument, tables: Sequence[Table], folder: Path) -> Path:
-    """Write `report.html` into a folder, whole or not at all; gives its path.
-
-    Raises:
-        CorruptTraceError: The document lacks what a census has.
-        OutputError: The disk refused.
-    """
-    return save_page(census_page_text(document, tables), Path(folder))
 
 
 def census_page_text(document: HeadsDocument, tables: Sequence[Table]) -> str:
@@ -85,28 +73,3 @@ def _page_document(document: HeadsDocument, tables: Sequence[Table]) -> dict[str
         "silencedBy": {name: effects.get(name) for name in ("replacement", "texts", "tokens")},
         "tables": {table.name: csv_text(table) for table in tables},
     }
-
-
-HEADS_FOLDER = "heads"
-AGAINST_FOLDER = "against"
-
-
-def write_census_report(document: HeadsDocument, folder: Path) -> Path:
-    """Write tables, figures and `report.html`; gives the path of the page.
-
-    A folder that holds a run has a report of its own, so everything goes into `heads/` in it. What
-    a second model was asked goes into `against/`.
-
-    Raises:
-        CorruptTraceError: The document lacks what a census has.
-        OutputError: The disk refused.
-    """
-    place = Path(folder)
-    if (place / RUN_FILE).exists():
-        place = place / HEADS_FOLDER
-    if "against" in document:
-        write_census_report(document["against"], place / AGAINST_FOLDER)
-    tables = census_tables(document)
-    write_tables(tables, place)
-    write_census_figures(document, place)
-    return write_census_page(document, tables, place)

@@ -1,0 +1,63 @@
+"""Results as JSON documents: what is written, and the same values read back."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from tempo.vocabulary import Head
+from tempo_analysis.stats.intervals import Interval
+
+Document = dict[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, arrays and mappings as JSON values; NaN and infinities become `None`.
+
+    A head is its label; a key that is no text is written as `str` writes it.
+
+    Example:
+        >>> plain({"mean": float("nan"), "head": Head(3, 5)})
+        {'mean': None, 'head': 'L3H5'}
+    """
+    if isinstance(value, Head):  # before tuples: a head is one
+        return str(value)
+    if is_dataclass(value):
+        return {column.name: plain(getattr(value, column.name)) for column in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+    """A document as it lies on disk; the same values give the same text.
+
+    Raises:
+        ValueError: A number is NaN or infinite; `plain` replaces those by `None`.
+    """
+    return json.dumps(document, allow_nan=False, indent=1) + "\n"
+
+
+def number_of(value: float | int | None) -> float:
+    """A number of a document; NaN for `None`."""
+    return float("nan") if value is None else float(value)
+
+
+def interval_of(value: Mapping[str, Any]) -> Interval:
+    """An interval of a document."""
+    ends = (number_of(value[name]) for name in ("estimate", "low", "high"))
+    return Interval(*ends, n=int(value["n"]), method=str(value["method"]))
+
+
+def array_of(values: Any) -> Float64[np.ndarray, "..."]:
+    """Nested lists of numbers as an array; NaN for `None`."""
+    return np.array(values, dtype=np.float64)  # numpy reads None as NaN where the type is a float
