@@ -1,15 +1,12 @@
-"""`tempo ablate`."""
+"""`tempo ablate`: its options, and the table it shows."""
 
 import re
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
+from rich.table import Table
 
-from tempo.cli.console import notes, show, visible
 from tempo.cli.options import (
     FLAG,
     MODEL,
@@ -19,10 +16,10 @@ from tempo.cli.options import (
     Replace,
     StudyOut,
     Suite,
-    given,
     prompts_of,
     takes_options,
 )
+from tempo.cli.study import check_out, load_for_study, progress_line, save_to, show_study
 from tempo.cli.tables import grid_table
 from tempo.errors import InputError
 from tempo.run.options import Options
@@ -118,24 +115,19 @@ def ablate(
 
     For example: tempo ablate --suite crafted --heads L16H0,L18H6 --out runs/ablation
     """
-    settings = given(options)
-    settings.pop("seed", None)
-    with notes().status(Text("starting")) as status:
-        from tempo.models.load import load_model
+    with progress_line() as on_progress:
         from tempo.vocabulary import parse_head
         from tempo_analysis.studies.ablation.findings import Ablation
         from tempo_analysis.studies.ablation.measure import ablate as ask
         from tempo_analysis.studies.ablation.plan import parse_conditions
 
-        if out is not None:
-            Ablation.check_folder(out, force=force)
+        check_out(Ablation, out, force=force)
         wanted = [name.strip() for name in conditions.split(",")]
         parse_conditions(wanted)
         named = [parse_head(name) for name in _parts(heads)]
         chosen = prompts_of(prompts, suite)
-        status.update(Text(visible(f"loading {options.model}")))
         found = ask(
-            load_model(options.model, **settings),
+            load_for_study(options, on_progress),
             chosen,
             heads=named,
             conditions=wanted,
@@ -144,14 +136,11 @@ def ablate(
             sweep=sweep,
             donor=donor,
             seed=options.seed,
-            on_progress=lambda doing: status.update(Text(doing)),
+            on_progress=on_progress,
         )
-        status.update(Text("drawing"))
-        paths = [] if out is None else found.save(out, force=force)
-    if as_json:
-        sys.stdout.write(found.json())
-    else:
-        _show(found, paths)
+        on_progress("drawing")
+        paths = save_to(found, out, force=force)
+    show_study(found, _tables(found), paths[:2], as_json=as_json)
 
 
 def _parts(heads: str) -> list[str]:
@@ -162,10 +151,8 @@ def _parts(heads: str) -> list[str]:
     return parts
 
 
-def _show(found: "Ablation", paths: Sequence[Path]) -> None:
-    """A row for each condition, the sentences, and where the files lie."""
+def _tables(found: "Ablation") -> Iterator[Table]:
+    """A row for each condition."""
     from tempo_analysis.studies.ablation.tables import ablation_tables
 
-    show(grid_table(ablation_tables(found.numbers)[0], _SHOWN), Text(""))
-    show(*(Text(visible(line), style="dim") for line in found.sentences()))
-    show(*(Text(str(path)) for path in paths[:2]))
+    yield grid_table(ablation_tables(found.numbers)[0], _SHOWN)

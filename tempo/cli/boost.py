@@ -1,14 +1,11 @@
-"""`tempo boost`."""
+"""`tempo boost`: its options, and the tables it shows."""
 
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
+from rich.table import Table
 
-from tempo.cli.console import notes, show, visible
 from tempo.cli.options import (
     FLAG,
     MODEL,
@@ -18,10 +15,10 @@ from tempo.cli.options import (
     Replace,
     StudyOut,
     Suite,
-    given,
     prompts_of,
     takes_options,
 )
+from tempo.cli.study import check_out, load_for_study, progress_line, save_to, show_study
 from tempo.cli.tables import grid_table
 from tempo.errors import InputError
 from tempo.run.options import Options
@@ -102,36 +99,28 @@ def boost(
 
     For example: tempo boost --suite demo --betas=-1,1 --out runs/boost
     """
-    settings = given(options)
-    settings.pop("seed", None)
     chosen = prompts_of(prompts, suite)
     asked = _asked(betas, targets, groups)
     asked |= {"threshold": _number(threshold, "--threshold"), "steps": _whole(steps, "--steps")}
-    with notes().status(Text("starting")) as status:
-        from tempo.models.load import load_model
+    with progress_line() as on_progress:
         from tempo_analysis.studies.boost.findings import BoostFindings
         from tempo_analysis.studies.boost.measure import boost as ask
         from tempo_analysis.studies.boost.measure import check_betas
         from tempo_analysis.studies.boost.plan import check_targets
 
-        if out is not None:
-            BoostFindings.check_folder(out, force=force)
+        check_out(BoostFindings, out, force=force)
         check_betas(asked["betas"])
         check_targets(asked["targets"], asked["groups"])
-        status.update(Text(visible(f"loading {options.model}")))
         found = ask(
-            load_model(options.model, **settings),
+            load_for_study(options, on_progress),
             chosen,
             **asked,
             seed=options.seed,
             check_effects=not no_free,
-            on_progress=lambda doing: status.update(Text(visible(doing))),
+            on_progress=on_progress,
         )
-        paths = [] if out is None else found.save(out, force=force)
-    if as_json:
-        sys.stdout.write(found.json())
-    else:
-        _show(found, paths)
+        paths = save_to(found, out, force=force)
+    show_study(found, _tables(found), paths[:2], as_json=as_json)
 
 
 def _asked(betas: str, targets: str | None, groups: str | None) -> dict[str, Any]:
@@ -170,13 +159,11 @@ def _whole(text: str, option: str) -> int:
         raise InputError(f"expected a whole number in {option}, got {text!r}") from None
 
 
-def _show(found: "BoostFindings", paths: Sequence[Path]) -> None:
-    """Two short tables, what a reader must know beside them, and where the files lie."""
+def _tables(found: "BoostFindings") -> Iterator[Table]:
+    """Two short tables."""
     from tempo_analysis.studies.boost.tables import response_table, restoring_table
 
     for grid in (response_table(found), restoring_table(found)):
         if grid.rows:
             keys = {column.key for column in grid.columns} - _IN_FILES
-            show(grid_table(grid, keys), Text(""))
-    show(*(Text(visible(line), style="dim") for line in found.sentences()))
-    show(*(Text(str(path)) for path in paths[:2]))
+            yield grid_table(grid, keys)

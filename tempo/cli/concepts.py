@@ -1,15 +1,13 @@
-"""`tempo concepts`."""
+"""`tempo concepts`: its options, and the tables it shows."""
 
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
+from rich.table import Table
 
-from tempo.cli.console import notes, show, visible
-from tempo.cli.options import FLAG, MODEL, STATISTICS, Json, Replace, StudyOut, given, takes_options
+from tempo.cli.options import FLAG, MODEL, STATISTICS, Json, Replace, StudyOut, takes_options
+from tempo.cli.study import check_out, load_for_study, progress_line, save_to, show_study
 from tempo.cli.tables import grid_table
 from tempo.prompts.pairs import BUNDLED_PAIRS
 from tempo.run.options import Options
@@ -65,43 +63,33 @@ def concepts(
 
     For example: tempo concepts urgency --out runs/urgency
     """
-    settings = given(options)
-    settings.pop("seed", None)
-    with notes().status(Text("starting")) as status:
-        from tempo.models.load import load_model
+    with progress_line() as on_progress:
         from tempo.prompts.pairs import load_pairs
         from tempo_analysis.studies.concepts.findings import ConceptFindings
         from tempo_analysis.studies.concepts.measure import check_options
         from tempo_analysis.studies.concepts.measure import concepts as contrast
 
-        if out is not None:
-            ConceptFindings.check_folder(out, force=force)
+        check_out(ConceptFindings, out, force=force)
         check_options(pooling=pooling, permutations=permutations, top=top)
         chosen = load_pairs(pairs)
-        status.update(Text(visible(f"loading {options.model}")))
         found = contrast(
-            load_model(options.model, **settings),
+            load_for_study(options, on_progress),
             chosen,
             pooling=pooling,
             permutations=permutations,
             seed=options.seed,
             top=top,
             check_effects=not no_effect,
-            on_progress=lambda doing: status.update(Text(doing)),
+            on_progress=on_progress,
         )
-        paths = [] if out is None else found.save(out, force=force)
-    if as_json:
-        sys.stdout.write(found.json())
-    else:
-        _show(found, paths)
+        paths = save_to(found, out, force=force)
+    show_study(found, _tables(found), paths, as_json=as_json)
 
 
-def _show(found: "ConceptFindings", paths: Sequence[Path]) -> None:
-    """Two short tables, what a reader must know beside them, and where the files lie."""
+def _tables(found: "ConceptFindings") -> Iterator[Table]:
+    """Two short tables."""
     from tempo_analysis.studies.concepts.tables import best_table, concentration_table
 
     for grid in (best_table(found), concentration_table(found)):
         keys = {column.key for column in grid.columns} - _SAID
-        show(grid_table(grid, keys), Text(""))
-    show(*(Text(visible(line), style="dim") for line in found.sentences()))
-    show(*(Text(str(path)) for path in paths))
+        yield grid_table(grid, keys)

@@ -1,15 +1,13 @@
-"""`tempo follow`."""
+"""`tempo follow`: its options, the choice of a trace, and the table it shows."""
 
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
+from rich.table import Table
 
-from tempo.cli.console import notes, show, visible
 from tempo.cli.options import Json, Replace, RunFolder, StudyOut
+from tempo.cli.study import check_out, progress_line, save_to, show_study
 from tempo.cli.tables import grid_table
 from tempo.errors import InputError
 
@@ -71,26 +69,22 @@ def follow(
 
     For example: tempo follow runs/cat --out runs/cat-member
     """
-    with notes().status(Text("reading the run")) as status:
+    with progress_line("reading the run") as on_progress:
         from tempo.models.load import load_model
         from tempo.trace.run_folder import open_run
         from tempo_analysis.studies.follow.findings import Followed
         from tempo_analysis.studies.follow.measure import follow as ask
 
-        if out is not None:
-            Followed.check_folder(out, force=force)
+        check_out(Followed, out, force=force)
         trace = _chosen(open_run(run), prompt, arm)
         found = ask(
             trace,
             slot,
             model=None if model is None else load_model(model, dtype=trace.header.model["dtype"]),
-            on_progress=lambda doing: status.update(Text(visible(doing))),
+            on_progress=on_progress,
         )
-        paths = [] if out is None else found.save(out, force=force)
-    if as_json:
-        sys.stdout.write(found.json())
-    else:
-        _show(found, paths)
+        paths = save_to(found, out, force=force)
+    show_study(found, _tables(found), paths[:2], as_json=as_json)
 
 
 def _chosen(run: "Run", prompt: str | None, arm: str | None) -> "Trace":
@@ -110,10 +104,8 @@ def _chosen(run: "Run", prompt: str | None, arm: str | None) -> "Trace":
     return run.trace(ids[0] if prompt is None else prompt, arm)
 
 
-def _show(found: "Followed", paths: Sequence[Path]) -> None:
-    """A short table, what it says, and where the files lie."""
+def _tables(found: "Followed") -> Iterator[Table]:
+    """A row for each slot."""
     from tempo_analysis.studies.follow.tables import slots_table
 
-    show(grid_table(slots_table(found)), Text(""))
-    show(*(Text(visible(line), style="dim") for line in found.sentences()))
-    show(*(Text(str(path)) for path in paths[:2]))
+    yield grid_table(slots_table(found))
