@@ -1,4 +1,4 @@
-"""The figure of one followed member; nothing is computed here but where the ink goes."""
+"""The figure of one followed member; it draws numbers that were computed elsewhere."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -28,6 +28,7 @@ _LOOKS: Mapping[str, dict[str, Any]] = {
     "over": {"color": COLOURS[2], "linestyle": "--", "zorder": 4},
     "odds": {"color": COLOURS[3], "linestyle": "-.", "linewidth": 1.0},
     "control": {"color": COLOURS[1], "linestyle": "-"},
+    # Below the member: they are context, and there may be many of them.
     "siblings": {"color": NO_DATA, "linewidth": 1.0, "zorder": 1},
     "chance": {"color": FAINT, "linestyle": ":"},
     "readout": {"color": COLOURS[4], "linestyle": "-"},
@@ -81,6 +82,7 @@ def _draw_attention(axes: Axes, found: MemberNumbers) -> None:
     axes.plot(found.chance[0], **_LOOKS["chance"], label="chance")
     axes.plot(found.member.attention_by_layer, **_LOOKS["member"], label="the member")
     axes.set(title="attention from the next step", ylabel="mean weight", xlabel="layer")
+    # A cut axis would exaggerate the distance to chance.
     axes.set_ylim(bottom=0)
 
 
@@ -90,6 +92,7 @@ def _draw_norm(axes: Axes, found: MemberNumbers) -> None:
     axes.plot(found.member.norm, **_LOOKS["member"])
     if found.alone is not None:  # over the member, which it often equals
         axes.plot(found.alone.norm, **_LOOKS["over"])
+    # Log: the norm grows by orders of magnitude from the embedding to the last layer.
     axes.set(title="norm of its state", ylabel="L2 norm", xlabel="depth", yscale="log")
 
 
@@ -97,10 +100,12 @@ def _draw_lens(axes: Axes, found: MemberNumbers) -> None:
     lens = found.member.lens
     axes.plot(lens.own_kl_nats, **_LOOKS["member"])
     axes.plot(lens.readout_kl_nats, **_LOOKS["readout"], label="the set's readout || its lens")
+    # Not log: the KL of the last depth to itself is exactly 0.
     axes.set_yscale("symlog", linthresh=_SMALLEST_KL)
     axes.set_ylim(bottom=0)
     axes.set(title="KL to its logit lens", ylabel="KL, nats", xlabel="depth")
     axes.axvline(lens.settles_at, color=INK, linestyle=":", linewidth=0.8)
+    # The label goes towards the middle, so that it does not leave the panel.
     is_late = lens.settles_at > found.n_layers / 2
     axes.annotate(
         plain_text(f"{drawable_glyphs(lens.text[-1][0])} from depth {lens.settles_at}"),
@@ -139,21 +144,23 @@ def _draw_knocked(axes: Axes, found: MemberNumbers) -> None:
 
 
 def _draw_effect(axes: Axes, knocked: KnockedOut | None, look: str) -> None:
-    """Layers one by one, and a level line for all at once; nothing at 0 on a scale of factors."""
+    """A curve over single layers and a horizontal line for all of them; zeros are left out."""
     if knocked is None:
         return
     axes.plot(_positive(knocked.one_layer_nats), **_LOOKS[look])
+    # One horizontal line for each sibling would cover the other three.
     if look != "siblings" and knocked.every_layer_nats > 0:
         colour = _LOOKS[look]["color"]
         axes.axhline(knocked.every_layer_nats, color=colour, linestyle=(0, (1, 1)), linewidth=0.9)
 
 
 def _positive(values: Float64[np.ndarray, " layer"]) -> Float64[np.ndarray, " layer"]:
+    # NaN breaks the curve there; matplotlib would clip a 0 to the bottom and join it.
     return np.where(values > 0, values, np.nan)
 
 
 def _title(found: MemberNumbers) -> str:
-    """Which member, of which set, and how many looked."""
+    """Which member, of which set, and how many queries see it."""
     member, queries = found.member, found.n_queries[0]
     everyone = sorted((member, *found.siblings), key=lambda each: each.rank)
     others = (

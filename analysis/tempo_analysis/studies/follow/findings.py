@@ -49,6 +49,7 @@ class Followed(Findings, MemberNumbers):
         """What the numbers say, generated from them."""
         member, alone, siblings = self.member, self.alone, self.siblings
         which = (
+            # Ranks count from 0; the sentence counts members from 1.
             f"Slot {member.slot}, {quoted(member.text)}, is member {member.rank + 1} of the "
             f"{self.width} of set {self.step} (probability {number(member.probability)}); "
             f"{self.chosen}."
@@ -63,6 +64,7 @@ class Followed(Findings, MemberNumbers):
             *attention_sentences(
                 member,
                 alone,
+                # Index 0 is the next step, the only one that the sentences describe.
                 chance=self.chance[0],
                 odds_law=self.odds_law[0],
                 n_queries=self.n_queries[0],
@@ -76,6 +78,7 @@ class Followed(Findings, MemberNumbers):
 
     def document(self) -> Document:
         """The content of `follow.json`: plain JSON values, `None` where there is no data."""
+        # Every field by its own name, so that a new field cannot be left out of the file.
         named = {name: plain(getattr(self, name)) for name in MemberNumbers.__dataclass_fields__}
         correlations = {
             "member": correlation(self.member),
@@ -112,6 +115,7 @@ class Followed(Findings, MemberNumbers):
             "arm": self.arm,
             "run": self.lattice,
             "followed": f"slot {self.member.slot}, set {self.step}; {self.chosen}",
+            # Stated outright: readers of other studies expect an interval with every number.
             "cases": "1 member of 1 prompt: no intervals",
             "lens of the last depth": f"equals the logits to {self.lens_error:.2g}",
             "replay": f"equals the recorded readouts to {self.replay_error:.2g} nats",

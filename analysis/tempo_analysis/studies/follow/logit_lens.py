@@ -1,7 +1,9 @@
-"""What one slot would predict if the model ended early: its logit lens, by depth.
+"""The logit lens of one slot: what it would predict if the model ended at a given depth.
 
-(nostalgebraist, "interpreting GPT: the logit lens", 2020.) Depth 0 is the embedding, depth d the
-residual stream after d layers.
+Source: nostalgebraist, "interpreting GPT: the logit lens", 2020. The final norm is applied before
+the output embedding, which was trained on normalised states only.
+
+Depth 0 is the embedding, depth d the residual stream after d layers.
 """
 
 from collections.abc import Callable
@@ -24,11 +26,11 @@ class Lens:
 
     Attributes:
         token: Ids of the best tokens, best first, ties by id.
-        text: Theirs.
-        log_probability: Theirs, natural logarithms.
-        own_kl_nats: KL(what the slot predicts in the end || its lens); 0 at the last depth.
+        text: Text of these tokens.
+        log_probability: Of these tokens, natural logarithm.
+        own_kl_nats: KL(prediction of the slot at the last depth || its lens); 0 at the last depth.
         readout_kl_nats: KL(readout after the whole set || its lens).
-        next_rank: Tokens that the lens finds likelier than the one the run went on with.
+        next_rank: Number of tokens more probable under the lens than the one the run went on with.
         next_log_probability: Of the token the run went on with.
     """
 
@@ -42,7 +44,8 @@ class Lens:
 
     @property
     def settles_at(self) -> int:
-        """The first depth from which on the best token is that of the end."""
+        """The smallest depth from which on the best token is that of the last depth."""
+        # After the last depth that differs, not at the first that agrees: the lens may change back.
         differs = np.flatnonzero(self.token[:, 0] != self.token[-1, 0])
         return int(differs[-1]) + 1 if len(differs) else 0
 
@@ -58,22 +61,25 @@ def lens_of(
     """Read the lens of one slot.
 
     Args:
-        logits: Of its states, as if they were the last.
-        own: Logits or log-probabilities of what the slot predicts in the end.
-        readout: The same of the set.
+        logits: Of its state at each depth, read as if it were the last.
+        own: Logits or log-probabilities of its prediction at the last depth.
+        readout: The same for the readout of the set.
         went_on: The token that the run went on with.
         text_of: The text of a token id.
     """
     seen = log_probabilities(logits)
     n_top = min(TOP, seen.shape[-1])
+    # Stable sort of the negated values: equal tokens stay in the order of their ids.
     token = np.argsort(-seen, axis=-1, kind="stable")[:, :n_top].astype(np.int64)
     here = seen[:, went_on]
     return Lens(
         token=token,
         text=tuple(tuple(text_of(int(one)) for one in row) for row in token),
         log_probability=np.take_along_axis(seen, token, axis=-1),
+        # KL(final || lens), the direction of Belrose et al. 2023: the final tokens set the weights.
         own_kl_nats=divergence(own[None], seen),
         readout_kl_nats=divergence(readout[None], seen),
+        # Strictly above: tokens of equal probability do not lower the rank.
         next_rank=(seen > here[:, None]).sum(-1).astype(np.int64),
         next_log_probability=here,
     )
@@ -82,5 +88,6 @@ def lens_of(
 def divergence(
     first: Float[np.ndarray, "#row vocab"], second: Float[np.ndarray, "row vocab"]
 ) -> Float64[np.ndarray, " row"]:
-    """KL(first || second) over the whole vocabulary, in nats; rounding never makes it negative."""
+    """KL(first || second) over the whole vocabulary, in nats, never below 0."""
+    # Normalised again in float64: recorded float32 readouts sum to 1 only up to rounding.
     return kl_nats(log_probabilities(first), log_probabilities(second))

@@ -44,17 +44,16 @@ from tempo_analysis.studies.follow.trajectory import (
 )
 
 TOGETHER = 8
-"""Copies of a sequence that run together, each with another edit: more are no faster, and each has
-a cache of its own."""
+"""Edited copies of a sequence in one batch: more are no faster, and each needs its own cache."""
 
 
 def knocked_out(
     model: LanguageModel, fork: SetFork, slot: int, seen: Bool[np.ndarray, " layer"]
 ) -> KnockedOut | None:
-    """What the readout of the next step loses where it cannot see one slot.
+    """Effect on the readout of the next step of hiding one slot from it.
 
-    Copies of the sequence run together, each with its own edit, beside one without: all are
-    rounded alike.
+    Copies of the sequence run in one batch, one without an edit and the others with one edit each,
+    so that rounding is the same for all of them.
 
     Args:
         fork: The sequence before that step.
@@ -67,9 +66,11 @@ def knocked_out(
     if not layers:
         return None
     every = tuple(range(model.n_layers))
+    # The set was written at fork.step. Its effect is read one step later, when the slot is a key.
     step = fork.step + 1
     edits = [
         KnockOut(layers=hidden, slots=(slot,), steps=(step,))
+        # All layers first: effects[0] below is that edit, effects[1:] are the single layers.
         for hidden in (every, *((layer,) for layer in layers))
     ]
     effects = [
@@ -77,6 +78,7 @@ def knocked_out(
         for start in range(0, len(edits), TOGETHER)
         for effect in _effects(model, fork, edits[start : start + TOGETHER])
     ]
+    # NaN, not 0, where no query sees the slot: nothing was hidden there, so there is no effect.
     one_layer = np.full(model.n_layers, np.nan)
     one_layer[layers] = effects[1:]
     return KnockedOut(one_layer, effects[0])
@@ -84,17 +86,21 @@ def knocked_out(
 
 def _effects(model: LanguageModel, fork: SetFork, edits: Sequence[KnockOut]) -> list[float]:
     """KL(readout || edited readout) for every edit, in nats."""
+    # Copy 0 has no edit. It is the base of every KL and rounds as the edited copies do.
     copies = len(edits) + 1
     session = DecodeContext(model, edits=tuple(edits), edited=tuple(range(1, copies)))
     with torch.inference_mode(), attention_as(model.hf, PACKED_ATTENTION):
         after = advance(
             session,
             [fork.decoding] * copies,
+            # take copies: the step appends to this cache, and the next edits start from it too.
             cache=fork.cache.take([0] * copies),
             step=fork.step + 1,
         )
+    # An edit that matched no cell would give a KL of 0, which looks like a result.
     check_applied(session.edits, session.applied_edits)
     readouts = np.stack([one.readout.log_probability for one in after])
+    # KL(base || edited): the base is the reference, so each edit is weighed by the same tokens.
     return divergence(readouts[:1], readouts[1:]).tolist()
 
 
@@ -113,9 +119,10 @@ def follow(
 ) -> Followed:
     """Follow one member of a parallel set through the layers of the model that made the trace.
 
-    Its residual state, its logit lens, the attention that later steps pay to it, and what the
-    readout of the next step loses where it is hidden in one layer, or in all: beside chance, the
-    member alone, its siblings, and a prompt slot that gets about as much attention.
+    Measures its residual state, its logit lens, the attention that later steps pay to it, and how
+    the readout of the next step changes when the member is hidden in one layer or in all layers.
+    These are compared with chance, the member alone, its siblings, and a prompt slot that gets
+    about as much attention.
 
     Args:
         trace: Of a run without edits in which no member was pruned.
@@ -140,6 +147,7 @@ def follow(
         >>> tempo.follow(trace, model=model)
     """
     check_replayable(trace)
+    # Before the model is loaded: a wrong slot should not cost minutes.
     step = _step_of(trace.slots, slot)
     on_progress("loading the model")
     name, dtype = trace.header.model["name"], trace.header.model["dtype"]
@@ -149,6 +157,7 @@ def follow(
     replay = replay_set(loaded, trace, step)
     seen = tuple(
         seen_at(loaded, replay.policy, replay.table, later)
+        # From the step after the set on: no earlier query can see it. Steps count from 1.
         for later in range(step + 1, trace.n_steps + 1)
     )
     return _Following(loaded, trace, replay, seen, on_progress).followed(slot, siblings=siblings)
@@ -156,7 +165,7 @@ def follow(
 
 @dataclass(frozen=True, slots=True)
 class _Following:
-    """A replay, and what is asked of it.
+    """A replay, and the measures taken from it.
 
     Attributes:
         seen: What the queries of each later step may see.
@@ -169,12 +178,19 @@ class _Following:
     on_progress: OnProgress
 
     def followed(self, slot: int | None, *, siblings: bool) -> Followed:
-        """Everything about one member."""
+        """All measures of one member.
+
+        Args:
+            slot: The member; None for the one that the next step attends to most.
+            siblings: Whether to measure the other members too.
+        """
         trace, replay, together = self.trace, self.replay, self.replay.together
+        # First, as both raise: without an exact replay and a known lens no number below is valid.
         errors = {
             "replay_error": replay_error(trace, replay),
             "lens_error": lens_error(self.model, together.states[-1], together.logits),
         }
+        # place: index in the set, which is also the order of columns, of alone and of forks[1:].
         members = together.members.tolist()
         place = self._most_attended() if slot is None else members.index(slot)
         member = self._course(place)
@@ -210,20 +226,23 @@ class _Following:
     @property
     def _next_token(self) -> int:
         """The token the run went on with."""
+        # The first member of the next set has rank 0: the most probable token of the readout.
         return int(self.trace.slots.token[self.trace.members(self.replay.together.step + 1)[0]])
 
     def _course(self, place: int, *, is_alone: bool = False) -> Course:
-        """A member in its set, or alone."""
+        """All measures of one member, in its set or alone."""
         table, together = self.trace.slots, self.replay.together
         slot = int(together.members[place])
         own, fork, column = together, self.replay.forks[0], place
         if is_alone:
+            # forks[0] is the whole set. A sequence alone has one member, hence column 0.
             own, fork, column = self.replay.alone[place], self.replay.forks[place + 1], 0
         text = self.trace.token_text(slot)
         self.on_progress(f"hiding {text!r}{' alone' if is_alone else ''} layer by layer")
         lens = lens_of(
             lens_logits(self.model, own.states[:, column]),
             own.logits[column],
+            # Also for a member alone: both are compared with the readout of the whole set.
             together.readouts[0],
             went_on=self._next_token,
             text_of=partial(text_of, self.model),
@@ -235,6 +254,7 @@ class _Following:
             rank=int(table.rank[slot]),
             probability=float(table.probability[slot]),
             attention=self._attention([rows[..., column] for rows in own.columns], slot),
+            # float64: a few channels are far larger than the rest, and their squares would hide it.
             norm=np.linalg.norm(own.states[:, column].astype(np.float64), axis=-1),
             value_norm=self._value_norm(own, column),
             lens=lens,
@@ -242,7 +262,14 @@ class _Following:
         )
 
     def _knocked(self, fork: SetFork, slot: int, seen_as: int) -> KnockedOut | None:
-        """What hiding a slot does; where it is alone it has another number than in the trace."""
+        """Effect of hiding a slot.
+
+        Args:
+            fork: The sequence before the next step.
+            slot: Its number in that sequence; other than in the trace where the member is alone.
+            seen_as: Its number in the trace, which is the numbering of `seen`.
+        """
+        # seen[0] is the next step. One query that sees the slot is enough for an effect.
         shown = np.any(self.seen[0][..., seen_as], axis=-1)
         return knocked_out(self.model, fork, slot, shown)
 
@@ -257,10 +284,11 @@ class _Following:
         return np.stack([chance_where_seen(seen, seen[..., slot]) for seen in self.seen])
 
     def _odds_law(self, place: int) -> Float64[np.ndarray, "later layer head"]:
-        """What the law predicts for a member from what all of them get alone."""
+        """Weight of a member that the odds law predicts from the weights of all of them alone."""
         slot, alone = int(self.replay.together.members[place]), self.replay.alone
         if not alone:
             return np.full((len(self.seen), self.model.n_layers, self.model.n_heads), np.nan)
+        # columns is by member, then by step; the law joins all members of one step.
         by_step = zip(*(one.columns for one in alone), strict=True)
         laws = [odds_law(np.stack([rows[..., 0] for rows in each]))[place] for each in by_step]
         return self._attention(laws, slot)
@@ -269,6 +297,7 @@ class _Following:
         """How far its states in the set are from those alone, as a share of the latter."""
         if not self.replay.alone:
             return np.full(self.model.n_layers + 1, np.nan)
+        # As a share: norms grow by orders of magnitude with depth, so distances do not compare.
         inside = self.replay.together.states[:, place].astype(np.float64)
         outside = self.replay.alone[place].states[:, 0].astype(np.float64)
         return np.linalg.norm(inside - outside, axis=-1) / np.linalg.norm(outside, axis=-1)
@@ -280,6 +309,7 @@ class _Following:
 
     def _most_attended(self) -> int:
         """The place of the member to which the next step attends most."""
+        # Only the next step: the knock-out is read there, and every followed set has one.
         rows, seen = self.replay.together.columns[0], self.seen[0]
         got = [
             _mean(mean_where_seen(rows[..., place], seen[..., slot]))
@@ -287,6 +317,7 @@ class _Following:
         ]
         if np.isnan(got).all():
             raise _unseen(self.replay.together.members.tolist())
+        # The first of equals is the more probable member: places are in rank order.
         return int(np.nanargmax(got))
 
     def _control(self, member: Course) -> Control | None:
@@ -294,15 +325,19 @@ class _Following:
         if member.knocked is None:
             raise _unseen([member.slot])
         rows, seen = self.replay.together.prompt, self.seen[0]
+        # Slot 0 is the attention sink: its weight does not reflect its content (Xiao et al. 2023).
         slots = [slot for slot in range(rows.shape[-1]) if slot != SINK_SLOT]
         got = {slot: mean_where_seen(rows[..., slot], seen[..., slot]) for slot in slots}
+        # Above 0 for the logarithm below; NaN, where nothing sees the slot, is not above 0 either.
         means = {slot: _mean(one) for slot, one in got.items() if _mean(one) > 0}
         if not means:
             return None
+        # Weights span orders of magnitude: half and double the weight should count as equally far.
         wanted = np.log(_mean(member.attention[0]))
         slot = min(means, key=lambda each: abs(np.log(means[each]) - wanted))
         text = self.trace.token_text(slot)
         self.on_progress(f"hiding {text!r} of the prompt layer by layer")
+        # A prompt slot comes before every set, so it has the same number in all sequences.
         knocked = self._knocked(self.replay.forks[0], slot, slot)
         assert knocked is not None
         return Control(slot, text, got[slot], knocked)
@@ -310,6 +345,7 @@ class _Following:
 
 def _step_of(table: SlotTable, slot: int | None) -> int:
     """The step of the set to follow."""
+    # The last set is left out: no step follows it, so nothing attends to it.
     widths = [len(table.members(step)) for step in range(1, table.n_steps)]
     if max(widths, default=0) < 2:
         raise NoParallelSetsError(
@@ -317,8 +353,10 @@ def _step_of(table: SlotTable, slot: int | None) -> int:
             "threshold or take more steps"
         )
     if slot is None:
+        # index gives the first of equals; + 1 as steps count from 1.
         return widths.index(max(widths)) + 1
     followed = [step for step, width in enumerate(widths, 1) if width >= 2]
+    # The lower limit matters: a negative slot would silently count from the end.
     step = int(table.step[slot]) if 0 <= slot < len(table) else -1
     if step in followed:
         return step
@@ -346,4 +384,5 @@ def _unseen(slots: list[int]) -> InputError:
 
 def _mean(attention: Float64[np.ndarray, "layer head"]) -> float:
     """Over heads and the layers where it is seen; NaN where there is none."""
+    # nanmean warns on an empty mean, and warnings are errors in the tests.
     return float(np.nanmean(attention)) if np.isfinite(attention).any() else float("nan")

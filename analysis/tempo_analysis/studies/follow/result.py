@@ -1,6 +1,6 @@
 """One member of a parallel set, followed through the layers.
 
-One member of one run is one case: there is no interval, and nothing is claimed beyond it.
+One member of one run is a single case, so there are no intervals and no claims about other members.
 """
 
 from collections.abc import Mapping
@@ -24,15 +24,16 @@ class MemberNumbers:
         width: Members of the set.
         later: The steps after it; the first is the next step.
         n_queries: Queries of each.
-        chosen: Why this member.
-        siblings: In rank order; empty where they were not asked for.
+        chosen: Why this member was chosen.
+        siblings: In rank order; empty if not requested.
         alone: The same slot table without the member's siblings, run again; None where there is no
             such twin.
         no_alone: Why there is none.
         chance: 1 / visible slots, mean over the queries that may see the member.
-        odds_law: What it would get if the odds that it and its siblings have alone stayed; exact in
-            layer 0 without a bias. NaN where there is no twin alone.
-        own_change: Norm of its state less that alone, over the latter, by depth; NaN likewise.
+        odds_law: Weight predicted if it and its siblings keep the odds that they have alone; exact
+            in layer 0 without a bias. NaN if there is no twin alone.
+        own_change: Norm of (its state minus its state alone) / norm of its state alone, by depth;
+            NaN if there is no twin alone.
         next_token: The token the run went on with: the top member of the next set.
         control: None where the prompt holds no slot to compare with.
         no_control: Why there is none.
@@ -70,4 +71,5 @@ class MemberNumbers:
     @property
     def n_layers(self) -> int:
         """Layers of the model."""
+        # There is one more depth than layers: depth 0 is the embedding.
         return len(self.member.norm) - 1

@@ -10,7 +10,7 @@ from tempo_analysis.stats.association import rank_correlations
 from tempo_analysis.studies.follow.logit_lens import Lens
 
 _LEAST = 2.0**-25
-"""Half a step of float32 below 1: what may be left of a row that a weight of 1 rounds away."""
+"""Half of the float32 spacing below 1: the most that a weight rounded to 1 leaves to the rest."""
 
 Sees = Bool[np.ndarray, "layer query"]
 
@@ -19,8 +19,10 @@ def mean_where_seen(
     weights: Float[np.ndarray, "layer head query"], sees: Sees
 ) -> Float64[np.ndarray, "layer head"]:
     """Mean over the queries that may see the slot; NaN where none may."""
+    # Masked before the sum: a cell that is not visible may hold any value, NaN included.
     total = np.where(sees[:, None], weights, 0.0).astype(np.float64).sum(-1)
     count = sees.sum(-1)[:, None]
+    # maximum only keeps the unused branch of where from dividing by 0.
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
@@ -28,19 +30,22 @@ def chance_where_seen(
     visible: Bool[np.ndarray, "layer query slot"], sees: Sees
 ) -> Float64[np.ndarray, " layer"]:
     """Mean of 1 / visible slots over the queries that may see the slot; NaN where none may."""
+    # Per query, then averaged: the mean of 1/n is not 1 over the mean of n.
     even = 1.0 / np.maximum(visible.sum(-1), 1)
+    # Chance is the same for all heads, so an axis of one head is added and removed.
     return mean_where_seen(even[:, None], sees)[:, 0]
 
 
 def odds_law(
     alone: Float[np.ndarray, "member layer head query"],
 ) -> Float64[np.ndarray, "member layer head query"]:
-    """What each member of a set gets if its odds alone stay and the others join: o / (1 + sum o).
+    """Weight of each member of a set if every member keeps the odds that it has alone.
 
-    With m the weight alone and o = m / (1 - m). Exact where keys and query are those of the member
-    alone: in layer 0.
+    The weight is o / (1 + sum of o over the set), with m the weight alone and o = m / (1 - m).
+    Exact where keys and query equal those of the member alone, which is layer 0.
     """
     mass = alone.astype(np.float64)
+    # Odds, not weights: exp(score) over the rest of the row does not change when members join.
     odds = mass / np.maximum(1.0 - mass, _LEAST)
     return odds / (1.0 + odds.sum(0))
 
@@ -53,9 +58,9 @@ ByHead = Float64[np.ndarray, "layer head"]
 
 @dataclass(frozen=True, slots=True)
 class KnockedOut:
-    """What taking one slot from the sight of the next step does to the readout after it.
+    """Effect on the readout of hiding one slot from the queries of the next step.
 
-    The slot's column goes before the softmax, so other slots take its share.
+    The slot is masked before the softmax, so the other visible slots take its share.
 
     Attributes:
         one_layer_nats: KL(readout || readout without the slot in this one layer), in nats, over the
@@ -86,8 +91,8 @@ class Course:
         norm: L2 norm of its residual state, by depth.
         value_norm: L2 norm of what its value writes through each head, per unit of attention; NaN
             where the model's output projections are not plain.
-        knocked: What the next readout loses without it; None where nothing of the next step may see
-            it.
+        knocked: Effect of hiding it on the next readout; None if no query of the next step may
+            see it.
     """
 
     slot: int
@@ -109,6 +114,7 @@ class Course:
     @property
     def written_by_layer(self) -> ByLayer:
         """Attention from the next step times the norm of the value, mean over heads."""
+        # Product before the mean: a sink head has a large weight and a small value.
         return (self.attention[0] * self.value_norm).mean(-1)
 
 
@@ -139,6 +145,7 @@ def correlation(course: Course | Control) -> float:
     """
     if course.knocked is None:
         return float("nan")
+    # The helper takes one row for each prompt; here there is one.
     pair = (course.attention_by_layer[None], course.knocked.one_layer_nats[None])
     return float(rank_correlations(*pair)[0])
 

@@ -1,4 +1,4 @@
-"""What the numbers of one member mean, in sentences generated from them."""
+"""Sentences generated from the numbers of one member."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,10 @@ from tempo_analysis.studies.follow.trajectory import (
 )
 
 SAME_STATE = 1e-3
-"""Relative difference of two states below which they are called the same."""
+"""Relative difference of two states below which they are reported as the same:
+well above what rounding alone makes of them."""
 COMPARABLE = 1.5
-"""Largest factor between two attentions that are called about the same."""
+"""Largest factor, in either direction, between two attentions reported as about the same."""
 FEWEST_LAYERS = 3
 """Fewer have no rank correlation."""
 
@@ -28,10 +29,11 @@ FEWEST_LAYERS = 3
 def attention_sentences(
     member: Course, alone: Course | None, *, chance: ByLayer, odds_law: ByHead, n_queries: int
 ) -> list[str]:
-    """What the next step pays to it, beside chance, alone and independent odds."""
+    """Attention of the next step to it, with chance, the member alone and the odds law."""
     by_layer = member.attention_by_layer
     queries = f"the {n_queries} queries of the next step give it"
     queries = queries if n_queries > 1 else "the one query of the next step gives it"
+    # NaN in layers whose window no longer reaches the slot.
     best = int(np.nanargmax(by_layer))
     said = [
         f"On average over layers and heads {queries} a weight of {number(_mean(by_layer))}; even "
@@ -55,6 +57,7 @@ def state_sentences(member: Course, own_change: Float64[np.ndarray, " depth"]) -
         f"{number(norm.max())}."
     )
     largest = float(own_change.max())
+    # max, not nanmax: without a twin alone every depth is NaN, and so is the maximum.
     if np.isnan(largest):
         return [grows]
     what = (
@@ -71,6 +74,7 @@ def state_sentences(member: Course, own_change: Float64[np.ndarray, " depth"]) -
 def lens_sentences(lens: Lens, next_text: str) -> list[str]:
     """Where its lens settles, and when the token the run went on with leads."""
     last = len(lens.text) - 1
+    # Only the first depth: the token may lose the lead again; the final rank is given beside it.
     leads = np.flatnonzero(lens.next_rank == 0)
     first = f"first leads at depth {leads[0]}" if len(leads) else "never leads"
     return [
@@ -91,6 +95,7 @@ def knock_out_sentences(
     knocked = member.knocked
     if knocked is None:
         return ["No query of the next step may see it, so there is nothing to take out."]
+    # The sum is reported with the joint effect: later layers can compensate for one hidden layer.
     best, parts = knocked.strongest, knocked.one_layer_nats
     said = [
         f"Hidden from the next step in one layer, it changes the readout most in layer {best}: "
@@ -110,6 +115,7 @@ def knock_out_sentences(
 
 def _control_sentence(member: Course, control: Control) -> str:
     ratio = _mean(control.attention_by_layer) / _mean(member.attention_by_layer)
+    # The nearest slot of a short prompt may be far off, so the sentence depends on the ratio.
     is_near = 1 / COMPARABLE <= ratio <= COMPARABLE
     near = "gets about as much attention" if is_near else "comes nearest, but is not comparable"
     return (
@@ -120,7 +126,7 @@ def _control_sentence(member: Course, control: Control) -> str:
 
 
 def correlation_sentence(member: Course, control: Control | None) -> str:
-    """Whether attention goes with effect across layers, and how little that says."""
+    """Correlation of attention and effect over layers, with its limits."""
     n = 0 if member.knocked is None else int(np.isfinite(member.knocked.one_layer_nats).sum())
     limit = (
         "Layers of one model are not replicates and one member is one case: there is no interval "
