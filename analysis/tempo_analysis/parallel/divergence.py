@@ -13,6 +13,7 @@ from tempo.trace.trace import Trace
 from tempo_analysis.stats.averages import aligned_steps, mean_over_prompts
 from tempo_analysis.stats.intervals import SEED, Curve, Interval, curve, estimate_with_interval
 
+# Far fewer than the 256 tokens that a stored readout lists: this overlap is exact, no bound.
 TOP = 10
 MEASURES = (
     *("kl_forward", "kl_backward", "js", "top_overlap", "cosine", "shared_mass"),
@@ -96,6 +97,7 @@ def readout_distance(first: Readout, second: Readout) -> ReadoutDistance:
     """Compare two readouts over what both lists know."""
     p, q, tails = _common_partition(first, second)
     same_list = np.array_equal(np.sort(first.token), np.sort(second.token))
+    # JS against the mixture stays finite where one side has a token that the other lacks.
     middle = (p + q) / 2
     return ReadoutDistance(
         kl_forward=float(rel_entr(p, q).sum()),
@@ -103,6 +105,7 @@ def readout_distance(first: Readout, second: Readout) -> ReadoutDistance:
         js=float((rel_entr(p, middle).sum() + rel_entr(q, middle).sum()) / 2),
         top_overlap=_top_overlap(first, second, TOP),
         cosine=_cosine_bound(first, second),
+        # The larger tail decides how loose the bounds are, so the smaller shared mass is reported.
         shared_mass=1 - max(tails),
         top_1_overlap=_top_overlap(first, second, 1),
         top_5_overlap=_top_overlap(first, second, 5),
@@ -116,10 +119,14 @@ def prompt_divergence(first: Trace, second: Trace) -> PromptDivergence:
     Raises:
         InputError: The two do not hold the same tokens at the same positions.
     """
+    # Arms may stop at different steps; beyond the shorter one there is nothing to compare.
     n_steps = min(first.n_steps, second.n_steps)
     _check_same_tokens(first, second, n_steps)
+    # Entry 0 of the count is the prompt: skipped, so that place k is step k + 1.
     wide = np.bincount(first.slots.step, minlength=n_steps + 1)[1 : n_steps + 1] >= 2
     started = np.logical_or.accumulate(wide)
+    # NaN, not 0, before the first wide set: there both arms run the same computation, and zeros
+    # would dilute every mean over steps.
     by_step = np.full((n_steps, len(MEASURES)), np.nan)
     complete = True
     for step in np.flatnonzero(started) + 1:
@@ -145,6 +152,7 @@ def divergence_means(
     prompts: Sequence[PromptDivergence], *, seed: int = SEED
 ) -> Mapping[str, Interval]:
     """Each of `MEASURES` averaged over the steps of a prompt first, then over prompts."""
+    # The reshape also gives an empty list of prompts its two axes.
     overall = np.reshape([prompt.overall() for prompt in prompts], (len(prompts), len(MEASURES)))
     return {
         name: estimate_with_interval(values, seed=seed)
@@ -155,6 +163,7 @@ def divergence_means(
 def _top_overlap(first: Readout, second: Readout, top: int) -> float:
     """Share of the best tokens of one readout that are among the best of the other."""
     both = np.intersect1d(first.token[:top], second.token[:top])
+    # Short lists (a small vocabulary) can still overlap fully.
     return len(both) / min(top, len(first.token), len(second.token))
 
 
@@ -169,6 +178,8 @@ def _common_partition(
     _, in_first, in_second = np.intersect1d(first.token, second.token, return_indices=True)
     p, p_rest = _bins(first, in_first)
     q, q_rest = _bins(second, in_second)
+    # An exact 0 beside a positive tail would make KL infinite through float32 rounding alone.
+    # Merging two bins keeps all distances lower bounds; the least likely bin loses least.
     if (p_rest == 0) != (q_rest == 0) and len(p):
         least = int(np.argmin(p + q))
         p[least], q[least] = p[least] + p_rest, q[least] + q_rest
@@ -180,7 +191,9 @@ def _bins(
     readout: Readout, common: Int64[np.ndarray, " bin"]
 ) -> tuple[Float64[np.ndarray, " bin"], float]:
     """Probabilities of the common tokens and of everything else, rescaled to sum to 1."""
+    # float64 before the sum: the rest is a small difference to 1 where the list is long.
     probability = np.exp(readout.log_probability.astype(np.float64))
+    # The stored tail is 1 - sum in float32 and may come out slightly negative.
     rest = np.delete(probability, common).sum() + max(readout.tail_mass, 0.0)
     total = probability[common].sum() + rest
     return probability[common] / total, float(rest / total)
@@ -190,15 +203,19 @@ def _cosine_bound(first: Readout, second: Readout) -> float:
     """Cosine of the probability vectors: exact for complete readouts, else a lower bound."""
     _, in_first, in_second = np.intersect1d(first.token, second.token, return_indices=True)
     p, q = (np.exp(readout.log_probability.astype(np.float64)) for readout in (first, second))
+    # Unlisted tokens have at most the smallest listed probability, so sum q^2 <= tail * smallest:
+    # an upper bound of the norm, hence a lower bound of the cosine.
     squares = [
         (values**2).sum() + max(readout.tail_mass, 0.0) * values.min()
         for values, readout in ((p, first), (q, second))
     ]
+    # Rounding can lift the cosine of equal vectors above 1.
     return float(min(1.0, (p[in_first] * q[in_second]).sum() / np.sqrt(squares[0] * squares[1])))
 
 
 def _check_same_tokens(first: Trace, second: Trace, n_steps: int) -> None:
     """Refuse to compare readouts of different contexts."""
+    # Slots of later steps may differ: only the common steps are compared.
     n_slots = first.n_slots(n_steps)
     for name in ("token", "position", "step"):
         ours, theirs = (getattr(trace.slots, name)[:n_slots] for trace in (first, second))

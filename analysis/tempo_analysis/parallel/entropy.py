@@ -69,6 +69,7 @@ class EntropyFunnel:
 
 def binary_entropy_nats(share: Float[np.ndarray, "*row"]) -> Float[np.ndarray, "*row"]:
     """Entropy of a choice between two outcomes."""
+    # xlogy is 0 at 0; share * log(share) would be NaN there.
     return -xlogy(share, share) - xlogy(1 - share, 1 - share)
 
 
@@ -118,12 +119,17 @@ def entropy_funnel(
 def _step_entropy(rows: Observation) -> tuple[Float64[np.ndarray, "layer head query"], ...]:
     """The columns of `PromptEntropy` for one step, NaN where a row is left out."""
     sink, rest, entropy, free = _masses_and_entropies(rows)
+    # n is what the query may see, not the length of the table: a masked slot must not change the
+    # normalised entropy. Adding zeros broadcasts over heads, which share the mask.
     n = rows.count.sum(-1)[:, None] + np.zeros_like(entropy)
     sees_sink = rows.count[..., GROUP["sink"]][:, None] + np.zeros_like(entropy)
     n_rest = n - sees_sink
     with np.errstate(divide="ignore"):
         even, even_rest = np.log(n), np.log(n_rest)
+    # From rows the rest is summed directly; from stored float32 entropies H' is a difference
+    # divided by the rest, which amplifies the rounding by 1 / rest.
     smallest = SMALLEST_REST if rows.weights is not None else SMALLEST_REST_REDUCED
+    # With one visible slot ln n = 0: the row has no choice, and 0 / 0 is no entropy.
     kept = (n > 1) & ~np.isnan(entropy)
     kept_rest = (n_rest > 1) & (rest >= smallest)
     return (
@@ -144,15 +150,21 @@ def _masses_and_entropies(
 ) -> tuple[Float64[np.ndarray, "layer head query"], ...]:
     """Sink mass, rest, H and H' of rows divided by their sum; NaN where a row is empty."""
     total = rows.mass.sum(-1)
+    # A learned sink takes part of the softmax and is no slot: the stored row sums to less than 1
+    # and is rescaled over the slots.
     total = np.where(total > 0, total, np.nan)
     sink = rows.mass[..., GROUP["sink"]] / total
+    # Summed over the other groups: 1 - sink loses all digits where the sink takes nearly 1.
     rest = np.delete(rows.mass, GROUP["sink"], axis=-1).sum(-1) / total
     if rows.weights is None:
+        # With p = w / t: -sum p ln p = H_w / t + ln t, where H_w = -sum w ln w was stored.
         entropy = rows.entropy_nats / total + np.log(total)
         return sink, rest, entropy, entropy_without_sink(entropy, rest)
     others = np.delete(rows.weights, SINK_SLOT, axis=-1) / total[..., None]
     rest_sum = xlogy(others, others).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
+        # The same identity over the slots other than slot 0, in which r = rest: H' = ln r + H_r /
+        # r.
         free = np.log(rest) - rest_sum / rest
     return sink, rest, -rest_sum - xlogy(sink, sink), free
 
@@ -168,4 +180,5 @@ def _ratio_where(
     values: Float64[np.ndarray, "layer head query"],
     even: Float64[np.ndarray, "layer head query"],
 ) -> Float64[np.ndarray, "layer head query"]:
+    # The inner where keeps ln 1 = 0 out of the division; the outer one drops those rows.
     return np.where(kept, values / np.where(kept, even, 1.0), np.nan)

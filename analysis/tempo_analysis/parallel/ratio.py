@@ -30,6 +30,7 @@ Q_BELOW = 0.05
 
 Sink = Literal["with", "without"]
 
+# Slot 0 is a part of its own, so that one pass serves both answers, with and without it.
 _SETS, _OTHERS, _SINK = range(3)
 
 
@@ -122,6 +123,7 @@ class AttentionRatio:
 
     def heads_off_null(self) -> tuple[int, int, int]:
         """Heads below their null and above it at q < 0.05, and heads tested."""
+        # NaN < 0.05 is False, so heads that were not tested count as neither lower nor higher.
         off = self.q_value_by_head < Q_BELOW
         lower = self.log_ratio_by_head < self.log_null_by_head
         tested = ~np.isnan(self.q_value_by_head)
@@ -131,6 +133,7 @@ class AttentionRatio:
 def prompt_ratio(observed: ObservedTrace) -> PromptRatio:
     """Ratios of one prompt, by its own sets."""
     split = [_split_own(step) for step in observed.steps]
+    # Weight 1 for each step: the queries of a set are rows of their own already.
     return _prompt_ratio(observed, split, np.ones(len(split), np.int64))
 
 
@@ -147,6 +150,7 @@ def labelled_ratio(
     Raises:
         LevelError: The trace was reduced to group masses.
     """
+    # `labels` begins with the prompt (step 0), so there is one label more than generated steps.
     common = greedy.first(len(labels) - 1)
     split = [_split_labelled(step, labels) for step in common.steps]
     return _prompt_ratio(common, split, widths[: len(split)])
@@ -171,9 +175,13 @@ def paired_ratio(
     """
     arm = prompt_ratio(observed)
     if greedy is None or labels is None:
+        # A run of no steps has NaN everywhere in the right shape, so prompts still line up.
         nothing = prompt_ratio(observed.first(0))
         return PairedRatio(arm, null=nothing, common=nothing)
     n_common = len(labels) - 1
+    # The greedy run may stop earlier. A ratio over the arm's later steps, where more sets lie
+    # behind, against a null without those steps would compare different steps, not different
+    # policies.
     common = arm if n_common == len(observed.steps) else prompt_ratio(observed.first(n_common))
     widths = np.array([len(step.queries) for step in observed.steps[:n_common]], np.int64)
     return PairedRatio(arm, null=labelled_ratio(greedy, labels, widths), common=common)
@@ -196,6 +204,8 @@ def attention_ratio(
         [getattr(getattr(prompt, run), f"{sink}_sink") for prompt in prompts]
         for run in ("arm", "null", "common")
     )
+    # The unit is the prompt: log first, mean over prompts last, so that the mean of ratios and of
+    # their inverses agree (a geometric mean).
     log_ratio, log_null, log_common = (_overall(rows) for rows in (arm, null, common))
     if np.isnan(log_ratio).all():
         raise NoParallelSetsError(
@@ -209,12 +219,15 @@ def attention_ratio(
         heads=heads,
         log_ratio=log_ratio,
         log_null=log_null,
+        # Not log_ratio - log_null: the arm may have more steps than its null.
         log_over_null=log_common - log_null,
         ratio=estimate_with_interval(log_ratio, seed=seed).exponentiated(),
         null=estimate_with_interval(log_null, seed=seed).exponentiated(),
         over_null=estimate_with_interval(log_common - log_null, seed=seed).exponentiated(),
         by_step=_by_step(arm, seed),
         null_by_step=_by_step(null, seed),
+        # Every head is one test, hence the correction over layers x heads; heads are not replicates
+        # of each other, so they enter no interval.
         log_ratio_by_head=mean_over_prompts(heads_arm),
         log_null_by_head=mean_over_prompts(heads_null),
         q_value_by_head=benjamini_hochberg(p_values(heads_common - heads_null)),
@@ -231,6 +244,8 @@ class _Split:
 
 def _split_own(rows: Observation) -> _Split:
     """By the groups that every level stores."""
+    # Siblings and the query itself are in no part: what a row gives to its own step is not an
+    # earlier slot, and in an isolated set siblings are not visible at all.
     parts = (
         [GROUP["earlier_sets"]],
         [GROUP["recent_prompt"], GROUP["other_prompt"], GROUP["earlier_singletons"]],
@@ -243,8 +258,12 @@ def _split_own(rows: Observation) -> _Split:
 def _split_labelled(rows: Observation, labels: Labels) -> _Split:
     """By labels on steps, for a run whose sets all have width 1."""
     step_of = rows.table.step
+    # Slot 0 belongs to the prompt, whose label is False, but as a sink it would fill the
+    # denominator: it is kept apart.
     sink = np.arange(len(rows.table)) == SINK_SLOT
     earlier = (step_of < rows.step) & ~sink
+    # The slot of step k takes the label of the arm's set of step k: same place in the text, same
+    # distance to the query. What is left of the ratio then is not recency.
     labelled = labels[step_of]
     parts = np.stack([earlier & labelled, earlier & ~labelled, sink], -1)
     chosen = np.broadcast_to(parts, (len(rows.queries), *parts.shape))
@@ -261,11 +280,18 @@ def _log_ratio(
     per_set, per_other = [], []
     for step in split:
         n_sets, n_others = step.count[..., _SETS], step.count[..., others].sum(-1)
+        # Both means must come from the same rows. A row that sees only one kind would put its layer
+        # (window) or step into one side of the quotient alone.
         both = ((n_sets > 0) & (n_others > 0))[:, None]
+        # Weight per slot, not per group: under even spreading the quotient is then 1 whatever the
+        # number of slots. The maximum avoids 0 / 0 in rows that are dropped below.
         set_weight = step.mass[..., _SETS] / np.maximum(n_sets, 1)[:, None]
         other_weight = step.mass[..., others].sum(-1) / np.maximum(n_others, 1)[:, None]
+        # NaN, not 0: `average` leaves NaN rows out, a 0 would count as a row without weight.
         per_set.append(np.where(both, set_weight, np.nan))
         per_other.append(np.where(both, other_weight, np.nan))
+    # Means over rows first, then the logarithm: single weights reach 0 in float32, where a mean of
+    # logarithms would be -inf, and rows with tiny weights would decide it.
     top = observed.average(per_set).weighted(counts)
     bottom = observed.average(per_other).weighted(counts)
     return LogRatio(
@@ -278,6 +304,7 @@ def _log_ratio(
 def _log_quotient(
     top: Float64[np.ndarray, "*cell"], bottom: Float64[np.ndarray, "*cell"]
 ) -> Float64[np.ndarray, "*cell"]:
+    # log 0 = -inf is a finding (the sets get no weight) and stays; NaN - NaN marks no rows.
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.log(top) - np.log(bottom))
 
@@ -292,4 +319,5 @@ def _by_head(prompts: Sequence[LogRatio]) -> Float64[np.ndarray, "prompt layer h
 
 def _by_step(prompts: Sequence[LogRatio], seed: int) -> Curve:
     table = aligned_steps([prompt.by_step for prompt in prompts])
+    # Step 0 is the prompt, whose rows are left out: the first column is step 1.
     return curve(np.arange(1, table.shape[1] + 1), table, seed=seed).exponentiated()

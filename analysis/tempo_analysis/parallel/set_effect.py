@@ -100,6 +100,7 @@ def split_member(
         LevelError: One of the traces was reduced to group masses.
     """
     check_twin(in_set, alone, step=step, rank=rank)
+    # The rows of step k + 1 are the first that may see set k as earlier slots.
     return _split(rows_after(in_set, step), rows_after(alone, step), rank, reference)
 
 
@@ -118,6 +119,7 @@ def drift_from_scores(
     """
     check_twin(in_set, alone, step=step, rank=rank)
     inside = _relative_score(in_set, step, int(in_set.members(step)[rank]), reference)
+    # In the twin the member is the only slot of its set: index 0, whatever its rank.
     return inside - _relative_score(alone, step, int(alone.members(step)[0]), reference)
 
 
@@ -146,9 +148,15 @@ def split_set(in_set: Trace, alones: Sequence[Trace], *, step: int, reference: S
 
 def _split(inside: Rows, alone: Rows, rank: int, reference: Sink) -> MemberSplit:
     slots = reference_slots(inside.n_prompt, reference)
+    # log(in set / alone) = [lambda in set - lambda alone] + [log M_R in set - log M_R alone],
+    # lambda = log a - log M_R (judging.md, section 3). Exact for each layer, head and query, and
+    # only there: the logarithm of an average does not split.
     total = inside.log_mass([int(inside.members[rank])]) - _own_mass(alone)
     competition = inside.log_mass(slots) - alone.log_mass(slots)
+    # By subtraction, so the two parts add up to the last digit; `drift_from_scores` is the
+    # independent check.
     drift = total - competition
+    # All three are NaN together, so their averages are over the same cells and still add up.
     known = ~np.isnan(drift)
     return MemberSplit(
         total=np.where(known, total, np.nan),
@@ -161,10 +169,13 @@ def _set_split(inside: Rows, alones: Sequence[Rows], reference: Sink) -> SetSpli
     members = [_split(inside, alone, rank, reference) for rank, alone in enumerate(alones)]
     predicted = _by_odds(alones)
     competition = np.stack([member.competition for member in members])
+    # Odds are NaN where one member takes the whole row; such cells must drop out of every term, or
+    # the averages of the parts would not add up to that of the total.
     known = ~np.isnan(competition + predicted)
     total, drift = (
         np.stack([getattr(member, name) for member in members]) for name in ("total", "drift")
     )
+    # Slot 0 has its own term: mass that left the members for the sink is not dilution.
     sink = inside.log_mass([0])
     return SetSplit(
         total=np.where(known, total, np.nan),
@@ -184,21 +195,29 @@ def _own_mass(alone: Rows) -> Cells:
 
 def _by_odds(alones: Sequence[Rows]) -> MemberCells:
     """log(1 + o_i) - log(1 + sum_j o_j)."""
+    # If no score changes, each member keeps its odds against everything else, so a_i = o_i / (1 +
+    # sum_j o_j), while alone m_i = o_i / (1 + o_i). The reference shrinks by the same factor as the
+    # member: the law predicts competition and no drift.
     odds = np.stack([alone.odds(int(alone.members[0])) for alone in alones])
+    # log1p keeps the digits of small odds, which 1 + o rounds away.
     return np.log1p(odds) - np.log1p(odds.sum(0))
 
 
 def _set_gain(inside: Rows, alones: Sequence[Rows]) -> Cells:
     together = np.stack([inside.log_mass([int(slot)]) for slot in inside.members])
     apart = np.stack([_own_mass(alone) for alone in alones])
+    # + log n makes the sum of the masses alone a mean: a set is compared with one token, not with n
+    # tokens that each had the row to themselves.
     return logsumexp(together, axis=0) - logsumexp(apart, axis=0) + np.log(len(alones))
 
 
 def _relative_score(trace: Trace, step: int, slot: int, reference: Sink) -> Cells:
     """Score of a slot minus the logsumexp of the scores of the reference."""
     prompt = reference_slots(trace.slots.n_prompt, reference)
+    # The member goes first, so that index 0 is the member and the rest is the reference.
     scores = _scores(trace, step + 1, [slot, *prompt])
     member, others = scores[..., 0], scores[..., 1:]
+    # Slots that are not visible have score -inf; -inf - -inf would be NaN with a warning.
     seen = np.isfinite(member) & np.isfinite(others).any(-1)
     relative = np.full(seen.shape, np.nan)
     relative[seen] = member[seen] - logsumexp(others[seen], axis=-1)
@@ -209,10 +228,15 @@ def _scores(
     trace: Trace, step: int, slots: Sequence[int]
 ) -> Float64[np.ndarray, "layer head query slot"]:
     """What enters the softmax for some slots, recomputed in float64; -inf where not seen."""
+    # float64: the check needs 1e-4 nats, and a dot product in float32 loses more where scores reach
+    # the hundreds.
     q, k = trace.queries(step).astype(np.float64), trace.keys(step)[:, :, slots].astype(np.float64)
+    # Under GQA query head h reads KV head h // G; numbers, not places, since a trace may hold a
+    # selection of the heads.
     kv_of = np.asarray(trace.heads) // trace.header.model["queries_per_kv_head"]
     scaling = np.asarray(trace.header.scaling, np.float64)[:, None, None, None]
     scores = np.einsum("lhqc,lhsc->lhqs", q, k[:, kv_of]) * scaling
+    # Order as in the model: scaling, then soft cap, then bias and mask (Gemma 2).
     for layer, cap in enumerate(trace.header.softcap):
         if cap is not None:
             scores[layer] = np.tanh(scores[layer] / cap) * cap
@@ -336,10 +360,13 @@ def prompt_split(
     ranks = {step: range(len(in_set.members(step))) for step in range(1, in_set.n_steps + 1)}
     wide = [step for step, members in ranks.items() if len(members) >= SMALLEST_SET]
     keys = {step: [(step, rank) for rank in ranks[step]] for step in wide}
+    # A twin of no member is a sign of mismatched runs: better refused than left unused.
     unknown = sorted(set(alone) - {key for step in wide for key in keys[step]})
     if unknown:
         raise TwinError(f"expected twins of members of parallel sets, got (step, rank) {unknown}")
+    # The last set has no step after it, so no query whose row could be split.
     read = [step for step in wide if step < in_set.n_steps]
+    # All members or none: the odds law needs the odds of every member of the set.
     whole = [step for step in read if all(key in alone for key in keys[step])]
     sets = [
         split_set(in_set, [alone[key] for key in keys[step]], step=step, reference=reference)
@@ -349,6 +376,8 @@ def prompt_split(
         reference=reference,
         layers=in_set.layers,
         heads=in_set.heads,
+        # Empty where the first wide set could not be split: the next set has a parallel past, and
+        # its *alone* is no plain sequential run.
         first=_averages(in_set, sets[: int(whole[:1] == wide[:1])]),
         all_sets=_averages(in_set, sets),
         n_sets=len(sets),
@@ -392,6 +421,7 @@ def _averages(trace: Trace, sets: Sequence[SetSplit]) -> Terms[RowAverage]:
     shape = {"n_layers": len(trace.layers), "n_heads": len(trace.heads)}
 
     def average(name: str) -> RowAverage:
+        # Each set counts as one step; merged, because sets of different prompts do not line up.
         return average_rows([_flat(getattr(one, name)) for one in sets], **shape).merged()
 
     return Terms(**{name: average(name) for name in TERMS})
@@ -401,6 +431,7 @@ def _flat(values: MemberCells | Cells) -> Float64[np.ndarray, "layer head _"]:
     """All members and queries on one axis."""
     if values.ndim == 3:
         return values
+    # Layer and head stay apart, so that averages by head and by layer come from the same sums.
     by_head = np.moveaxis(values, 0, -2)
     return by_head.reshape(*by_head.shape[:2], -1)
 
@@ -414,6 +445,7 @@ def _over_prompts(prompts: Sequence[Terms[RowAverage]], seed: int) -> Split:
         by_prompt=by_prompt,
         by_layer=table.map(lambda rows: np.stack([row.by_layer() for row in rows])),
         drift_by_head=mean_over_prompts(drift),
+        # One test for each head over prompts; the prompt is the unit, members and queries are not.
         q_value_by_head=benjamini_hochberg(p_values(drift)),
     )
 
@@ -504,6 +536,7 @@ def set_effects(
 
 
 def _both_splits(in_set: Trace, alone: Mapping[tuple[int, int], Trace]) -> dict[Sink, PromptSplit]:
+    # A twin still "running" was cut off: its rows may end before the step that is read.
     whole = {key: twin for key, twin in alone.items() if twin.header.stopped != "running"}
     return {sink: prompt_split(in_set, whole, reference=sink) for sink in SINKS}
 
@@ -513,6 +546,7 @@ def _set_effect(arm: str, prompts: list[PromptSplit], seed: int) -> SetEffect:
     x = np.array(found.layers, np.int64)
 
     def part(split: Split) -> Part:
+        # Bands in nats, exponentiated after: the mean over prompts is of logarithms.
         curves = {name: band(x, getattr(split.by_layer, name), seed=seed) for name in _BY_LAYER}
         return Part(
             factor=split.interval.map(Interval.exponentiated),

@@ -53,6 +53,8 @@ class RowNumbers:
     def minus(self, other: "RowNumbers") -> "RowNumbers":
         """The difference in each; NaN where one has no data, or both ratios are 0."""
         with np.errstate(invalid="ignore"):
+            # Both ratios may be -inf (no weight on sets at all); -inf - -inf is NaN, which is right
+            # here.
             pairs = {name: (getattr(self, name), getattr(other, name)) for name in ROW_NUMBERS}
             return RowNumbers(**{n: float(np.subtract(*both)) for n, both in pairs.items()})
 
@@ -130,6 +132,8 @@ def prompt_twin(
         TwinError: Something else differs.
     """
     axes = check_axes(reference, twin, allowed)
+    # With other tokens neither rows nor readouts pair up: their difference would be that of the
+    # texts.
     if "tokens" in axes:
         return PromptTwin(axes, None, None)
     return PromptTwin(axes, row_numbers(observe(twin)).minus(rows), _readouts(reference, twin))
@@ -143,15 +147,19 @@ def twin_over_prompts(
     readouts = [one.readouts for one in prompts if one.readouts is not None]
     table = {name: np.array([getattr(one, name) for one in changes]) for name in ROW_NUMBERS}
     found = {name: estimate_with_interval(values, seed=seed) for name, values in table.items()}
+    # One prompt with other tokens empties the tables: the rest alone would be a selection of
+    # prompts by outcome.
     same = len(changes) == len(prompts)
     sinks = ("without", "with")
     counts = np.array([len(one.axes) for one in prompts], np.float64)
     return Twin(
         reference=reference,
         pair=pair_name(reference, arm),
+        # In the fixed order of AXES: a frozenset has none, and recorded text must not vary.
         axes=tuple(axis for axis in AXES if any(axis in one.axes for one in prompts)),
         n_axes=estimate_with_interval(counts, seed=seed),
         n_prompts=len(prompts),
+        # Exponentiated last: limits of the mean log-ratio, so the factor is a geometric mean.
         ratio={s: found[f"log_ratio_{s}_sink"].exponentiated() for s in sinks} if same else {},
         mass={"sets": found["set_mass"], "sink": found["sink_mass"]} if same else {},
         readouts=divergence_means(readouts, seed=seed) if same else {},
@@ -171,6 +179,7 @@ def twins_of(run: Run, arms: Arms, *, seed: int = SEED) -> tuple[dict[str, Twin]
     for arm, reference in arms.replays.items():
         ones = [each[arm] for each in prompts if arm in each]
         found = [one for one in ones if isinstance(one, PromptTwin)]
+        # One bad prompt refuses the twin: the rest would silently stand for the whole run.
         errors = [str(one) for one in ones if isinstance(one, TwinError)]
         pair = pair_name(reference, arm)
         if errors:
@@ -187,18 +196,21 @@ def twins_of(run: Run, arms: Arms, *, seed: int = SEED) -> tuple[dict[str, Twin]
 
 def _finished(run: Run, prompt_id: str, arms: Arms) -> dict[str, Trace]:
     """The twins of one prompt and their references, those decoded to their end."""
+    # Sorted, so that traces are read in an order that does not depend on hashing.
     named = {*arms.replays, *arms.replays.values()}
     found = {arm: run.traces.get((prompt_id, arm)) for arm in sorted(named)}
     return {arm: trace for arm, trace in found.items() if trace and _is_whole(trace)}
 
 
 def _is_whole(trace: Trace) -> bool:
+    # last_step is -1 where not even the prompt was written.
     return trace.header.stopped != "running" and trace.header.last_step >= 0
 
 
 def _prompt_twins(traces: Mapping[str, Trace], arms: Arms) -> dict[str, PromptTwin | TwinError]:
     """Each twin of one prompt, or the error with which it is refused."""
     pairs = {arm: ref for arm, ref in arms.replays.items() if arm in traces and ref in traces}
+    # A reference may have several twins; its rows are the costly part and are read once.
     rows = {ref: row_numbers(observe(traces[ref])) for ref in dict.fromkeys(pairs.values())}
     found: dict[str, PromptTwin | TwinError] = {}
     for arm, ref in pairs.items():
@@ -215,6 +227,8 @@ def _mean_mass(observed: ObservedTrace, group: str) -> float:
     """Mean over the rows that may see a slot of the group; NaN where none may."""
     number = GROUP[group]
     masses = [
+        # Rows that may see no slot of the group have mass 0 by the mask, which says nothing of
+        # attention.
         np.where(step.count[..., number][:, None] > 0, step.mass[..., number], np.nan)
         for step in observed.steps
     ]
@@ -225,10 +239,13 @@ def _readouts(reference: Trace, twin: Trace) -> PromptDivergence:
     """As `tempo_analysis.parallel.divergence.prompt_divergence`, also where positions differ."""
     by_step = np.full((reference.n_steps, len(MEASURES)), np.nan)
     widths = np.bincount(reference.slots.step, minlength=reference.n_steps + 1)
+    # The prompt has many slots in one step, but it is no parallel set.
     widths[PROMPT_STEP] = 0
     complete = True
+    # Before the first wide set both runs compute the same: zeros there would only pull the mean.
     for step in np.flatnonzero(np.logical_or.accumulate(widths >= 2)).tolist():
         distance = readout_distance(reference.readout(step), twin.readout(step))
+        # Entry 0 is step 1; step 0, the readout after the prompt, is the same in both.
         by_step[step - 1] = [getattr(distance, name) for name in MEASURES]
         complete = complete and distance.complete
     return PromptDivergence(by_step, complete)
