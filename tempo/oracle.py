@@ -1,4 +1,4 @@
-"""The slow, obvious executor that the engine is held against.
+"""The slow and simple executor that the engine is compared with.
 
 One full eager Hugging Face forward over a finished slot table: no cache, no packing, and masks made
 pair by pair from the definitions. It shares no attention or mask code with the engine.
@@ -34,7 +34,7 @@ from tempo.policy.visibility import (
 
 @dataclass(frozen=True, slots=True)
 class OracleRun:
-    """Everything that one forward over a slot table gives.
+    """Outputs of one forward over a slot table.
 
     Attributes:
         hidden: Hidden state of every slot after each layer, the embedding first.
@@ -46,8 +46,10 @@ class OracleRun:
 
     def readout(self, table: SlotTable, step: int, policy: Policy) -> Float32[np.ndarray, " vocab"]:
         """Log-probabilities after a step."""
+        # Only the last prompt slot predicts the first set.
         written = table.members(step)[-1:] if step == 0 else table.members(step)
         died = table.died_at_step[written]
+        # A member pruned at this step has a row but no share in the readout of the step.
         slots = written[(died < 0) | (died > step)]
         rows = torch.from_numpy(self.logits[slots]).log_softmax(-1).numpy()
         return combine(rows, table.weight[slots], mean=policy.read.mean)
@@ -67,12 +69,15 @@ def run_oracle(
             outputs come back in it too.
     """
     fed = np.arange(len(table)) if order is None else order
+    # Transformers takes a dict of masks where layer types differ; one 4D mask for all layers would
+    # switch the sliding windows off.
     windows = dict(zip(model.layer_types, model.windows, strict=True))
     masks = {
         kind: _mask(table, policy, window)[fed][:, fed].to(model.device, model.hf.dtype)[None, None]
         for kind, window in windows.items()
     }
     mask = masks if len(masks) > 1 else next(iter(masks.values()))
+    # Eager, because SDPA returns empty attention when rows are asked for.
     with torch.inference_mode(), attention_as(model.hf, "eager"):
         out = _eager(model, token=table.token[fed], position=table.position[fed], mask=mask)
     assert len(out["attentions"]) == model.n_layers
@@ -112,6 +117,7 @@ def _mask(table: SlotTable, policy: Policy, window: int | None) -> Float[Tensor,
         [
             sum(_score(bias, table, seen[q], q, k) for bias in policy.bias)
             if seen[q][k]
+            # Additive floats: eager adds the mask, so a boolean one would leak the future.
             else -math.inf
             for k in range(n)
         ]
@@ -121,11 +127,14 @@ def _mask(table: SlotTable, policy: Policy, window: int | None) -> Float[Tensor,
 
 
 def _visible(table: SlotTable, see: Relation, window: int | None, q: int, k: int) -> bool:
+    # In positions, not slots: members of a set share one position and use one place of the window.
     if window is not None and table.position[q] - table.position[k] >= window:
         return False
+    # The relation governs generated queries only; prompt rows are causal by slot.
     if table.step[q] == 0:
         return k <= q
     died = table.died_at_step[k]
+    # A member pruned at step s is still seen by the queries of step s.
     if table.step[k] > table.step[q] or (died >= 0 and table.step[q] > died):
         return False
     return _related(see, table, q, k)
@@ -163,6 +172,7 @@ def _descends(table: SlotTable, q: int, k: int) -> bool:
 def _score(bias: Bias, table: SlotTable, seen: list[bool], q: int, k: int) -> float:
     own_set = table.step[q] == table.step[k]
     members = [slot for slot in range(len(table)) if table.step[slot] == table.step[k]]
+    # Biases act on generated slots only.
     if table.step[k] == 0:
         return 0.0
     match bias:
@@ -174,11 +184,13 @@ def _score(bias: Bias, table: SlotTable, seen: list[bool], q: int, k: int) -> fl
             )
             return math.log(share) if reaches_own or not own_set else 0.0
         case MassNeutral():
+            # Counted in this row, because an isolated member sees only itself in its own set.
             return -math.log(sum(seen[slot] for slot in members))
         case LogPosterior():
             if own_set:
                 return 0.0
             led = {slot: _led_from(table, q, slot) for slot in members if seen[slot]}
+            # 1e-300 keeps the log finite, -60 is the floor that the policy defines.
             return max(math.log(max(led[k] / sum(led.values()), 1e-300)), -60.0)
         case _:
             raise AssertionError(f"no definition of {bias}")
@@ -193,6 +205,7 @@ def _led_from(table: SlotTable, q: int, k: int) -> float:
         for slot, log in zip(before, evidence, strict=True)
     ]
     share = {slot: one / sum(joint) for slot, one in zip(before, joint, strict=True)}
+    # Bayes: weight of a member times the probability that it gave the token of q.
     if k in share:
         return share[k]
     return sum(part * _led_from(table, slot, k) for slot, part in share.items())

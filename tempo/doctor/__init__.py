@@ -1,4 +1,4 @@
-"""Examines a loaded model: does it, and does the engine on it, do what the instrument assumes?"""
+"""Checks a loaded model: the model and the engine on it must do what tempo assumes."""
 
 import time
 from collections.abc import Callable
@@ -58,7 +58,10 @@ CHECKS: tuple[Question, ...] = (
     attention_setting,
     rope_type,
 )
-"""Every check but the first (`decoding`), in the order of asking; the last two look back."""
+"""Every check but `decoding`, in the order they run.
+
+The last two compare the state of the model with its state before all other checks.
+"""
 
 _CRASHES = (
     ArithmeticError,
@@ -70,11 +73,11 @@ _CRASHES = (
     TypeError,
     ValueError,
 )
-"""What foreign modelling code raises where it does not fit the engine: a finding, not an end."""
+"""Errors that model code raises where it does not fit the engine; the check is reported failed."""
 
 
 def diagnose(model: Source) -> Diagnosis:
-    """Run every check on a model: a few tiny forwards, nothing of the model is changed.
+    """Run every check on a model: a few short forwards; the model is not changed.
 
     A check that cannot be carried out because the model breaks has failed, with the error as its
     detail.
@@ -95,6 +98,7 @@ def diagnose(model: Source) -> Diagnosis:
     loaded = load_model(model)
     start = time.perf_counter()
     patient = Examination(loaded)
+    # All other checks read the arms. If decoding them fails, each would repeat the same error.
     first = _asked(decoding, patient)
     ask = _asked if first.status == PASS else _left_out
     checks = (first, *(ask(check, patient) for check in CHECKS))
@@ -105,6 +109,7 @@ def _asked(check: Question, patient: Examination) -> Check:
     try:
         return check(patient)
     except _CRASHES as error:
+        # A detail is one line of a table: newlines are removed and the length is bounded.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return Check(_name(check), FAIL, reason[:200])
 
@@ -118,6 +123,7 @@ def _name(check: Question) -> str:
 
 
 def _facts(model: LanguageModel) -> dict[str, str]:
+    # dict.fromkeys keeps the order of the layers, which a set would lose.
     windows = ", ".join(str(window) for window in dict.fromkeys(model.windows) if window)
     return {
         "name": model.name,

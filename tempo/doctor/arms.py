@@ -1,4 +1,4 @@
-"""The few short decodings that an examination looks at, made so that each shows one thing."""
+"""Short decodings that the checks read; each arm isolates one property of the engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,43 +13,46 @@ from tempo.policy.selection import Forced
 from tempo.policy.slots import SlotTable
 from tempo.policy.visibility import ISOLATED, ORDERED, VISIBLE, Queries, Relation, Sees
 
+# Short, so that all arms decode in seconds on a CPU. 64 tokens are enough for the widest arm,
+# `jumping`, whose members are all different.
 N_PROMPT = 12
 N_TOKENS = 64
 HIDDEN_SLOT = N_PROMPT - 1
-"""The slot that the arm `hidden` does not see: the end of the prompt."""
+"""The slot that the arm `hidden` does not see: the last of the prompt."""
+# A power of two: every position with this offset is exact in float32.
 FRACTION = 0.25
 GREEDY_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class At(Place):
-    """Members at given positions, wherever the base is."""
+    """Members at fixed positions; the base position is ignored."""
 
     position: tuple[float | int, ...]
 
     def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
-        """The first `width` of them."""
+        """The first `width` positions."""
         return np.asarray(self.position[:width], np.float32)
 
     def next_base(self, base: int, width: int) -> int:
-        """Past the largest."""
+        """One past the largest position."""
         return int(max(self.position)) + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Slot(Relation):
-    """One slot."""
+    """Every query sees one slot and no other."""
 
     slot: int
 
     def sees(self, table: SlotTable, queries: Queries) -> Sees:
-        """True there."""
+        """True at that slot."""
         return np.tile(np.arange(len(table)) == self.slot, (len(queries), 1))
 
 
 @dataclass(slots=True)
 class Arm:
-    """One plan and what its steps left."""
+    """One sequence plan and the outcomes of its steps."""
 
     plan: SequencePlan
     outcomes: list[StepOutcome] = field(default_factory=list)
@@ -60,7 +63,7 @@ class Arm:
         return self.outcomes[-1].decoding.table
 
     def members(self, step: int) -> Int[np.ndarray, " query"]:
-        """Slots whose logits a step left: of the prompt, the last one."""
+        """Slots with recorded logits in a step; for the prompt only its last slot."""
         slots = self.table.members(step)
         return slots[-1:] if step == 0 else slots
 
@@ -76,14 +79,15 @@ class Arm:
 def plans(
     tokens: Sequence[int], *, windows: Sequence[int | None], reach: int
 ) -> dict[str, SequencePlan]:
-    """Every arm by name.
+    """Every arm, by name.
 
     Args:
         tokens: N_TOKENS different tokens.
         windows: Sliding windows of the model's layers.
-        reach: The largest position to go to.
+        reach: The largest position to use.
     """
     prompt, others = tuple(tokens[:N_PROMPT]), tuple(tokens[N_PROMPT:])
+    # Forced tokens: what a random or untrained model would choose must not decide what is checked.
     a, b, c, d, e, f, stranger = others[:7]
     jumps = jumping_positions(windows, reach)
     isolated = Policy(Forced(((a, b, c), (d,))))
@@ -91,6 +95,9 @@ def plans(
         "greedy": greedy(),
         "visible": Policy(Forced(((a, b, c), (d, e), (f,))), see=VISIBLE),
         "isolated": isolated,
+        # Differs from `isolated` in the last prompt token only, so any change in a member's logits
+        # shows that it reads the prompt (transformers drops it where positions repeat without a
+        # mask).
         "another prompt": isolated,
         "ordered": Policy(Forced(((a, b, c),)), see=ORDERED),
         "another last member": Policy(Forced(((a, b, stranger),)), see=ORDERED),
@@ -100,6 +107,7 @@ def plans(
     }
     prompts = dict.fromkeys(policies, prompt) | {"another prompt": (*prompt[:-1], stranger)}
     return {
+        # An end-of-sequence token must not shorten the greedy arm: every check expects its steps.
         name: SequencePlan(name, name, prompts[name], policy, GREEDY_STEPS, "ignore")
         for name, policy in policies.items()
     }
@@ -107,6 +115,8 @@ def plans(
 
 def jumping_positions(windows: Sequence[int | None], reach: int) -> tuple[float, ...]:
     """Positions whose distances to the last of them lie closely around every window's edge."""
+    # Powers of two also find a window that the configuration does not declare. The half position
+    # separates a window measured in positions from one measured in slots.
     distances = {0.0} | {2.0**power for power in range(20)}
     for window in {window for window in windows if window}:
         distances |= {window - 1.0, window - 0.5, float(window), window + 1.0}

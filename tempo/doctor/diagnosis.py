@@ -1,4 +1,4 @@
-"""What an examination of a model found, to read and to show."""
+"""Results of the checks on one model, for code, terminal and notebook."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _MARKS = {PASS: "ok", FAIL: "FAIL", NOT_APPLICABLE: "-"}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question and its answer.
+    """One check and its result.
 
     Attributes:
         status: "pass", "fail" or "not applicable".
@@ -36,18 +36,18 @@ def verdict(name: str, healthy: bool, detail: str, *, trap: int | None = None) -
 
 
 def not_applicable(name: str, detail: str, *, trap: int | None = None) -> Check:
-    """A check that has nothing to look at in this model."""
+    """A check of something that this model does not have."""
     return Check(name, NOT_APPLICABLE, detail, trap)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Diagnosis:
-    """All answers about one model.
+    """Results of all checks on one model.
 
     Attributes:
         model: Facts that identify and describe it, as text.
-        checks: The answers, in the order of asking.
-        elapsed_s: How long the examination took.
+        checks: The results, in the order the checks ran.
+        elapsed_s: Duration of all checks, in seconds.
     """
 
     model: Mapping[str, str]
@@ -85,6 +85,7 @@ class Diagnosis:
         return "\n".join([self._facts(), *lines, self.summary])
 
     def _repr_html_(self) -> str:
+        # Details can contain text of the model (names, error messages): escape them for HTML.
         rows = [
             _ROW.format(
                 *map(escape, (check.name, check.status, check.detail)),

@@ -1,4 +1,4 @@
-"""One model on the table: the forwards that the checks share, each run when first asked for."""
+"""The forwards that the checks share; each is computed at first use and kept."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,14 +23,14 @@ from tempo.models.support import check_rope
 from tempo.oracle import OracleRun, run_oracle
 
 _USUAL_SIZE = 10.0
-"""Tolerances are for logits and scores of about this size, and grow with larger ones."""
+"""Size of logits and scores for which the tolerances hold; they grow in proportion above it."""
 _HALF_STEPS = 8.0
-"""In half precision, what is allowed in steps of the dtype."""
+"""Difference allowed in half precision, in units of the machine epsilon of the dtype."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """Largest differences that rounding explains.
+    """Largest differences that rounding alone can cause.
 
     Attributes:
         logits: Between raw logits.
@@ -45,21 +45,24 @@ def tolerances(dtype: str, *, largest_logit: float, largest_score: float) -> Tol
     """The tolerances of a dtype, for logits and scores (before the softmax) of this size."""
     logits, scores = (max(1.0, size / _USUAL_SIZE) for size in (largest_logit, largest_score))
     if dtype == "float32":
+        # Hugging Face computes RoPE and the softmax in float32 whatever the weights are: reordered
+        # sums agree to about 1e-5 and no better.
         return Tolerances(1e-4 * logits, 1e-5 * scores)
+    # In half precision the error grows with the number itself: epsilon times its size.
     step = torch.finfo(getattr(torch, dtype)).eps
     return Tolerances(_HALF_STEPS * step * _USUAL_SIZE * logits, _HALF_STEPS * step * scores)
 
 
 FARTHEST = 512
-"""Where no window is declared, how far to look for one, in positions."""
+"""How far to search for a sliding window where none is declared, in positions."""
 MOVED = 1e-3
-"""The least by which logits move if they do; two decodings that differ in nothing are bit-equal."""
+"""Smallest change of logits that counts as a change; equal decodings are bit-equal."""
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """What transformers alone gives, under eager attention.
+    """Outputs of plain transformers under eager attention.
 
     Attributes:
         logits: Of every sequence.
@@ -71,15 +74,16 @@ class Plain:
 
 
 class Examination:
-    """Measures a model; everything is measured once.
+    """Measurements of one model; each is made once, at first use.
 
     Attributes:
-        settings: Attention setting of every module when the examination began.
-        frequencies: Rotary frequencies then.
+        settings: Attention setting of every module before the first forward.
+        frequencies: Rotary frequencies before the first forward.
     """
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
+        # Read before any forward: both can be changed by one, which two of the checks look for.
         self.settings = attention_settings(model)
         self.frequencies = rotary_frequencies(model)
 
@@ -88,25 +92,28 @@ class Examination:
         """Different tokens, none of them special."""
         tokenizer = self.model.tokenizer
         special = set(self.model.eos_ids) | set(tokenizer.all_special_ids if tokenizer else ())
+        # Special tokens would end the sequence or be treated as padding. The seed is fixed, so that
+        # two runs on one model report the same numbers.
         usable = np.setdiff1d(np.arange(self.model.vocab_size), list(special))
         return tuple(np.random.default_rng(0).choice(usable, N_TOKENS, replace=False).tolist())
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """The prompt of nearly every arm."""
+        """The prompt of all arms but `another prompt`."""
         return self.tokens[:N_PROMPT]
 
     @cached_property
     def reach(self) -> int:
-        """The largest position to go to: past every window, where the model goes that far."""
+        """The largest position to use: beyond every window, as far as the model allows."""
         widest = max([FARTHEST // 2, *filter(None, self.model.windows)])
         wanted = min(2 * widest, self.model.max_positions - 1)
+        # `dynamic` and `longrope` choose other frequencies for long calls: stay below the switch.
         while not self.frequencies_hold(wanted):
             wanted //= 2
         return wanted
 
     def frequencies_hold(self, position: int) -> bool:
-        """Whether a call may hold this position without turning the keys of others."""
+        """Whether a call with this position leaves the rotary frequencies of all others alone."""
         try:
             check_rope(self.model, position)
         except ModelError:
@@ -116,12 +123,13 @@ class Examination:
     @cached_property
     def arms(self) -> dict[str, Arm]:
         """All arms, decoded together with their rows captured."""
+        # Without guards: a model that the guards refuse must still be measured by the other checks.
         with watched_positions(self.model.hf) as self._positions, unguarded():
             return self._decoded(self._everything)
 
     @cached_property
     def positions(self) -> list[Tensor]:
-        """What reached the rotary modules while the arms were decoded, call by call."""
+        """Positions passed to the rotary modules while the arms were decoded, one per call."""
         assert self.arms
         return self._positions
 
@@ -144,7 +152,7 @@ class Examination:
 
     @cached_property
     def tolerances(self) -> Tolerances:
-        """For this model's dtype and the size of its logits and scores."""
+        """Tolerances for the dtype of this model and the size of its logits and scores."""
         steps = range(GREEDY_STEPS + 1)
         greedy = self.arms["greedy"]
         logits = [np.abs(greedy.logits(step)).max() for step in steps]
@@ -156,6 +164,8 @@ class Examination:
     @property
     def switches_experts(self) -> bool:
         """Whether rounding may send a token to another expert, which moves it by any amount."""
+        # Families name the number of experts differently; any of the names marks a mixture of
+        # experts.
         experts = (getattr(self.model.config, name, None) for name in _EXPERTS)
         return self.model.dtype != "float32" and any(experts)
 
@@ -170,6 +180,7 @@ class Examination:
             out = self.model.hf(
                 input_ids=torch.tensor(token_ids, device=device),
                 use_cache=False,
+                # Eager is set above because SDPA would return empty attention without an exception.
                 output_attentions=True,
                 **moved,
             )
@@ -201,7 +212,7 @@ class Examination:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Scaling, window, soft cap and sinks of every layer, as the model passed them."""
+        """Scaling, window, soft cap and sinks of every layer, as the model passed them on."""
         return self.outcomes[0].facts
 
     @property
@@ -219,8 +230,11 @@ class Examination:
 
     @property
     def wanted_positions(self) -> list[Float32[np.ndarray, " row"]]:
-        """What ought to reach a rotary module in each forward of the arms, by the slot tables."""
+        """Positions that the slot tables ask for, in each forward of the arms."""
         arms = list(self.arms.values())
+        # The engine reads a prompt once for all arms that share it: step 0 has one row group for
+        # each different prompt, in the order of first use. `reversed` lets the first arm of each
+        # win.
         by_prompt = {arm.plan.token_ids: arm for arm in reversed(arms)}
         prompts = dict.fromkeys(arm.plan.token_ids for arm in arms)
         fed = [[by_prompt[prompt] for prompt in prompts]]
@@ -250,7 +264,7 @@ class Examination:
 
 
 class _Stop(Exception):
-    """Raised in the middle of a decoding, on purpose."""
+    """Raised on purpose, to break off a decoding."""
 
 
 def attention_settings(model: LanguageModel) -> dict[str, str | None]:
@@ -268,14 +282,17 @@ def rotary_frequencies(model: LanguageModel) -> dict[str, Tensor]:
     return {
         name: buffer.clone()
         for name, buffer in model.hf.named_buffers()
+        # `original_inv_freq` is the constant copy that `dynamic` restores from: it cannot show a
+        # change.
         if name.endswith("inv_freq") and "original" not in name
     }
 
 
 def raw_scores(outcome: StepOutcome) -> Float[np.ndarray, " visible"]:
-    """Scores before the softmax of everything that a step's rows see, with mask bias and cap."""
+    """Scores before the softmax at all visible slots of a step, with cap and bias applied."""
     tensors: Mapping[str, np.ndarray] = outcome.tensors
     weights = tensors["weights"]
     seen = weights > 0
+    # weight = exp(score - logsumexp), so score = log(weight) + logsumexp; log(0) is left out.
     logs = np.log(weights, where=seen, out=np.zeros_like(weights))
     return (logs + tensors["logsumexp"][..., None])[seen]

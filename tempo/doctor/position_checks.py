@@ -1,4 +1,4 @@
-"""Checks of positions: what reaches RoPE, what windows are measured in, what a shift does."""
+"""Checks of positions: sliding windows, fractional positions, translation, RoPE type."""
 
 import math
 from dataclasses import replace
@@ -21,8 +21,9 @@ Width = float | int | None
 
 
 def sliding_windows(patient: Examination) -> Check:
-    """Each layer sees as many positions as declared, in the engine and in eager attention."""
+    """The window of each layer is as declared, in the engine and in eager attention."""
     model, edge = patient.model, patient.reach - N_PROMPT
+    # A window wider than the farthest query cannot be seen: it must look like none.
     wanted = [window if window and window <= edge else None for window in model.windows]
     engine, eager = _engine_widths(patient), _eager_widths(patient)
     layers = zip(model.layer_types, model.windows, engine, eager or engine, strict=True)
@@ -36,17 +37,19 @@ def sliding_windows(patient: Examination) -> Check:
 
 
 def _engine_widths(patient: Examination) -> list[Width]:
-    """Measured in the captured row of a query that stands far away, members around each edge."""
+    """Window of each layer, from the row of the last member of the arm `jumping`."""
     jumping = patient.arms["jumping"]
     behind = jumping.table.position[-1] - jumping.table.position
+    # A weight can underflow to 0 in one head; a slot is seen if any head of the layer weighs it.
     return [_width(row.any(0), behind) for row in jumping.weights(1)[:, :, -1] > 0]
 
 
 def _eager_widths(patient: Examination) -> list[Width] | None:
-    """Measured in plain text; None where nothing is declared or it would take too many tokens."""
+    """Window of each layer in plain text; None if none is declared or it is too wide."""
     widest = max(filter(None, patient.model.windows), default=None)
     if widest is None or widest > min(MEASURABLE, patient.reach - N_PROMPT):
         return None
+    # Two more than the window: distances `widest` and `widest + 1` must both be unseen.
     tokens = np.resize(patient.tokens, widest + 2)
     rows = patient.plain([tokens.tolist()]).attention[:, :, -1]
     behind = np.arange(widest + 2, dtype=np.float32)[::-1].copy()
@@ -56,6 +59,7 @@ def _eager_widths(patient: Examination) -> list[Width] | None:
 def _width(seen: Bool[np.ndarray, " slot"], behind: Float32[np.ndarray, " slot"]) -> Width:
     if seen.all():
         return None
+    # A window is one cut: something seen beyond the nearest unseen distance is another pattern.
     nearest = float(behind[~seen].min())
     return math.nan if (behind[seen] > nearest).any() else nearest
 
@@ -65,17 +69,20 @@ def _text(width: Width, edge: int) -> str:
 
 
 def fractional_positions(patient: Examination) -> Check:
-    """RoPE gets every position as the slot table has it, and a fraction of one changes logits."""
+    """RoPE gets the exact positions of the slot table, and fractions of a position matter."""
     wanted = patient.wanted_positions
     given = [each.reshape(-1).double().cpu().numpy() for each in patient.positions]
+    # Families call RoPE once a forward or once a layer, and Gemma-3 once for each of two bases.
     calls = len(given) // len(wanted)
     exact = bool(given) and all(
         np.array_equal(each, wanted[number // calls]) for number, each in enumerate(given)
     )
     arms = patient.arms
+    # Row 0 has offset 0 in both arms. The other offsets are 1 and 2 times FRACTION.
     change = float(np.abs(arms["fractional"].logits(1) - arms["isolated"].logits(1))[1:].max())
     detail = f"{len(given)} rotary calls got the exact positions" if exact else "RoPE got others"
     detail += f"; 0.25 to 0.5 of a position moves logits by {change:.2g} (more than {MOVED:g})"
+    # In half precision the rotation of a quarter position can be lost in rounding.
     if patient.model.dtype != "float32":
         detail += ", not required in half precision"
         return verdict("fractional positions", exact, detail)
@@ -83,13 +90,14 @@ def fractional_positions(patient: Examination) -> Check:
 
 
 def translation(patient: Examination) -> Check:
-    """Where moving a text changes nothing in transformers, moving a slot table changes nothing."""
+    """If a shift of all positions changes nothing in transformers, it changes nothing here."""
     name, n, limit = "translation", len(patient.prompt), patient.tolerances.logits
     arm = patient.arms["visible"]
     farthest = int(arm.table.position.max()) + SHIFT
     if farthest >= patient.model.max_positions or not patient.frequencies_hold(farthest):
         return not_applicable(name, f"positions cannot be moved by {SHIFT} in this model")
     position = torch.stack([torch.arange(n), torch.arange(n) + SHIFT])
+    # With no mask transformers would derive one from the positions (packed sequences).
     mask = torch.ones(2, n, dtype=torch.long)
     prompts = [patient.prompt, patient.prompt]
     plain = patient.plain(prompts, position_ids=position, attention_mask=mask).logits
@@ -108,7 +116,7 @@ def translation(patient: Examination) -> Check:
 
 
 def rope_type(patient: Examination) -> Check:
-    """No forward of the examination has changed the rotary frequencies."""
+    """No forward of the checks has changed the rotary frequencies."""
     after = rotary_frequencies(patient.model)
     changed = [
         name for name, before in patient.frequencies.items() if not torch.equal(before, after[name])

@@ -1,4 +1,4 @@
-"""Checks of the engine against transformers and the oracle, and of what transformers gets wrong."""
+"""Checks of the engine against transformers and the oracle, and of known traps."""
 
 import numpy as np
 import torch
@@ -15,13 +15,13 @@ _GREEDY = range(GREEDY_STEPS + 1)
 
 
 def decoding(patient: Examination) -> Check:
-    """The engine decodes at all."""
+    """The engine decodes all arms without an error."""
     arms, steps = patient.arms, len(patient.outcomes)
     return verdict("decoding", True, f"{len(arms)} short runs, {steps} steps")
 
 
 def guards(patient: Examination) -> Check:
-    """The guards at the first step of every run let this model pass."""
+    """The guards at the first step of a run accept this model."""
     try:
         patient.pass_the_guards()
     except ModelError as refusal:
@@ -30,20 +30,23 @@ def guards(patient: Examination) -> Check:
 
 
 def eager_logits(patient: Examination) -> Check:
-    """A greedy run has the logits of one plain eager forward over its tokens."""
+    """A greedy run gives the logits of one plain eager forward over the same tokens."""
     arm, plain = patient.arms["greedy"], patient.eager.logits[0]
     gap = max(_largest(arm.logits(step) - plain[arm.members(step)]) for step in _GREEDY)
     return _agreement(patient, "eager logits", "eager", gap=gap, limit=patient.tolerances.logits)
 
 
 def eager_attention(patient: Examination) -> Check:
-    """A greedy run has the rows of one plain eager forward over its tokens."""
+    """A greedy run gives the attention rows of one plain eager forward over the same tokens."""
     plain, limit = patient.eager.attention, patient.tolerances.attention
+    # Eager code either drops the sink column after the softmax (rows below 1) or renormalises.
     sinkless = patient.knows_sinks and bool((np.abs(plain.sum(-1) - 1) < 1e-3).all())
     table, gap = patient.arms["greedy"].table, 0.0
     for step in _GREEDY:
         rows = patient.arms["greedy"].weights(step)
         total = rows.sum(-1, keepdims=True) if sinkless else np.float32(1)
+        # The row of a step ends at the last slot written; later columns of eager are 0 by
+        # causality.
         eager = plain[:, :, table.members(step)][..., : rows.shape[-1]]
         gap = max(gap, _largest(rows / total - eager))
     reference = "eager, which leaves the learned sink out of its rows" if sinkless else "eager"
@@ -51,7 +54,7 @@ def eager_attention(patient: Examination) -> Check:
 
 
 def oracle(patient: Examination) -> Check:
-    """A run with parallel sets has the logits of the oracle over its slot table."""
+    """A run with parallel sets gives the logits of the oracle over its slot table."""
     arm, logits = patient.arms["visible"], patient.oracle.logits
     steps = range(len(arm.outcomes))
     gap = max(_largest(arm.logits(step) - logits[arm.members(step)]) for step in steps)
@@ -73,15 +76,19 @@ def _agreement(
 ) -> Check:
     detail = f"at most {gap:.1e} from {reference} ({limit:.1e} allowed in {patient.model.dtype})"
     if gap > limit and patient.switches_experts:
+        # A small rounding error can route a token to another expert: no tolerance separates that
+        # from a fault.
         advice = "rounding switches experts; load the model in float32 to tell"
         return not_applicable(name, f"{detail}: {advice}", trap=trap)
     return verdict(name, gap <= limit, detail, trap=trap)
 
 
 def mask_dtype(patient: Examination) -> Check:
-    """The oracle's masks are added as meant; a boolean one, under eager, is not."""
+    """The float masks of the oracle are causal; a boolean mask under eager attention is not."""
     prompts = [patient.prompt, (*patient.prompt[:-1], patient.tokens[N_PROMPT])]
     n = len(patient.prompt)
+    # Eager attention adds the mask to the scores: True becomes +1 and False 0, so nothing is
+    # hidden.
     boolean = torch.ones(n, n, dtype=torch.bool).tril().expand(2, 1, n, n)
     leaky = patient.plain(prompts, attention_mask=boolean).logits[:, :-1]
     table, limit = patient.arms["greedy"].table, patient.tolerances.logits
@@ -95,7 +102,7 @@ def mask_dtype(patient: Examination) -> Check:
 
 
 def packed_sequences(patient: Examination) -> Check:
-    """A member that shares its position keeps the prompt; without a mask transformers drops it."""
+    """A member that shares its position still reads the prompt, as it would alone."""
     arm, limit = patient.arms["isolated"], patient.tolerances.logits
     members = arm.table.token[arm.table.members(1)].tolist()
     paths = patient.plain([[*patient.prompt, member] for member in members]).logits[:, -1]
@@ -113,8 +120,10 @@ def packed_sequences(patient: Examination) -> Check:
 
 
 def _reach_of_the_prompt(patient: Examination, members: list[int]) -> float:
-    """What the prompt does to the second of two siblings, given positions but no mask."""
+    """Effect of the prompt on the second of two siblings in transformers without a mask."""
     prompts = [patient.arms[name].plan.token_ids for name in ("isolated", "another prompt")]
+    # A repeated position looks like the start of a new packed sequence: the sibling loses the
+    # prompt.
     position = torch.tensor([[*range(N_PROMPT), N_PROMPT, N_PROMPT]] * 2)
     tokens = [[*prompt, *members] for prompt in prompts]
     logits = patient.plain(tokens, position_ids=position).logits[:, -1]
@@ -122,7 +131,8 @@ def _reach_of_the_prompt(patient: Examination, members: list[int]) -> float:
 
 
 def attention_setting(patient: Examination) -> Check:
-    """Every part of the model has its attention setting back, also after a run broke off."""
+    """The attention setting of every module is restored, also after a run that failed."""
+    # Restoring belongs in a `finally`: only a run that fails can show that it is there.
     patient.interrupt()
     after = attention_settings(patient.model)
     lost = [
