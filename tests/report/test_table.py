@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from tempo.errors import InputError
@@ -61,3 +62,26 @@ def test_a_row_has_one_cell_for_each_column(row: dict):
 def test_two_columns_of_one_key_are_refused():
     with pytest.raises(InputError, match="columns of different keys"):
         table(columns=(COLUMNS[0], COLUMNS[0]))
+
+
+def test_a_column_gets_its_cell_from_an_item():
+    columns = (
+        Column("who", "who", "text", lambda name, values: name.upper()),
+        Column("share", "share", "number", lambda name, values: values[0]),
+        Column("n", "prompts", "count", lambda name, values: len(values)),
+    )
+    items = (("a", np.float32([0.5])), ("b", np.float32([0.25, 1])))
+    found = Table.of("planted", "Planted", columns, items, note="note")
+    rows = ({"who": "A", "share": 0.5, "n": 1}, {"who": "B", "share": 0.25, "n": 2})
+    assert found == Table("planted", "Planted", "note", columns, rows)
+    assert type(found.rows[0]["share"]) is float
+
+
+def test_a_column_without_a_getter_takes_the_cell_of_its_key():
+    assert Table.of("planted", "Planted", COLUMNS, [ROW | {"more": 1}]) == table(ROW)
+
+
+def test_a_cell_of_another_kind_from_a_getter_is_refused():
+    columns = (Column("n", "prompts", "count", lambda one: one / 2),)
+    with pytest.raises(InputError, match="expected a cell of kind count in column n"):
+        Table.of("planted", "Planted", columns, [1])

@@ -1,8 +1,10 @@
 """A table as data: what its columns hold, and its rows."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from tempo.errors import InputError
 from tempo_analysis.report.numbers import limits, number
@@ -34,11 +36,24 @@ class Column:
         key: Names it in every row and in a CSV file; unique in its table.
         heading: Names it to a reader.
         kind: What its cells hold: text, a number, an interval over prompts, a count.
+        get: Gives its cell from an item of `Table.of`, whose arguments are the parts of the item
+            if it is a tuple. Without it an item is a mapping and the cell is the one at `key`.
     """
 
     key: str
     heading: str
     kind: Kind
+    # Two lambdas are never equal, so comparing them would make equal tables differ.
+    get: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
+
+    def cell(self, item: Any) -> Cell:
+        """Its cell in the row of an item; a numpy scalar becomes a plain number."""
+        if self.get is None:
+            value = item[self.key]
+        else:
+            value = self.get(*item) if isinstance(item, tuple) else self.get(item)
+        # float32 is no float, so the check of kinds would refuse it.
+        return value.item() if isinstance(value, np.generic) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +85,19 @@ class Table:
             )
         for row in self.rows:
             self._check(row)
+
+    @classmethod
+    def of(
+        cls, name: str, title: str, columns: Iterable[Column], items: Iterable[Any], note: str = ""
+    ) -> "Table":
+        """One row for each item, with the cell that each column gets from it.
+
+        Raises:
+            InputError: Two columns have one key, or a cell is not of the kind of its column.
+        """
+        kept = tuple(columns)
+        rows = tuple({column.key: column.cell(item) for column in kept} for item in items)
+        return cls(name, title, note, kept, rows)
 
     def shown(self) -> list[list[str]]:
         """Every cell as a reader sees it: three digits, and a dash where there is no data."""
