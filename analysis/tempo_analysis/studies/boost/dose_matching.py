@@ -1,11 +1,11 @@
-"""The bias that gives members of sets the mass back that they get alone.
+"""The bias at which members of sets get the attention mass that they get alone.
 
 With m the mass of a member alone, E that of the members of other sets there, o = m / (1 - m) and
-S the sum of o over the set, a bias of beta on every member gives, as long as no score changes,
+S the sum of o over the set, a bias of beta on every member of all sets gives each of them the mass
 
     a = e^beta o / (1 + (e^beta - 1) E / (1 - m) + e^beta S)
 
-which is exact at layer 0 for isolated members. In a first set E is 0.
+if no score changes. This is exact at layer 0 for isolated members. In a first set E is 0.
 """
 
 from collections.abc import Sequence
@@ -76,6 +76,7 @@ def restoring(
     """
     ours = np.array([crossing(betas, one) for one in measured], np.float64)
     theirs = np.array([crossing(betas, one) for one in law], np.float64)
+    # The sum is NaN if either is. Both means cover the same prompts, so that they compare.
     both = np.isfinite(ours + theirs)
     return Restoring(
         target=target,
@@ -83,7 +84,9 @@ def restoring(
         law_by_prompt=theirs,
         measured=estimate_with_interval(np.where(both, ours, np.nan), seed=seed),
         law=estimate_with_interval(np.where(both, theirs, np.nan), seed=seed),
+        # Paired by prompt: prompts differ in dose far more than the law differs from the measure.
         difference=estimate_with_interval(ours - theirs, seed=seed),
+        # Kept beside the mean of doses: a mean curve crosses even where some prompts do not.
         pooled=crossing(betas, mean_over_prompts(measured)),
         pooled_law=crossing(betas, mean_over_prompts(law)),
         loss=estimate_with_interval(measured[:, list(betas).index(0.0)], seed=seed),
@@ -99,8 +102,10 @@ def crossing(betas: Sequence[float], values: Float64[np.ndarray, " beta"]) -> fl
     """
     if len(betas) < 2 or not np.isfinite(values).all() or not values[0] <= 0 <= values[-1]:
         return float("nan")
+    # Monotone between doses; a plain cubic spline overshoots and would add crossings.
     curve = PchipInterpolator(np.asarray(betas, np.float64), values, extrapolate=False)
     roots = np.asarray(curve.roots(discontinuity=False, extrapolate=False))
+    # Several roots mean no single dose: a choice among them would be arbitrary.
     found = np.unique(roots.round(9))  # a root on a dose is found in both of its intervals
     return float(found[0]) if len(found) == 1 and np.isfinite(found[0]) else float("nan")
 
@@ -117,10 +122,12 @@ def odds_law_log_ratio(beta: float, alone: Masses, others: Masses) -> Masses:
         NaN in cells where a member has no mass alone, or the rest of the row has none.
     """
     rest = 1 - alone
+    # Weights of 0 lie outside a window or underflow; their ratio to the mass alone is undefined.
     known = (alone > 0) & (rest > _LEAST_REST)
     whole = known.all(0)  # the odds of all members stand in the sum, so one unknown is enough
     safe = np.where(known, rest, 1.0)
     odds = np.where(known, alone, 0.0) / safe
     # the formula at the top; a is divided by m, which leaves e^beta / (1 - m) in front
+    # expm1: exp(beta) - 1 loses all digits at small doses, and is exactly 0 at a dose of 0.
     total = 1 + np.expm1(beta) * others / safe + np.exp(beta) * odds.sum(0)
     return np.where(whole, beta - np.log(safe) - np.log(total), np.nan)

@@ -17,9 +17,9 @@ Doses = Float64[np.ndarray, "prompt beta"]
 CONTROL = "control"
 ALL = "all"
 MILD = 2.0
-"""Nats; slopes are fitted to doses no larger than this."""
+"""Nats. Slopes are fitted to doses up to this one; beyond it a response need not be linear."""
 CURVED = frozenset({"kl"})
-"""Measures with their minimum at 0, which grow with the square of a small dose."""
+"""Measures with a minimum at a dose of 0; they grow with the square of a small dose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Quantity:
         name: Its key.
         title: For a reader.
         unit: Of the value.
-        slope: Unit of its slope; empty where a slope says nothing.
+        slope: Unit of its slope; empty if a slope has no meaning.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Quantity:
 FORCED = (
     Quantity("kl", "KL(readout without bias || with bias)", "nats", "nats per squared nat of bias"),
     Quantity("top_1_changed", "most probable token changed", "share of steps"),
+    # Logarithms: differences are then ratios, which compare between peaked and flat readouts.
     Quantity("log_entropy", "log entropy of the readout", "log nats", "log ratio per nat of bias"),
     Quantity("set_nll", "-log p of the next set", "nats", "nats per nat of bias"),
     Quantity("top_nll", "-log p of the next set's top member", "nats", "nats per nat of bias"),
@@ -90,6 +91,7 @@ class Dose:
     def change(self, measure: str) -> Doses:
         """A measure minus its own value without a bias."""
         found = self.values[measure]
+        # Within each prompt, before any mean: the levels of prompts differ more than the effects.
         return found - found[:, self.base : self.base + 1]
 
     def slope(self, measure: str) -> Float64[np.ndarray, " prompt"]:
@@ -99,8 +101,10 @@ class Dose:
         doses.
         """
         doses = np.asarray(self.betas)
+        # A dose of 0 has no change by definition, so it adds nothing to a line through the origin.
         mild = (np.abs(doses) <= MILD) & (doses != 0)
         x = doses[mild] ** (2 if measure in CURVED else 1)
+        # One dose would fit the line exactly, whatever its shape.
         if len(x) < 2:
             return np.full(len(self.values[measure]), np.nan)
         return self.change(measure)[:, mild] @ x / (x @ x)
@@ -108,6 +112,7 @@ class Dose:
 
 def at_doses(values: Doses, *, seed: int = SEED) -> tuple[Interval, ...]:
     """Mean over prompts at each dose, with pointwise limits."""
+    # Pointwise here, for one dose at a time; figures use bands that hold at all doses at once.
     n = values.shape[1]
     found = curve(np.arange(n), values, seed=seed)
     columns = (found.estimate, found.low, found.high, found.n, found.methods)

@@ -1,4 +1,4 @@
-"""Figures of a boost; nothing is computed here but means, limits and where the ink goes."""
+"""Figures of a boost; only means and their limits are computed here."""
 
 from collections.abc import Sequence
 
@@ -89,6 +89,7 @@ def restoring_figure(found: BoostNumbers) -> Figure | None:
     if not found.restoring:
         return None
     columns = min(3, len(found.restoring))
+    # Division rounded up.
     rows = -(-len(found.restoring) // columns)
     with house_style():
         figure = new_figure(0.4 + 2.3 * rows)
@@ -106,7 +107,7 @@ def restoring_figure(found: BoostNumbers) -> Figure | None:
 
 
 def _family(target: str) -> int:
-    """The column of a target; heads that a caller named stand with the other groups of heads."""
+    """Column of a target; heads named by a caller are in that of the groups of heads."""
     places = [n for n, names in enumerate(_FAMILIES) if target in names]
     return places[0] if places else len(_FAMILIES) - 1
 
@@ -114,6 +115,7 @@ def _family(target: str) -> int:
 def _panels(columns: Sequence[Sequence[Dose]], measures: Sequence[str], *, seed: int) -> Figure:
     with house_style():
         figure = new_figure(0.7 + 1.45 * len(measures))
+        # sharey: one scale for each measure, so that targets can be compared along a row.
         axes = figure.subplots(
             len(measures), len(columns), sharex=True, sharey="row", squeeze=False
         )
@@ -121,6 +123,7 @@ def _panels(columns: Sequence[Sequence[Dose]], measures: Sequence[str], *, seed:
             for place, doses in enumerate(columns):
                 _draw_changes(axes[row, place], doses, name, seed)
             axes[row, 0].set_ylabel(_SHORT[name], fontsize=7)
+            # The y axis is shared along the row: one panel is enough.
             _widen(axes[row, 0])
         for place, doses in enumerate(columns):
             _set_doses(axes[-1, place], doses[0].betas)
@@ -132,7 +135,7 @@ def _panels(columns: Sequence[Sequence[Dose]], measures: Sequence[str], *, seed:
 
 
 def _widen(axes: Axes) -> None:
-    """A scale on which rounding is no effect."""
+    """Widen a very narrow y axis, on which rounding would look like an effect."""
     low, high = axes.get_ylim()
     if high - low < _NARROW:
         axes.set_ylim((low + high) / 2 - _NARROW, (low + high) / 2 + _NARROW)
@@ -151,6 +154,7 @@ def _draw_changes(axes: Axes, doses: Sequence[Dose], measure: str, seed: int) ->
 
 
 def _draw_change(axes: Axes, dose: Dose, measure: str, number: int, seed: int) -> None:
+    # By index: a band is over integer points; the doses are only drawn at their values.
     found = band(np.arange(len(dose.betas)), dose.change(measure), seed=seed)
     betas = np.asarray(dose.betas)
     ink, style = (INK, "--") if dose.target == CONTROL else (colour(number), "-")
@@ -167,6 +171,7 @@ def _draw_restoring(axes: Axes, found: BoostNumbers, one: Restoring, number: int
     axes.fill_between(betas, curve.low, curve.high, color=ink, alpha=0.2, linewidth=0)
     axes.plot(betas, curve.estimate, color=ink, marker="o", ms=2, linewidth=1)
     axes.axhline(0, color=FAINT, linestyle=":", linewidth=0.8)
+    # No limits with too few prompts; the line of the estimate stays.
     if np.isfinite(one.measured.low):
         axes.axvspan(one.measured.low, one.measured.high, color=ink, alpha=0.2, linewidth=0)
     for where, style in ((one.measured.estimate, "-"), (one.law.estimate, "--")):

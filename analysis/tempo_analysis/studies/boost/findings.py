@@ -1,4 +1,4 @@
-"""What boosting parallel members did to one model: document, tables, figures and facts."""
+"""Results of boosting parallel members in one model: document, tables, figures and facts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class BoostFindings(Findings, BoostNumbers):
         return f"Boosting parallel tokens: {self.model['name']}"
 
     def sentences(self) -> list[str]:
-        """What was found, in words that follow from the intervals."""
+        """The results in sentences generated from the intervals."""
         return sentences(self)
 
     def document(self) -> Document:
@@ -145,7 +145,7 @@ def _restoring(one: Restoring) -> Document:
 
 
 _KEPT = ("estimate", "low", "high", "n", "method")
-"""What the document says of an interval."""
+"""Fields of an interval that the document keeps."""
 
 
 def _row(found: Interval) -> Document:

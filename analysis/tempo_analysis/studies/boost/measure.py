@@ -56,8 +56,8 @@ from tempo_analysis.studies.boost.replays import (
 )
 
 NOTHING = 1e-30
-"""Nats. In float32 it changes no score, but the explicit attention path of edits is used; what
-remains is the rounding of that path."""
+"""Nats. Added to a float32 score it changes nothing, but a bias other than 0 selects the attention
+path of edits, so the remaining effect is the rounding of that path."""
 
 PerPrompt = Float64[np.ndarray, " prompt"]
 
@@ -101,11 +101,14 @@ class BoostStudy:
         """Every dose of one target, on identical tokens."""
         columns: list[dict[str, PerPrompt]] = []
         for beta in self.betas:
+            # A dose of 0 is the base itself, not another pass: all changes at 0 are exactly 0.
             found = dict(self.base)
             if beta != 0:
                 self.on_progress(f"{target.name}: beta {beta:g}")
                 # b=beta: a lambda would otherwise see the last value of the loop
                 found = self.replay(lambda half, b=beta: [target.edit(half, b)], _layers(target))
+            # Kept for the biases of single heads: those are fitted to doses given to all heads at
+            # once.
             if target.name == ALL:
                 self.in_all_heads[beta] = found
             columns.append(self.column(target, found))
@@ -136,6 +139,7 @@ class BoostStudy:
         columns: list[dict[str, PerPrompt]] = []
         for beta in self.betas:
             self.on_progress(f"{target.name}, freely: beta {beta:g}")
+            # No edit at 0, rather than a bias of 0: the plain attention path is the base.
             found = self.decode_freely(lambda half, b=beta: [target.edit(half, b)] if b else [])
             columns.append(self._masked(target, found))
         values = {name: np.stack([c[name] for c in columns], 1) for name in FROM_TEXTS}
@@ -164,6 +168,7 @@ class BoostStudy:
         column = {
             name: self._by_place(lambda n, key=name: found[n].values[key]) for name in FROM_READOUTS
         }
+        # The share is read on the slots that are biased, which in the control are others.
         shares = {n: one.matched if target.control else one.share for n, one in found.items()}
         column["share"] = self._by_place(lambda n: over_heads(shares[n], heads[n]))
         column["log_ratio"] = self._by_place(lambda n: over_heads(found[n].log_ratio, heads[n]))
@@ -178,6 +183,7 @@ class BoostStudy:
 
     def _heads(self, target: BoostTarget) -> list[HeadMask]:
         """The heads of a target for each prompt, by its half."""
+        # Parity, as in `_batches`.
         return [target.halves[n % 2] for n in range(len(self.references))]
 
     def _by_place(self, value: Callable[[int], float]) -> PerPrompt:
@@ -191,7 +197,7 @@ def repairs_of(
     restored: Sequence[Restoring],
     free: Sequence[Dose],
 ) -> tuple[tuple[Repair, ...], str]:
-    """Try one bias for all heads, and one for each head, that restore the mass alone.
+    """Measure two repairs that restore the mass alone: one bias for all heads, one for each head.
 
     Args:
         study: The references and their replays.
@@ -209,6 +215,7 @@ def repairs_of(
         return (), f"the target {ALL} was not asked for"
     if np.isnan(one.pooled):
         return (), "no dose asked for brings members to their mass alone on average"
+    # The same base as of the doses, so that repairs and doses compare.
     base = {name: values[:, dose.base] for name, values in dose.values.items()}
     text = find(free, ALL)
     if text is not None:
@@ -217,6 +224,7 @@ def repairs_of(
     plans: list[tuple[str, str, Callable[[int], list[Edit]]]] = [
         ("one bias", f"{one.pooled:.3g} nats in all heads", _scalar(everywhere, one.pooled))
     ]
+    # One prompt has no other half to fit on.
     if len(study.references) > 1:
         plans.append(("a bias for each head", _about(halves), lambda half: _edits(halves[half])))
     made: list[Repair] = []
@@ -276,10 +284,12 @@ def _about(halves: Sequence[ByHead]) -> str:
 def _gap(found: Mapping[int, ReplayedPrompt]) -> float:
     """Mean over heads of |mean over prompts of the log ratio|, in nats."""
     mean = mean_over_prompts(np.stack([one.log_ratio for one in found.values()]))
+    # The absolute value after the mean over prompts: heads of opposite sign must not cancel.
     return float(np.nanmean(np.abs(mean)))
 
 
 def _has_matched(one: Reference) -> bool:
+    # The last step sees the most slots: if it has none to match, no step has.
     return len(matched_slots(one.table, one.table.n_steps)) > 0
 
 
@@ -352,10 +362,12 @@ def boost(
     found = {**_fixed(loaded, wanted, skipped), **chosen, **given}
     ordered = [found[name] for name in (*wanted, *given) if name in found]
     everywhere = fixed_target(ALL, loaded.n_layers, loaded.n_heads)
+    # Before any dose: if a bias of 0 changes a readout, no other dose can be trusted.
     for batch in study.batches:
         check_unchanged(batch, [everywhere.edit(batch.half, 0.0)])
     forced = tuple(study.dose(target) for target in ordered)
     pairs = zip(ordered, forced, strict=True)
+    # Not for the control: it biases other slots, so members have no mass to regain by it.
     restored = tuple(study.restoring(*pair) for pair in pairs if not pair[0].control)
     free = tuple(
         study.free_dose(one) for one in ordered if check_effects and one.name in (ALL, CONTROL)
@@ -394,6 +406,7 @@ def check_betas(betas: Sequence[float | int]) -> tuple[float, ...]:
         raise InputError(
             f"expected at least two different betas, got {len(set(given))}; give more, such as -1,1"
         )
+    # A set: 0 is added once, and repeated doses would break the strictly rising order.
     return tuple(sorted({0.0, *given}))
 
 
@@ -410,6 +423,7 @@ def _options(model: LanguageModel, *, threshold: float, steps: int, seed: int) -
             "threshold": threshold,
             "steps": steps,
             "seed": seed,
+            # Texts of one length: shorter ones would have fewer rows and bigrams for other reasons.
             "eos": "ignore",
         }
     )
@@ -436,6 +450,7 @@ def _references(
 def _batches(model: LanguageModel, references: Sequence[Reference]) -> tuple[ReferenceBatch, ...]:
     """Read the prompts in batches; even indices are half 0, odd ones half 1, never mixed."""
     made: list[ReferenceBatch] = []
+    # A batch has one half only: edits are per batch, and chosen heads differ between halves.
     for half in (0, 1):
         places = range(half, len(references), 2)
         for start in range(0, len(places), TOGETHER):
@@ -519,6 +534,7 @@ def _chosen(
 
 def _matched_share(one: Reference) -> float:
     """Slots biased in the control for each biased member, mean over the steps that see a set."""
+    # From the first step that sees a set, so that the division below is never by 0.
     steps = range(one.first + 1, one.table.n_steps + 1)
     members = [len(member_slots(one.table, step)) for step in steps]
     matched = [len(matched_slots(one.table, step)) for step in steps]
@@ -536,6 +552,7 @@ def _hash(references: Sequence[Reference]) -> str:
     digest = sha256()
     for one in references:
         table = one.table
+        # Positions too: the same tokens at other positions are another reference.
         line = f"{one.prompt_id} {table.token.tolist()} {table.position.tolist()}\n"
         digest.update(line.encode())
     return digest.hexdigest()

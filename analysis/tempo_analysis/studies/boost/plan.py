@@ -1,4 +1,4 @@
-"""Where a bias acts: layers, groups of heads, and the control, which biases other slots."""
+"""Targets of a bias: layers, groups of heads, and the control, which biases other slots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ class MatchedBias(ScoreBias):
     def cells(self, table: SlotTable, queries: Int[np.ndarray, " query"]) -> CellMask:
         """Which cells of these query rows get the bias."""
         kept = np.zeros((len(queries), len(table)), bool)
+        # By step: the number of members seen, so of matched slots, is the same for all its rows.
         for step in np.unique(table.step[queries]).tolist():
             rows = table.step[queries] == step
             kept[np.ix_(rows, matched_slots(table, step))] = True
@@ -65,22 +66,26 @@ class BoostTarget:
         """
         named = [Head(*place) for place in np.argwhere(self.halves[half]).tolist()]
         if self.control:
+            # The control needs slots by count; no group of slots in the edits expresses that.
             return MatchedBias(heads=named, amount=amount)
         return ScoreBias(heads=named, groups=("earlier_sets",), amount=amount)
 
     @property
     def n_heads(self) -> int:
         """How many heads get the bias."""
+        # The two halves have the same number of heads by construction.
         return int(self.halves[0].sum())
 
 
 def member_slots(table: SlotTable, step: int) -> Int64[np.ndarray, " slot"]:
     """Members of sets of two or more that the rows of a step see."""
+    # Strictly before: members of the step itself are siblings, which isolation hides.
     return np.flatnonzero((table.width >= 2) & (table.step < step))
 
 
 def matched_slots(table: SlotTable, step: int) -> Int64[np.ndarray, " slot"]:
     """The latest slots in no set before a step, as many as members of sets, without slot 0."""
+    # Without slot 0: a bias on the attention sink moves far more mass than one on other slots.
     single = (table.width < 2) & (table.step < step) & (np.arange(len(table)) != SINK_SLOT)
     n = len(member_slots(table, step))
     # n = 0 apart: a slice [-0:] would take every slot
@@ -143,6 +148,7 @@ def chosen_targets(
         share: Mean share of a row on earlier sets, once for each half.
         seed: Of the draw of the others.
     """
+    # 1 - half: the other half chooses. The half is in the seed, so the two draws are independent.
     found = [
         _readers_and_others(share[1 - half], np.random.default_rng((seed, half))) for half in (0, 1)
     ]
@@ -170,6 +176,7 @@ def _readers_and_others(
     drawn = np.zeros(share.shape, bool)
     for layer in range(len(share)):
         left = np.flatnonzero(~readers[layer])
+        # From the same layer: depth alone changes the effect of a bias, so it has to be matched.
         picked = rng.permutation(left)[: int(readers[layer].sum())]
         drawn[layer, picked] = True
     # a layer with more readers than other heads could not be matched: fill up from any layer

@@ -1,4 +1,4 @@
-"""What a biased run is compared with: the same sets without a bias, and each member alone."""
+"""References of a biased run: the same sets without a bias, and each member alone."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -64,6 +64,7 @@ class Reference:
 
     def plan(self) -> SequencePlan:
         """Plan of a run that feeds the same sets again."""
+        # Forced sets: tokens stay the same under every bias, so that only attention changes.
         policy = Policy(forced(self.table))
         return SequencePlan(
             self.prompt_id, _REFERENCE, self.ids, policy, self.table.n_steps, "ignore"
@@ -71,6 +72,7 @@ class Reference:
 
     def wide_steps(self) -> list[int]:
         """Steps of sets of two or more members that another step follows."""
+        # Without the last step: no later row sees its set.
         steps = range(self.first, self.table.n_steps)
         return [step for step in steps if len(self.table.members(step)) >= SMALLEST_SET]
 
@@ -94,6 +96,7 @@ def decoded(
         for plan, one in zip(plans, decode(DecodeContext(model), plans), strict=True):
             # a slot of rank 1 is a second member: its step wrote a set of two or more
             wide = one.table.step[one.table.rank == 1]
+            # Slots are in order of their steps, so wide[0] is the first such step.
             if len(wide) and wide[0] < one.table.n_steps:
                 found.append(Reference(plan.prompt_id, one.table, int(wide[0])))
             else:
@@ -114,10 +117,13 @@ def add_alone(model: LanguageModel, references: Sequence[Reference]) -> None:
             # only the step after the set is needed, so the run ends and is captured there
             plan = replace(one.plan(), policy=policy, steps=step + 1, capture_from_step=step + 1)
             forks.append(Fork(len(forks), number, step, plan))
+            # Keyed by rank: the slot number of a member changes once its siblings are absent.
             own.append((number, step, rank))
 
     def keep(outcome: StepOutcome) -> None:
         number, step, rank = own[outcome.number]
+        # The rows of the next set are queries on this member; its own row has no sibling either
+        # way.
         if outcome.step == step + 1:
             one = references[number]
             one.alone[step, rank] = _alone_rows(one.table, outcome, step)
@@ -140,6 +146,7 @@ def add_mixtures(trunk: Trunk, references: Sequence[Reference]) -> None:
         ]
         runs = gone_on(trunk, plans, session=DecodeContext(trunk.model), of=[n for n, _ in some])
         for (n, _), run in zip(some, runs, strict=True):
+            # Prompt slots, of step 0, are common to all paths and cancel in the weights.
             taken = run.table.probability[run.table.step > 0].astype(np.float64)
             # log probability of the path, generated tokens only
             weights.setdefault(n, []).append(float(np.log(taken).sum()))
@@ -166,6 +173,7 @@ def odds_law_by_head(
 def mean_known(values: Float64[np.ndarray, "*cell item"]) -> Float64[np.ndarray, "*cell"]:
     """Mean over the last axis without NaN; NaN where nothing is known."""
     known = ~np.isnan(values)
+    # Not nanmean: it warns where nothing is known, which is regular here (sliding windows).
     count = known.sum(-1)
     total = np.where(known, values, 0.0).sum(-1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
@@ -178,6 +186,7 @@ def top_tokens(table: SlotTable) -> tuple[int, ...]:
 
 def _paths(one: Reference) -> list[tuple[int, ...]]:
     """Every path of tokens to a member of the set after the first set of two or more."""
+    # Steps count from 1. Sets before the first wide one have one member, so one path leads to it.
     before = top_tokens(one.table)[: one.first - 1]
     first, after = (
         one.table.token[one.table.members(step)].tolist() for step in (one.first, one.first + 1)
@@ -197,6 +206,7 @@ def _alone_rows(table: SlotTable, outcome: StepOutcome, step: int) -> AloneMasse
     wide = set(table.step[table.rank == 1].tolist()) - {step}
     others = np.isin(ours.step, list(wide)) & (ours.step <= step)
     return AloneMasses(
+        # sum(-1) of the one member removes the slot axis.
         mass=weights[..., ours.members(step)].sum(-1),
         others=weights[..., np.flatnonzero(others)].sum(-1),
     )
@@ -204,6 +214,7 @@ def _alone_rows(table: SlotTable, outcome: StepOutcome, step: int) -> AloneMasse
 
 def _together(forks: Sequence[Fork]) -> Iterator[list[Fork]]:
     """Batches of at most `TOGETHER` forks that leave their trunk at the same step."""
+    # decode_forks needs groups of one step: those leave their trunks in one forward pass.
     by_step = {step: [f for f in forks if f.step == step] for step in {f.step for f in forks}}
     for same in by_step.values():
         for start in range(0, len(same), TOGETHER):

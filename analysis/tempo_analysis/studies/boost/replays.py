@@ -80,6 +80,7 @@ def read_references(batch: ReferenceBatch) -> None:
 
     def keep(outcome: StepOutcome) -> None:
         one = batch.references[outcome.number]
+        # Earlier steps see no set: no bias on members can change them.
         if outcome.step > one.first:
             one.readouts[outcome.step] = Readout(outcome.decoding.readout.log_probability)
 
@@ -108,6 +109,7 @@ def replay_references(
             _read_rows(one, outcome, steps, layers)
 
     whole = Capture("weights", tuple(layers), tuple(range(model.n_heads)))
+    # Rows are large; without layers only readouts are kept.
     capture = whole if layers else NOTHING
     session = DecodeContext(model, capture, on_step=take, edits=tuple(edits))
     gone_on(batch.trunk, [one.plan() for one in batch.references], session=session)
@@ -125,6 +127,7 @@ def check_unchanged(batch: ReferenceBatch, edits: Sequence[Edit]) -> None:
     def check(outcome: StepOutcome) -> None:
         one = batch.references[outcome.number]
         now = outcome.decoding.readout.log_probability
+        # Bit for bit, without a tolerance: a bias of 0 must leave the path of computation as it is.
         if outcome.step > one.first and not np.array_equal(one.readouts[outcome.step].raw, now):
             raise NumericalError(
                 f"expected readouts without change under a bias of 0, got others for prompt "
@@ -144,6 +147,7 @@ def _compared(one: Reference, outcome: StepOutcome) -> dict[str, float]:
     """One readout compared with that of the same step without a bias."""
     step, table = outcome.step, one.table
     before, now = one.readouts[step], Readout(outcome.decoding.readout.log_probability)
+    # KL(without || with bias): the unbiased readout is the reference and sets the weights.
     found = {
         "kl": float(kl_nats(before.log, now.log)),
         "top_1_changed": float(before.top() != now.top()),
@@ -151,6 +155,7 @@ def _compared(one: Reference, outcome: StepOutcome) -> dict[str, float]:
     }
     if step < table.n_steps:  # the last readout chose no set
         after = table.token[table.members(step + 1)]
+        # Members are in rank order, so the slice of one is the top member.
         found |= {"set_nll": -now.log_mass(after), "top_nll": -now.log_mass(after[:1])}
     # the mixture of paths is known for the first readout after a set was seen, and no other
     if step == one.first + 1:
@@ -164,6 +169,7 @@ def _read_rows(
     """Masses in the rows of one step, in the layers that are captured."""
     if not layers:
         return
+    # float64 before sums over slots: differences between doses can be near float32 rounding.
     weights = outcome.tensors["weights"].astype(np.float64)
     table, step = one.table, outcome.step
     steps.share.append(weights[..., member_slots(table, step)].sum(-1))
@@ -179,10 +185,13 @@ def _log_ratios(
 ) -> Float64[np.ndarray, "layer head cell"]:
     """log(mass in the set / mass alone) of every member and query, in the captured layers."""
     members = one.table.members(step)
+    # Masses alone cover every layer, the weights here only the captured ones.
     apart = np.stack([one.alone[step, rank].mass[list(layers)] for rank in range(len(members))], -1)
     inside = weights[..., members]
     # a weight of 0 is a slot outside a sliding window: no ratio there, and no log of 0
     known = (inside > 0) & (apart > 0)
+    # A ratio, as logarithm: masses of heads differ by orders of magnitude, and gain and loss are
+    # symmetric around 0. The difference of logarithms cannot underflow as the quotient can.
     logs = np.log(np.where(known, inside, 1.0)) - np.log(np.where(known, apart, 1.0))
     return np.where(known, logs, np.nan).reshape(*logs.shape[:2], -1)
 
@@ -199,6 +208,7 @@ def _by_head(rows: Sequence[np.ndarray], shape: tuple[int, int], layers: Sequenc
     """Mean over the rows of all steps; NaN in layers that were not captured."""
     found = np.full(shape, np.nan)
     if rows:
+        # Rows of all steps count equally: concatenated, not a mean of the means of steps.
         found[list(layers)] = mean_known(np.concatenate(rows, -1))
     return found
 
@@ -226,6 +236,7 @@ def decode_freely(
     plans = [replace(one.plan(), policy=policy, steps=steps) for one in batch.references]
     runs = gone_on(batch.trunk, plans, session=DecodeContext(model, edits=tuple(edits)))
     tables = [one.table for one in runs]
+    # Scored by the model without the bias: a biased model would favour its own text.
     nll = _plain_nll(batch, tables)
     return [_described(table, one) for table, one in zip(tables, nll, strict=True)]
 
@@ -252,6 +263,7 @@ def _described(table: SlotTable, nll: float) -> dict[str, float]:
     return {
         "path_nll": nll,
         "distinct_2": distinct([path], 2),
+        # NaN only for a set whose weights are all 0.
         "branches": float(np.nanmean(branches)),
         "repetition": repetition(path),
     }

@@ -45,9 +45,11 @@ def sentences(found: BoostNumbers) -> list[str]:
 
 
 def side(found: Interval) -> str:
-    """On which side of 0 an interval lies, or why that is not known."""
+    """Side of 0 on which an interval lies, or why that is unknown."""
+    # With few prompts there is an estimate without limits; the side is then unknown.
     if np.isnan(found.low) or np.isnan(found.high):
         return "no interval" if found.n else "no data"
+    # Before the next test, which would report it as undecided.
     if found.low == found.high == 0:
         return "0 in every prompt seen"
     if found.low <= 0 <= found.high:
