@@ -103,8 +103,11 @@ def outside_sink(
     rows: Observation,
 ) -> tuple[Float64[np.ndarray, "layer head query"], Int64[np.ndarray, "layer query"]]:
     """Mass of each row outside slot 0 (NaN below 1e-6), and number of visible slots there."""
+    # Summed, not 1 - sink: where the sink takes nearly the whole row the difference has no digits
+    # left.
     rest = np.delete(rows.mass, GROUP["sink"], axis=-1).sum(-1)
     seen = rows.count.sum(-1) - rows.count[..., GROUP["sink"]]
+    # NaN below 1e-6: dividing by a smaller rest would turn float32 rounding into weights.
     return np.where(rest >= SMALLEST_REST, rest, np.nan), seen
 
 
@@ -119,14 +122,17 @@ def paired_distances(
     Raises:
         LevelError: A trace was reduced to group masses.
     """
+    # Zero steps give empty sums of the right layers and heads.
     nothing = _prompt_distances(observed.first(0), None)
     if greedy is None or labels is None:
         return PairedDistances(_prompt_distances(observed, None), nothing, nothing)
+    # `labels` has an entry for the prompt (step 0), so one more than there are steps.
     cut, cut_greedy = (run.first(len(labels) - 1) for run in (observed, greedy))
     null = _labelled_distances(cut, cut_greedy, labels)
     return PairedDistances(
         arm=_prompt_distances(observed, greedy),
         null=null,
+        # The kernel of the null serves both sides here, so that it cancels in their difference.
         common=PromptDistances(_sums(cut, _is_member), null.singles),
     )
 
@@ -149,6 +155,7 @@ def matched_ratio(
     )
     _check_matched(arm)
     over_null = common.overall() - null.overall()
+    # Chance is subtracted prompt by prompt, before the interval: the two are paired.
     logs = (arm.overall(), arm.chance, arm.overall() - arm.chance, null.overall(), over_null)
     intervals = [estimate_with_interval(values, seed=seed).exponentiated() for values in logs]
     return MatchedRatio(
@@ -189,7 +196,10 @@ def _is_single(rows: Observation) -> Bool[np.ndarray, " slot"]:
 
 
 def _prompt_distances(observed: ObservedTrace, greedy: ObservedTrace | None) -> PromptDistances:
+    # An arm may have hardly any single tokens of its own; the greedy run of the same prompt
+    # consists of them.
     runs = [observed] if greedy is None else [observed, greedy]
+    # Sums and counts are added, not means: every weight then counts once.
     singles = _aligned([_sums(run, _is_single) for run in runs]).sum(0)
     return PromptDistances(_sums(observed, _is_member), singles)
 
@@ -197,11 +207,16 @@ def _prompt_distances(observed: ObservedTrace, greedy: ObservedTrace | None) -> 
 def _labelled_distances(
     arm: ObservedTrace, greedy: ObservedTrace, labels: Labels
 ) -> PromptDistances:
+    # The leading 1 is the prompt, so that the index is the step.
     widths = np.array([1, *(len(step.queries) for step in arm.steps)], np.int64)
 
     def times(step: int, distance: Int64[np.ndarray, " distance"]) -> np.ndarray:
+        # The arm has width(query's step) x width(key's step) weights where the greedy run has one;
+        # the step of the key is the query's less the distance, since one step is one position
+        # there. Clipped at the prompt, where no chosen slot is and the product is multiplied by 0.
         return widths[step] * widths[np.maximum(step - distance, PROMPT_STEP)]
 
+    # Labelled slots serve as members here, so they may not be in the kernel too.
     plain = _sums(greedy, lambda rows: ~labels[rows.table.step])
     singles = _aligned([plain, _sums(arm, _is_single)]).sum(0)
     return PromptDistances(_sums(greedy, lambda rows: labels[rows.table.step], times), singles)
@@ -210,15 +225,19 @@ def _labelled_distances(
 def _sums(observed: ObservedTrace, chosen: _Chosen, times: _Times | None = None) -> DistanceSums:
     """Sums over all rows, of the chosen slots among those of earlier sets."""
     distance = np.arange(_n_distances(observed))
+    # float64 sums of many float32 weights.
     sums = np.zeros((3, len(observed.layers), len(observed.heads), len(distance)))
     for rows in observed.steps:
         repeats = np.ones_like(distance) if times is None else times(rows.step, distance)
         parts = _parts(rows, chosen(rows), distance)
         rest, n_seen = outside_sink(rows)
         usable = ~np.isnan(rest)[..., None]
+        # A row without mass outside the sink counts in no column, so the three stay comparable.
         seen = count_on(rows.visible, parts)[:, None] * usable
         weight = np.where(usable, mass_on(rows.rows(), parts) / rest[..., None], 0.0)
+        # What the same slots would get if the row outside slot 0 were spread evenly.
         even = seen / np.maximum(n_seen, 1)[:, None, :, None]
+        # Axis 3 is the query: rows add up, layers and heads stay apart (averaged last).
         sums += np.stack([weight, even, seen]).sum(3) * repeats
     return sums
 
@@ -228,6 +247,7 @@ def _n_distances(observed: ObservedTrace) -> int:
     if not observed.steps:
         return 1
     table = observed.steps[-1].table
+    # Rounded: shared or offset positions may be fractional, and the axis counts whole ones.
     return 1 + int(np.rint(np.ptp(table.position[table.step != PROMPT_STEP])))
 
 
@@ -236,8 +256,11 @@ def _parts(
 ) -> Bool[np.ndarray, "query slot distance"]:
     """Chosen slots of earlier sets at each distance; at 0, where no single is, all below 1."""
     table = rows.table
+    # Only slots of earlier steps: siblings share the query's position, at which no single token can
+    # be, so there is nothing to match them with.
     kept = chosen & (table.step != PROMPT_STEP) & (table.step < rows.step)
     behind = np.rint(table.position[rows.queries, None] - table.position[None, :])
+    # An offset may put an earlier slot level with the query or ahead of it: these go to 0.
     return kept[None, :, None] & (np.maximum(behind, 0)[..., None] == distance)
 
 
@@ -248,9 +271,15 @@ def _aligned(sums: Sequence[DistanceSums]) -> Float64[np.ndarray, "one column la
 
 
 def _match(prompts: Sequence[PromptDistances]) -> _Matched:
+    # Members and singles alternate, so that all get one distance axis; places 0, 2, ... are
+    # members.
     table = _aligned([part for one in prompts for part in (one.members, one.singles)])
     members, singles = table[::2], table[1::2]
+    # The sum over all prompts less the prompt itself: a prompt is never matched with its own
+    # weights under the name of pooled ones.
     others = singles.sum(0) - singles
+    # A kernel from a few weights is noisy, and its noise does not average out: the logarithm of a
+    # noisy denominator is biased (Jensen).
     own = singles[:, _COUNT] >= SMALLEST_KERNEL
     pooled = ~own & (others[:, _COUNT] >= SMALLEST_KERNEL)
     used = np.where(own[:, None], singles, others)
@@ -260,6 +289,7 @@ def _match(prompts: Sequence[PromptDistances]) -> _Matched:
     )
     matched = (own | pooled) & (members[:, _COUNT] > 0)
     kernel = used / np.maximum(used[:, _COUNT], 1)[:, None]
+    # The kernel weighted by where the members are; distances enter in their proportion.
     expected = kernel * members[:, _COUNT][:, None]
     weights, evens = (
         _log_quotient(members[:, column], expected[:, column], matched)
@@ -274,18 +304,21 @@ def _log_quotient(
     matched: Bool[np.ndarray, "prompt layer head distance"],
 ) -> Float64[np.ndarray, "prompt layer head"]:
     """Log of the quotient of two sums over the matched distances; NaN without any."""
+    # Sums over distances first, then one logarithm: single weights may be 0, means hardly.
     top, bottom = (np.where(matched, values, 0.0).sum(-1) for values in (found, expected))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(matched.any(-1), np.log(top) - np.log(bottom), np.nan)
 
 
 def _over_heads(values: Float64[np.ndarray, "prompt layer head"]) -> Float64[np.ndarray, " prompt"]:
+    # Transposed, because `mean_over_prompts` averages the first axis, here the heads.
     return mean_over_prompts(values.reshape(len(values), -1).T)
 
 
 def _check_matched(arm: _Matched) -> None:
     if not np.isnan(arm.overall()).all():
         return
+    # No member at all and members that found no kernel ask for different remedies.
     if not arm.n_left_out.any():
         raise NoParallelSetsError(
             "expected a row that sees a member of an earlier parallel set, got none; lower the "

@@ -143,6 +143,7 @@ def rows_of(metrics: Sequence[Metric], name: str, arm: str | None) -> MetricRows
     by_arm = [row for row in metrics if arm is None or row.arm == arm]
     if not by_arm:
         raise InputError(_unknown("an arm", str(arm), [row.arm for row in metrics]))
+    # The exact name first: `competition` is also the beginning of `competition_with_sink`.
     found = [row for row in by_arm if row.name == name] or [
         row for row in by_arm if row.name.startswith(f"{name}_")
     ]
@@ -152,6 +153,7 @@ def rows_of(metrics: Sequence[Metric], name: str, arm: str | None) -> MetricRows
 
 
 def _unknown(what: str, given: str, known: Sequence[str]) -> str:
+    # Without repeats and in the order of the table, so that the message is always the same.
     names = list(dict.fromkeys(known))
     # One that is spelled alike is close enough at half; without any, all of them are listed.
     near = get_close_matches(given, names, n=4, cutoff=0.5) or names
@@ -212,7 +214,9 @@ def ratio_metrics(arm: str, ratios: Sequence[AttentionRatio], *, no_null: str) -
 
 def missing_ratio_metrics(arm: str, reason: str) -> list[Metric]:
     """The same rows where no prompt has a parallel set to look at."""
+    # No prompt gives NaN limits and "too few prompts", the same as everywhere else.
     nothing = estimate_with_interval(np.full(0, np.nan))
+    # The rows stay, with the reason: a missing row would read as a question not asked.
     names = [name for sink in ("without", "with") for name in _ratio_names(sink)]
     return [Metric(name, arm, "ratio", nothing, NONE, NONE, reason) for name in names]
 
@@ -256,6 +260,7 @@ def _ratio_names(sink: str) -> tuple[str, str]:
 
 
 def _ratio_metric(arm: str, ratio: AttentionRatio, no_null: str) -> Metric:
+    # Chance is a ratio of 1, a logarithm of 0: the log-interval is the comparison itself.
     text = verdict(
         ratio.ratio.logarithm(),
         _null_comparison(ratio),
@@ -274,6 +279,7 @@ def _over_null_metric(arm: str, ratio: AttentionRatio, no_null: str) -> Metric:
 
 
 def _null_comparison(ratio: AttentionRatio) -> Interval | None:
+    # n is 0 where no prompt has both runs; a NaN interval would read as "no data", not "no null".
     return ratio.over_null.logarithm() if ratio.over_null.n else None
 
 
@@ -283,12 +289,15 @@ def _arm_metric(
     value = _values(column, quantity.value)
     chance = np.full(len(column), np.nan)
     if quantity.chance:
+        # Chance and null only on prompts that have the value: means over other prompts would not be
+        # comparable with it.
         chance = np.where(np.isnan(value), np.nan, _values(column, quantity.chance))
     nothing = np.full(len(column), np.nan)
     has_null = null is not None and quantity.name not in _OF_SETS_ONLY
     other = _values(null, quantity.value) if null is not None and has_null else nothing
     other = np.where(np.isnan(value), np.nan, other)
     text = verdict(
+        # Differences are taken within a prompt, so variation between prompts cancels.
         estimate_with_interval(value - chance, seed=seed) if quantity.chance else None,
         estimate_with_interval(value - other, seed=seed) if has_null else None,
         scale="difference",
@@ -326,6 +335,8 @@ _OF_SPLIT = {
 }
 """Name of each part of the split among the metrics."""
 
+# The others involve only the members' own mass or that of slot 0, which is not affected by whether
+# slot 0 is in the reference.
 _OF_REFERENCE = ("drift", "competition", "elsewhere")
 """Parts that depend on whether slot 0 is among the reference slots."""
 
@@ -351,6 +362,8 @@ def split_metrics(
         over_null: Row ratio without the sink over its null, as a factor; None without a null.
         no_null: Said in place of the verdict where there is no null.
     """
+    # The verdict rests on the reference without the sink: slot 0 takes most of the mass and would
+    # hide what happens on the rest of the prompt.
     metrics = [_verdict_metric(effects["without"], over_null, no_null)]
     for prefix in ("", "first_"):
         for sink, effect in effects.items():
@@ -384,13 +397,17 @@ def _row_metrics(twin: Twin) -> list[Metric]:
 
 
 def _readout_metrics(twin: Twin) -> list[Metric]:
+    # None where tokens differ: readouts of other texts are not comparable.
     if twin.by_step is None:
         return []
+    # Too small a divergence could be read as no difference, so its unit has the warning.
     bound = ", lower bound" if twin.by_step.lower_bounds else ""
     metrics = []
     for measure in (*DISTANCES, *SIMILARITIES):
         found, same = twin.readouts[measure], IDENTICAL[measure]
         is_distance = measure in DISTANCES
+        # A divergence is never negative, so an interval around 0 cannot arise and "not 0" needs a
+        # rounding limit of its own.
         text = divergence_verdict(found) if is_distance else _similarity_verdict(found, same)
         unit = f"nats{bound}" if is_distance else "cosine" if measure == "cosine" else "share"
         metrics.append(Metric(f"readout_{measure}", twin.pair, unit, found, same, NONE, text))
@@ -398,6 +415,7 @@ def _readout_metrics(twin: Twin) -> list[Metric]:
 
 
 def _similarity_verdict(found: Interval, same: float) -> str:
+    # Shifted so that identical readouts are at 0, which is what `comparison` tests against.
     below = {name: getattr(found, name) - same for name in ("estimate", "low", "high")}
     return change_verdict(replace(found, **below), "identical readouts", scale="difference")
 
@@ -406,6 +424,7 @@ def _verdict_metric(effect: SetEffect, over_null: Interval | None, no_null: str)
     factor = effect.all_sets.factor
     text = f"no verdict: {no_null}"
     if over_null is not None:
+        # Factors are for readers; the rules of the verdict are stated in nats.
         three = (each.logarithm() for each in (over_null, factor.drift, factor.competition))
         text = parallel_verdict(*three, n_sets=effect.n_sets)
     return Metric("parallel_verdict", effect.arm, "factor", factor.total, ALONE, NONE, text)
@@ -413,6 +432,7 @@ def _verdict_metric(effect: SetEffect, over_null: Interval | None, no_null: str)
 
 def _part_metrics(arm: str, part: Part, *, prefix: str, sink: Sink) -> list[Metric]:
     """With the sink in the reference, only the parts that this changes."""
+    # The other rows would repeat the same numbers under a second name.
     kept = _OF_SPLIT if sink == "without" else {k: _OF_SPLIT[k] for k in _OF_REFERENCE}
     suffix = "" if sink == "without" else "_with_sink"
     metrics = []

@@ -31,6 +31,7 @@ from tempo_analysis.report.numbers import number, stated
 from tempo_analysis.report.table import Table
 from tempo_analysis.stats.intervals import Unanswered
 
+# Of `results.json`: readers refuse a number they do not know.
 FORMAT = 1
 
 
@@ -85,6 +86,7 @@ class Results(Findings, RunNumbers):
                 "replays": dict(self.replays),
                 "metrics": plain(self.metrics),
                 "by_arm": plain(self.by_arm),
+                # The curves are under `divergence`; twins repeat none of them (`_without_steps`).
                 "divergence": plain(self.divergence),
                 "twins": {arm: _without_steps(twin) for arm, twin in self.twins.items()},
                 "set_effects": plain(self.set_effects),
@@ -112,6 +114,8 @@ class Results(Findings, RunNumbers):
         Raises:
             OutputError: As by every study.
         """
+        # A run folder holds traces beside the report, which is no reason to refuse it, and its
+        # report is made from them, so nothing is lost by making it again.
         if not (folder / RUN_FILE).exists():
             refuse_other_files(folder, cls.file, force=force)
 
@@ -150,6 +154,7 @@ def analyze(run: Run) -> Results:
         >>> results.save("reports/cats")
     """
     found = run_numbers(run)
+    # `Results` is `RunNumbers` plus the run that its page and report are made from.
     names = RunNumbers.__dataclass_fields__
     return Results(**{name: getattr(found, name) for name in names}, run=run)
 

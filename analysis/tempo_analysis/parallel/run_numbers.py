@@ -93,6 +93,7 @@ def run_numbers(run: Run) -> RunNumbers:
     arms = arms_of(run)
     columns = _measure(run, arms)
     axes = _axes(columns)
+    # The seed of the run, so that the same folder always gives the same limits.
     seed = int(run.settings.get("seed", SEED))
     by_arm = {
         arm: _combine(column, axes, is_null=arm == arms.greedy, seed=seed)
@@ -103,11 +104,13 @@ def run_numbers(run: Run) -> RunNumbers:
     metrics = [
         *(metric for arm in by_arm for metric in _metrics(arm, arms, columns, by_arm, seed=seed)),
         *(metric for twin in twins.values() for metric in twin_metrics(twin)),
+        # Refusals of paired ratios have no row: their twin has one already.
         *(refused_twin_metric(one) for one in refused_twins if one.question == "twin"),
         *_split_metrics(arms, by_arm, effects, refused_split),
     ]
     return RunNumbers(
         arms=tuple(by_arm),
+        # The policy may be there without a decoded trace, as in a run that was stopped early.
         greedy=arms.greedy if arms.greedy in by_arm else None,
         replays=arms.replays,
         alone=arms.alone,
@@ -132,10 +135,12 @@ def _measure(run: Run, arms: Arms) -> dict[str, Column]:
     """
     measured = []
     for prompt in run.prompts:
+        # All arms of a prompt at once: its greedy trace is read once and labelled for every arm.
         pairs = ((arm, run.traces.get((prompt.id, arm))) for arm in arms.free)
         traces = {arm: trace for arm, trace in pairs if trace and trace.header.last_step >= 0}
         measured.append(measure_prompt(traces, arms))
     return {
+        # A place for every prompt, None where there is no trace: arms are paired by place.
         arm: [one.get(arm) for one in measured]
         for arm in arms.free
         if any(arm in one for one in measured)
@@ -143,6 +148,7 @@ def _measure(run: Run, arms: Arms) -> dict[str, Column]:
 
 
 def _axes(columns: Mapping[str, Column]) -> Axes:
+    # Averages over layers and heads are comparable only over the same ones.
     axes = {one.axes for column in columns.values() for one in column if one is not None}
     if len(axes) != 1:
         raise InputError(
@@ -154,10 +160,12 @@ def _axes(columns: Mapping[str, Column]) -> Axes:
 
 def _combine(column: Column, axes: Axes, *, is_null: bool, seed: int) -> ArmResults:
     layers, heads = axes
+    # Intervals of one arm alone need no pairing, so empty places may go.
     present = [one for one in column if one is not None]
     tables = [one.heads for one in present if one.heads is not None]
     siblings = [one.siblings for one in present]
     return ArmResults(
+        # The null arm has sets of width 1 only; its labelled ratio is the null of the others.
         ratio={} if is_null else _ratios(present, axes, seed=seed),
         entropy=entropy_funnel([one.entropy for one in present], layers=layers, seed=seed),
         heads=head_table(tables, layers=layers, heads=heads) if tables else None,
@@ -176,6 +184,7 @@ def _ratios(
             sink: attention_ratio(prompts, sink=sink, layers=layers, heads=heads, seed=seed)
             for sink in SINKS
         }
+    # An arm without sets is an answer, not an error; `_unanswered` lists it.
     except NoParallelSetsError:
         return {}
 
@@ -190,6 +199,8 @@ def _metrics(
 ) -> list[Metric]:
     if arm == arms.greedy:
         return null_metrics(arm, columns[arm], seed=seed)
+    # Labels need rows; entropy and sink mass do not, so these still have a null from a greedy run
+    # that was reduced to group masses.
     unlabelled = _no_labelled_null(arms, by_arm)
     no_null = "" if arms.greedy in by_arm else unlabelled
     ratios = list(by_arm[arm].ratio.values())
@@ -219,6 +230,7 @@ def _split_metrics(
     if not effects:
         return [refused_split_metric(one) for one in refused]
     ratios = by_arm[arms.alone].ratio
+    # The verdict uses the sink-free ratio, as it does the sink-free split.
     over_null = ratios["without"].over_null if ratios else None
     has_null = over_null is not None and over_null.n > 0
     no_null = _no_labelled_null(arms, by_arm) if ratios else _NO_SETS

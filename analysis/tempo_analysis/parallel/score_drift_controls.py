@@ -34,7 +34,10 @@ from tempo_analysis.stats.intervals import (
 JACKKNIFE = "Student t, prompts left out in turn"
 NO_SLOPE = "no slope: the predictors do not vary apart"
 
+# Of the smallest eigenvalue of a correlation matrix (at most 1): below it two predictors are the
+# same up to rounding, and their slopes are noise.
 _ROUNDING = 1e-9
+# Resamples in memory at once: a small matrix for each prompt of each.
 _BATCH = 1000
 
 
@@ -109,13 +112,16 @@ def prompt_lambdas(
         TwinError: A twin differs by more than its siblings.
         LevelError: A trace was reduced to group masses.
     """
+    # The empty block gives a prompt without sets its five columns.
     columns: list[Float64[np.ndarray, "member 5"]] = [np.zeros((0, 5))]
+    # Not the last step: no query follows it, so its set has no rows.
     for step in range(1, in_set.n_steps):
         members = in_set.members(step)
         twins = [alone.get((step, rank)) for rank in range(len(members))]
         whole = [twin for twin in twins if twin is not None]
         if len(members) < SMALLEST_SET or len(whole) < len(members):
             continue
+        # The logarithm: rank and log p are nearly linear in each other, p is not.
         logs = np.log(in_set.slots.probability[members].astype(np.float64))
         pair = _set_lambdas(in_set, whole, step=step, reference=reference)
         known = [np.full(len(members), step), np.arange(len(members)), logs]
@@ -162,7 +168,11 @@ def pooled_slopes(
         One interval for each predictor, in y per unit of it. A prompt without two items in any
         group has no data.
     """
+    # Moments of each prompt are all that a pooled fit needs, so leaving out or resampling a prompt
+    # is a sum of small matrices and no new fit.
     moments = np.stack([_moments(*prompt) for prompt in zip(y, x, groups, strict=True)])
+    # All products of predictors are 0 where each group has one item: such a prompt says nothing of
+    # a slope and is counted as dropped, not as evidence of 0.
     has_data = moments[:, 1:, 1:].any((1, 2))
     kept, n_predictors = moments[has_data], moments.shape[-1] - 1
     estimate = _solved(kept.sum(0))
@@ -182,6 +192,7 @@ def _set_lambdas(
     in_set: Trace, alones: Sequence[Trace], *, step: int, reference: Sink
 ) -> tuple[Float64[np.ndarray, " member"], Float64[np.ndarray, " member"]]:
     """In the set and alone, over the cells that every member has in both."""
+    # Checked before any row is read: a twin that differs elsewhere would give a false drift.
     for rank, alone in enumerate(alones):
         check_twin(in_set, alone, step=step, rank=rank)
     inside, apart = rows_after(in_set, step), [rows_after(alone, step) for alone in alones]
@@ -189,6 +200,8 @@ def _set_lambdas(
     together = inside.log_mass(slots)
     here = np.stack([inside.log_mass([int(slot)]) - together for slot in inside.members])
     there = np.stack([one.log_mass([int(one.members[0])]) - one.log_mass(slots) for one in apart])
+    # Cells that all members have, in the set and alone: ranks would otherwise be compared over
+    # different heads and layers.
     known = ~np.isnan(here + there).any(0)
     n_known = int(known.sum())
     if n_known == 0:
@@ -202,6 +215,8 @@ def _slopes(
 ) -> Slopes:
     groups = [one.step for one in prompts]
     both = [np.column_stack([one.rank, one.log_probability]) for one in prompts]
+    # Each predictor alone, then both at once: rank and probability are confounded, and only the
+    # joint fit separates them.
     single = (
         pooled_slopes(y, [each[:, [column]] for each in both], groups, seed=seed)[0]
         for column in range(2)
@@ -219,6 +234,8 @@ def _moments(
     known = ~np.isnan(items).any(-1)
     items, labels = items[known], groups[known]
     for label in np.unique(labels):
+        # Centring within groups is least squares with an intercept for each group (Frisch and Waugh
+        # 1933), so levels of sets do not enter the slope.
         items[labels == label] -= items[labels == label].mean(0)
     return items.T @ items
 
@@ -226,10 +243,14 @@ def _moments(
 def _solved(moments: Moments) -> Float64[np.ndarray, "*sample predictor"]:
     """Slopes by the normal equations; NaN where the predictors do not vary apart."""
     square, product = moments[..., 1:, 1:], moments[..., 1:, :1]
+    # Predictors are brought to unit length first: rank and log p have other units, and the rounding
+    # test below must not depend on them.
     size = np.sqrt(np.einsum("...pp->...p", square))
     scale = np.where(size > 0, size, 1.0)
     correlation = square / (scale[..., :, None] * scale[..., None, :])
     solvable = np.linalg.eigvalsh(correlation)[..., 0] > _ROUNDING
+    # One singular resample would make the solver raise for the whole batch; the identity takes its
+    # place and the result is dropped.
     safe = np.where(solvable[..., None, None], correlation, np.eye(square.shape[-1]))
     found = np.linalg.solve(safe, product / scale[..., None])[..., 0] / scale
     return np.where(solvable[..., None], found, np.nan)
@@ -244,11 +265,14 @@ def _limits(
     nothing = np.full(len(estimate), np.nan)
     if n < SMALLEST_SAMPLE:
         return nothing, nothing, too_few(n)
+    # The slope without each prompt in turn: the jackknife, and also what BCa needs to be finite.
     left_out = _solved(moments.sum(0) - moments)
     if np.isnan(estimate).any() or np.isnan(left_out).any():
         return nothing, nothing, NO_SLOPE
     if n >= BOOTSTRAP_FROM:
         return *_bootstrap_limits(moments, len(estimate), seed), BOOTSTRAP
+    # Jackknife standard error: pseudo-values differ by (n - 1) times the leave-one-out values, ddof
+    # 1 as they are a sample (Efron and Tibshirani 1993, chapter 11).
     spread = (n - 1) * np.sqrt(left_out.var(0, ddof=1) / n)
     half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * spread
     return estimate - half, estimate + half, JACKKNIFE
@@ -265,12 +289,14 @@ def _bootstrap_limits(
     found = [
         stats.bootstrap(
             (np.arange(len(moments)),),
+            # The default binds this predictor; a closure would see the last one of the loop.
             lambda drawn, axis, p=predictor: slope(drawn, p),
             n_resamples=RESAMPLES,
             confidence_level=LEVEL,
             method="BCa",
             batch=_BATCH,
             vectorized=True,
+            # A new generator with the same seed each time: all predictors see the same draws.
             rng=np.random.default_rng(seed),
         ).confidence_interval
         for predictor in range(n_predictors)

@@ -22,6 +22,7 @@ NO_CORRELATION = 0.0
 EVEN_AREA = 0.5
 """Expected AUC of scores that say nothing."""
 
+# Relative to the largest predictor value: what centring leaves below it is rounding, not variation.
 _ROUNDING = 1e-10
 
 
@@ -98,6 +99,7 @@ def _prompts(
     """The items of each prompt that have every value, and their groups."""
     labels = np.zeros(table.shape[:2], np.int64) if groups is None else groups
     for items, label in zip(table.astype(np.float64), labels, strict=True):
+        # Item by item over all columns: both quantities must be over the same items.
         known = ~np.isnan(items).any(-1)
         yield items[known], label[known]
 
@@ -106,13 +108,16 @@ def _rank_correlation(
     items: Float64[np.ndarray, "known 2"], labels: Int[np.ndarray, " known"]
 ) -> float:
     members = _members(labels)
+    # Each group's mean takes one degree of freedom; with one left any correlation is +-1.
     if len(items) < len(members) + 2:
         return float("nan")
     ranks = np.empty_like(items)
     for here in members:
+        # Ranks inside the group: ranks over all items would carry the differences between groups.
         ranks[here] = stats.rankdata(items[here], axis=0)
     first, second = _centred(ranks, members).T
     size = np.sqrt((first @ first) * (second @ second))
+    # A quantity that does not vary has no correlation; 0 would claim there is none.
     return float(first @ second / size) if size > 0 else float("nan")
 
 
@@ -122,8 +127,11 @@ def _area(items: Float64[np.ndarray, "known 2"], labels: Int[np.ndarray, " known
         positive = items[here, 1] == 1
         n_positive = int(positive.sum())
         ranks = stats.rankdata(items[here, 0])
+        # Mann and Whitney's U: the rank sum less the smallest it can be. Ties share mean ranks,
+        # which is what makes them count 1/2.
         wins += float(ranks[positive].sum()) - n_positive * (n_positive + 1) / 2
         pairs += n_positive * (len(ranks) - n_positive)
+    # Groups are pooled by pairs, so a group counts by how many comparisons it offers.
     return wins / pairs if pairs else float("nan")
 
 
@@ -132,14 +140,19 @@ def _slopes(
 ) -> Float64[np.ndarray, " predictor"]:
     members, n_predictors = _members(labels), items.shape[1] - 1
     nothing = np.full(n_predictors, np.nan)
+    # Groups and slopes use up the items: the fit would be exact and its slopes meaningless.
     if len(items) <= len(members) + n_predictors or not np.isfinite(items).all():
         return nothing
     centred = _centred(items, members)
     y, x = centred[:, 0], centred[:, 1:]
+    # Scaled to 1, because lstsq's rank test is relative to the largest singular value and would
+    # drop a predictor for its unit alone.
     spread = np.abs(x).max(0)
     if (spread <= _ROUNDING * np.abs(items[:, 1:]).max(0)).any():
         return nothing
     found, _, rank, _ = np.linalg.lstsq(x / spread, y, rcond=_ROUNDING)
+    # With a predictor that follows from the others lstsq returns one of many solutions (the
+    # shortest), which is no estimate.
     return found / spread if rank == n_predictors else nothing
 
 

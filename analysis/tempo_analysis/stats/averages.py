@@ -19,6 +19,7 @@ class RowAverage:
         count: How many queries had a value.
     """
 
+    # Queries are summed already: every further average only adds cells of this table.
     total: Float64[np.ndarray, "step layer head"]
     count: Int64[np.ndarray, "step layer head"]
 
@@ -40,6 +41,7 @@ class RowAverage:
 
     def weighted(self, weights: Int64[np.ndarray, " step"]) -> "RowAverage":
         """The same with the rows of each step counted several times."""
+        # Total and count alike: rows repeat, their mean within a step stays the same.
         each = weights[:, None, None]
         return RowAverage(self.total * each, self.count * each)
 
@@ -56,6 +58,7 @@ def average_rows(
     count = np.zeros((len(steps), n_layers, n_heads), np.int64)
     for number, values in enumerate(steps):
         known = ~np.isnan(values)
+        # float64 sums: thousands of float32 rows would lose digits in the order of summing.
         total[number] = np.where(known, values, 0.0).sum(-1, dtype=np.float64)
         count[number] = known.sum(-1)
     return RowAverage(total, count)
@@ -65,12 +68,14 @@ def quotient(
     total: Float[np.ndarray, "*cell"] | np.floating, count: Int64[np.ndarray, "*cell"] | np.integer
 ) -> Float64[np.ndarray, "*cell"]:
     """Total over count; NaN where the count is 0."""
+    # np.where evaluates both branches, and 0 / 0 would warn, which is an error in the tests.
     safe = np.where(count > 0, count, 1)
     return np.where(count > 0, total / safe, np.nan)
 
 
 def mean_over_prompts(values: Float[np.ndarray, "prompt *cell"]) -> Float64[np.ndarray, "*cell"]:
     """Mean over the prompts that have a value; NaN where none has."""
+    # Not np.nanmean, which warns where no prompt has a value.
     known = ~np.isnan(values)
     return quotient(np.where(known, values, 0.0).sum(0), known.sum(0))
 
@@ -79,6 +84,7 @@ def aligned_steps(
     rows: Sequence[Float64[np.ndarray, " _"]],
 ) -> Float64[np.ndarray, "prompt step"]:
     """Per-step values of several prompts in one table; NaN after a prompt's last step."""
+    # NaN, not 0: a prompt that ended early has no data there and leaves n, not the mean, smaller.
     table = np.full((len(rows), max((len(row) for row in rows), default=0)), np.nan)
     for number, row in enumerate(rows):
         table[number, : len(row)] = row

@@ -25,6 +25,7 @@ from tempo_analysis.stats.intervals import (
 MAX_T = "simultaneous: max-|t| bootstrap over prompts"
 BONFERRONI = "simultaneous: Bonferroni t over prompts"
 
+# Relative, and far above float64's 1e-16: values that differ by less are equal up to summing order.
 _NO_SPREAD = 1e-12
 
 
@@ -45,6 +46,7 @@ def band(
     methods = _settled(table, n)
     low, high = np.full((2, len(x)), np.nan)
     same = methods == SAME
+    # No spread, no resampling: the limits are the value, and t would be 0 / 0.
     low[same] = high[same] = estimate[same]
     unsettled = np.flatnonzero(methods == "")
     if unsettled.size:
@@ -73,13 +75,19 @@ def _half_widths(
     sample: Float64[np.ndarray, "prompt point"], seed: int
 ) -> tuple[Float64[np.ndarray, " point"], np.ndarray]:
     """Half-width and method of each point; every point has 8 prompts or more, and spread."""
+    # Prompts without data at any of these points are no part of what is resampled.
     sample = sample[~np.isnan(sample).all(-1)]
     n = np.sum(~np.isnan(sample), axis=0)
+    # ddof 1: prompts are a sample of those that could have been asked.
     spread = np.nanstd(sample, axis=0, ddof=1)
+    # One share of the 5 % for each point. Points solved by the bootstrap pool their shares in one
+    # max-|t| quantile, the others keep theirs (Bonferroni), so all together miss at most 5 %.
     part = (1 - LEVEL) / len(n)
     critical = stats.t.ppf(1 - part / 2, n - 1)
     methods = np.full(len(n), BONFERRONI, object)
     many = np.flatnonzero(n >= BOOTSTRAP_FROM)
+    # Studentised by the spread at each point: a maximum of raw deviations would be set by the
+    # noisiest layer and be too wide everywhere else. Centred, so that it is 0 on average.
     t = _resampled_t((sample[:, many] - np.nanmean(sample[:, many], 0)) / spread[many], seed)
     solved = np.isfinite(t).all(0)
     if solved.any():
@@ -97,12 +105,18 @@ def _resampled_t(
     """The t of each point in each resample of whole prompts; NaN where it has no spread."""
     known = ~np.isnan(centred)
     filled = np.where(known, centred, 0.0)
+    # Whole prompts are drawn for all points at once, which keeps the correlation between layers:
+    # that is why the band is narrower than Bonferroni's.
     draws = _draws(len(centred), seed)
+    # Counts times values: sums over a resample without building it (9,999 x prompts x points).
     n = draws @ known.astype(np.float64)
     mean = draws @ filled / np.maximum(n, 1)
+    # Values are centred and scaled to 1, so this one-pass variance loses few digits.
     squares = draws @ filled**2 - n * mean**2
     tested = (n > 1) & (squares > _NO_SPREAD * n)
     error = np.sqrt(np.where(tested, squares, 1.0) / np.maximum(n - 1, 1) / np.maximum(n, 1))
+    # NaN where a resample drew the same value again and again: its t is infinite or 0 / 0, and the
+    # point falls back to Bonferroni's t instead of an infinite band.
     return np.where(tested, mean / error, np.nan)
 
 
@@ -111,6 +125,7 @@ def _draws(n: int, seed: int) -> Float64[np.ndarray, "resample prompt"]:
     """How often each resample draws each prompt; the bands of one report share it."""
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
     counts = draws.astype(np.float64)
+    # The cached array is handed out to every caller.
     counts.flags.writeable = False
     return counts
 
@@ -158,7 +173,9 @@ def sparse_spread(
     n, sd = (~np.isnan(values)).sum(0), deviation(values)
     estimate = mean_over_prompts(values)
     enough = n >= SMALLEST_SAMPLE
+    # Only points with spread share the 5 %: elsewhere nothing can be missed.
     spreads = enough & (sd > _NO_SPREAD)
+    # Two-sided, hence / 2, and split over the points.
     level = 1 - (1 - LEVEL) / 2 / max(int(spreads.sum()), 1)
     error = np.where(spreads, sd, 0.0) / np.sqrt(np.maximum(n, 1))
     half = np.where(enough, stats.t.ppf(level, np.maximum(n - 1, 1)) * error, np.nan)
@@ -176,6 +193,7 @@ def deviation(values: Float64[np.ndarray, "prompt *cell"]) -> Float64[np.ndarray
     n = known.sum(0)
     away = np.where(known, values - mean_over_prompts(values), 0.0)
     squares = (away**2).sum(0)
+    # Over n - 1: the standard deviation of a sample, undefined for one prompt.
     return np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1)), np.nan)
 
 

@@ -12,6 +12,8 @@ def log_probabilities(
     logits: Float[np.ndarray, "*row vocab"],
 ) -> Float64[np.ndarray, "*row vocab"]:
     """Of logits, or of log-probabilities that float32 left unnormalised; natural logarithms."""
+    # float64 before the softmax: over 50,000 tokens float32 sums are off by 1e-6 and more, the size
+    # of the divergences that are called rounding.
     return np.asarray(log_softmax(logits.astype(np.float64), axis=-1))
 
 
@@ -24,8 +26,10 @@ def kl_nats(
     infinite. Rounding never makes it negative.
     """
     share = np.exp(target)
+    # Where the target has 0, -inf - -inf would be NaN; the limit of p log p is 0.
     held = np.broadcast_to(share > 0, np.broadcast_shapes(target.shape, other.shape))
     away = np.subtract(target, other, where=held, out=np.zeros(held.shape))
+    # Two nearly equal distributions sum to some -1e-17.
     return np.asarray(np.maximum((share * away).sum(-1), 0.0))
 
 
@@ -43,10 +47,12 @@ class Readout:
 
     def __post_init__(self) -> None:
         exact = self.raw.astype(np.float64)
+        # The only way to set a derived field of a frozen dataclass.
         object.__setattr__(self, "log", exact - np.asarray(logsumexp(exact)))
 
     def top(self) -> int:
         """The most probable token, the lowest id among equals."""
+        # Of the float32 values, which are what the engine compared.
         return int(self.raw.argmax())
 
     def entropy_nats(self) -> float:
@@ -63,5 +69,6 @@ def mixed(
     log_weight: Float64[np.ndarray, " path"], log: Float64[np.ndarray, "path vocab"]
 ) -> Float64[np.ndarray, " vocab"]:
     """Log of the mixture of some paths; weights need not sum to 1."""
+    # In logarithms throughout: path weights fall below 1e-300 after some hundred tokens.
     share = log_weight - logsumexp(log_weight)
     return np.asarray(logsumexp(log + share[:, None], axis=0))

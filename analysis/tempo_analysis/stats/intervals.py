@@ -9,15 +9,21 @@ from scipy import stats
 from tempo.errors import TooFewPromptsError
 
 LEVEL = 0.95
+# Below 8 prompts the t interval leans on normality that cannot be seen in so few; below 30 the BCa
+# bootstrap covers less than it claims.
 SMALLEST_SAMPLE = 8
 BOOTSTRAP_FROM = 30
+# 9,999 and not 10,000: 0.025 (n + 1) is a whole number, so a percentile is an order statistic.
 RESAMPLES = 9999
 SEED = 0
 """Seed of the bootstrap where a run names none."""
+# On the logarithm, so that 1.1 and 1 / 1.1 are equally far from 1.
 MARGIN = float(np.log(1.1))
 """Equivalence margin on log-ratios: within 10 %."""
 
+# Relative; equal values may differ in their last digits by the order of summing.
 _NO_SPREAD = 1e-12
+# Resamples in memory at once: 200 x points x prompts numbers.
 _BATCH = 200
 
 BOOTSTRAP = "BCa bootstrap over prompts"
@@ -56,6 +62,7 @@ class Interval:
 
     def logarithm(self) -> "Interval":
         """Undo `exponentiated`."""
+        # A ratio of 0 is -inf in logarithms, which is what it was.
         with np.errstate(divide="ignore"):
             estimate, low, high = np.log([self.estimate, self.low, self.high]).tolist()
         return replace(self, estimate=estimate, low=low, high=high)
@@ -111,6 +118,7 @@ def interval(values: Float[np.ndarray, " prompt"], *, seed: int = SEED) -> Inter
 
 def estimate_with_interval(values: Float[np.ndarray, " prompt"], *, seed: int = SEED) -> Interval:
     """As `interval`, but fewer than 8 prompts give an estimate with NaN limits and the reason."""
+    # Through `curve`, so that a single number and a point of a curve agree to the last digit.
     points = curve(np.zeros(1, np.int64), values[:, None], seed=seed)
     return Interval(
         estimate=float(points.estimate[0]),
@@ -132,6 +140,7 @@ def share_with_interval(values: Float[np.ndarray, " prompt"]) -> Interval:
     if n < SMALLEST_SAMPLE:
         mean = float(known.mean()) if n else np.nan
         return Interval(mean, np.nan, np.nan, n, too_few(n), n_dropped=dropped)
+    # Exact: a bootstrap of a share of 0 or 1 has no spread and would give no interval.
     found = stats.binomtest(int(known.sum()), n)
     limits = found.proportion_ci(confidence_level=LEVEL, method="exact")
     share = float(found.statistic)
@@ -146,6 +155,7 @@ def paired_difference(
     Raises:
         TooFewPromptsError: Fewer than 8 prompts have both.
     """
+    # The difference within each prompt is one sample; NaN in either drops the pair.
     return interval(np.asarray(first - second, np.float64), seed=seed)
 
 
@@ -153,10 +163,13 @@ def curve(
     x: Int64[np.ndarray, " point"], values: Float[np.ndarray, "prompt point"], *, seed: int = SEED
 ) -> Curve:
     """Mean over prompts at each point, with limits where 8 prompts or more have data there."""
+    # Points first: every row is then one sample over prompts.
     table = np.asarray(values, np.float64).T
     present = ~np.isnan(table)
     estimate, low, high = np.full((3, len(x)), np.nan)
     methods = [""] * len(x)
+    # Points with data from the same prompts are resampled together in one vectorised call; in most
+    # runs that is all of them.
     for pattern in np.unique(present, axis=0):
         points = np.flatnonzero((present == pattern).all(-1))
         sample = table[np.ix_(points, pattern)]
@@ -169,6 +182,8 @@ def curve(
 
 def equivalent(log_ratio: Interval, margin: float = MARGIN) -> bool:
     """Whether the whole interval lies strictly within +-margin; False without an interval."""
+    # NaN limits compare as False: without an interval nothing is equivalent. The interval of 95 %
+    # is stricter than the usual two one-sided tests at 5 % (90 %).
     return bool(-margin < log_ratio.low and log_ratio.high < margin)
 
 
@@ -177,15 +192,19 @@ def p_values(values: Float[np.ndarray, "prompt *series"]) -> Float64[np.ndarray,
 
     NaN where fewer than 8 prompts have data, or where they do not differ.
     """
+    # Infinite log-ratios have no t; they count as no data here.
     present = np.isfinite(values)
     n = present.sum(0)
     enough = n >= SMALLEST_SAMPLE
     filled = np.where(present, values, 0.0)
     mean = filled.sum(0) / np.maximum(n, 1)
     squares = np.where(present, (filled - mean) ** 2, 0.0).sum(0)
+    # Sample variance (n - 1) over n; the maxima only keep 0 out of cells that are dropped below.
     error = np.sqrt(squares / np.maximum(n - 1, 1) / np.maximum(n, 1))
+    # Without spread t is infinite and p 0: equal values of all prompts are no test.
     tested = enough & (error > _NO_SPREAD)
     t = np.divide(mean, error, out=np.zeros_like(mean), where=tested)
+    # sf, not 1 - cdf, which is 0 from p < 1e-16 on.
     p = 2 * stats.t.sf(np.abs(t), np.maximum(n - 1, 1))
     return np.where(tested, p, np.nan)
 
@@ -195,6 +214,7 @@ def benjamini_hochberg(p: Float[np.ndarray, "*series"]) -> Float64[np.ndarray, "
     adjusted = np.full(p.shape, np.nan)
     tested = ~np.isnan(p)
     if tested.any():
+        # Only what was tested counts in the number of tests: NaN cells would make every q larger.
         adjusted[tested] = stats.false_discovery_control(p[tested], method="bh")
     return adjusted
 
@@ -214,6 +234,7 @@ def _limits(
     low, high = np.full((2, points), np.nan)
     if n < SMALLEST_SAMPLE:
         return low, high, [too_few(n)] * points
+    # An infinite value makes mean and spread infinite or NaN, at any n.
     finite = np.isfinite(sample).all(-1)
     same = finite & _has_no_spread(sample)
     low[same] = high[same] = sample[same].mean(-1)
@@ -222,6 +243,8 @@ def _limits(
     if n >= BOOTSTRAP_FROM and spread.any():
         low[spread], high[spread] = _bootstrap_limits(sample[spread], seed)
         names[spread] = BOOTSTRAP
+    # From 8 to 29 prompts, and where BCa has no answer (its acceleration or bias is undefined, as
+    # with nearly all values equal).
     unsolved = spread & ~np.isfinite(low + high)
     if unsolved.any():
         low[unsolved], high[unsolved] = _student_limits(sample[unsolved])
@@ -249,6 +272,7 @@ def _bootstrap_limits(
         method="BCa",
         batch=_BATCH,
         vectorized=True,
+        # A new generator for each call: limits do not depend on what was computed before.
         rng=np.random.default_rng(seed),
     )
     return result.confidence_interval.low, result.confidence_interval.high
@@ -258,6 +282,7 @@ def _student_limits(
     sample: Float64[np.ndarray, "point prompt"],
 ) -> tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, " point"]]:
     n = sample.shape[1]
+    # Two-sided: 2.5 % in each tail, n - 1 degrees of freedom, ddof 1 to match.
     half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * sample.std(-1, ddof=1) / np.sqrt(n)
     return sample.mean(-1) - half, sample.mean(-1) + half
 

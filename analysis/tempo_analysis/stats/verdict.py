@@ -16,9 +16,11 @@ Reference = Literal["chance", "the null", "a token alone", "the reference", "ide
 ROUNDING_NATS = 1e-6
 """Divergences below this are what float32 rounding gives."""
 
+# Fixed beforehand and the same for every run, so that no result can move its own bar.
 PROMPTS_FOR_A_CLAIM = 50
 SETS_FOR_A_CLAIM = 200
 
+# Derived from the margin, so that words and rule cannot part.
 _WITHIN = f"within {100 * (np.exp(MARGIN) - 1):.0f} % of"
 
 
@@ -41,6 +43,7 @@ def verdict(
         comparison(against_chance, "chance", scale=scale) if against_chance else "",
         comparison(against_null, "the null", scale=scale) if against_null else no_null,
     ]
+    # Where there are too few prompts both comparisons have the same text; it is written once.
     return "; ".join(dict.fromkeys(part for part in parts if part))
 
 
@@ -48,19 +51,25 @@ def comparison(against: Interval, reference: Reference, *, scale: Scale) -> str:
     """One comparison in words, from its interval alone."""
     if np.isnan(against.low) or np.isnan(against.high):
         return against.method if against.n else "no data"
+    # Before the sign: an effect may be significant and yet smaller than the margin, and then the
+    # margin is what matters.
     if scale == "ratio" and equivalent(against):
         return f"{_WITHIN} {reference}"
+    # No spread and no difference is a fact about these prompts, not an inconclusive test.
     if against.low == against.high == 0:
         return f"equal to {reference}"
     if against.low <= 0 <= against.high:
         return "indistinguishable from the null" if reference == "the null" else "inconclusive"
+    # "below chance", but "lower than the null": chance is a level, the null a run.
     lower, higher = ("below", "above") if reference == "chance" else ("lower than", "higher than")
+    # Here the interval excludes 0, so one limit decides.
     side = lower if against.high < 0 else higher
     return f"{side} {reference} by {_size(against.estimate, scale)}"
 
 
 def change_verdict(against: Interval, reference: Reference, *, scale: Scale) -> str:
     """A `comparison` of two runs of the model, which rounding alone can set apart."""
+    # Two runs on the same tokens may differ by the order of float32 sums alone.
     if max(abs(against.low), abs(against.high)) <= ROUNDING_NATS:
         return "no difference beyond rounding"
     return comparison(against, reference, scale=scale)
@@ -120,6 +129,7 @@ def parallel_verdict(
     ]
     if missing:
         return f"no verdict: {'; '.join(missing)}"
+    # The weakest of the three decides: a claim needs all of them.
     n_prompts = min(each.n for each in three.values())
     if n_prompts < PROMPTS_FOR_A_CLAIM or n_sets < SETS_FOR_A_CLAIM:
         return (
@@ -133,6 +143,8 @@ def parallel_verdict(
 
 def _parallel_effect(over_null: Interval, drift: Interval, dilution: Interval) -> str:
     """Rules 3 to 7 of `parallel_verdict`."""
+    # The score drift comes first: it is down-weighting proper, which dilution can imitate in the
+    # mass but not in the score.
     if not equivalent(drift) and _side(drift):
         beyond = drift.high < -MARGIN or drift.low > MARGIN
         note = "beyond the 10 % margin" if beyond else "a drift within the 10 % margin is possible"
@@ -141,6 +153,7 @@ def _parallel_effect(over_null: Interval, drift: Interval, dilution: Interval) -
     if equivalent(drift) and _side(dilution) < 0:
         return f"dilution only (mass lower by {_size(dilution.estimate, 'ratio')})"
     others = {"row ratio": over_null, "competition": dilution}
+    # Effects within the 10 % margin do not stand in the way of "indistinguishable".
     apart = [name for name, each in others.items() if _side(each) and not equivalent(each)]
     if not apart:
         return "indistinguishable from the null"
@@ -157,5 +170,6 @@ def _side(log_ratio: Interval) -> int:
 def _size(estimate: float, scale: Scale) -> str:
     if scale == "difference":
         return f"{abs(estimate):.2g}"
+    # expm1: a change of a log-ratio of -0.05 is 4.9 %, and small ones keep their digits.
     percent = 100 * abs(np.expm1(estimate))
     return f"{percent:.0f} %" if percent >= 1 else f"{percent:.1g} %"
