@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
-from tempo_analysis.report.table import Cell, Column, Table
+from tempo_analysis.report.table import Column, Table
 from tempo_analysis.stats.bands import point_of
+from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.ablation.effects import NUMBERS, Effect
-from tempo_analysis.studies.ablation.offsets import OffsetFindings
-from tempo_analysis.studies.ablation.redundancy import CURVES, LayerSweep, Redundancy, Sweep
+from tempo_analysis.studies.ablation.offsets import Difference, OffsetFindings
+from tempo_analysis.studies.ablation.redundancy import CURVES, Redundancy, Sweep
 from tempo_analysis.studies.ablation.result import AblationNumbers
 from tempo_analysis.studies.ablation.verdict import DILUTED, SCALE
 
@@ -25,24 +26,16 @@ def bin_names(n_bins: int) -> list[str]:
 
 def _offsets(found: OffsetFindings) -> Table:
     columns = (
-        Column("head", "head", "text"),
-        Column("condition", "condition", "text"),
-        Column("offset", "offset", "text"),
-        Column("n", "prompts", "count"),
-        Column("mean", "attention, mean", "number"),
-        Column("sd", "sd", "number"),
-        Column("even", "even row", "number"),
+        Column("head", "head", "text", lambda one, place, name: str(one.head)),
+        Column("condition", "condition", "text", lambda one, place, name: one.condition),
+        Column("offset", "offset", "text", lambda one, place, name: name),
+        Column("n", "prompts", "count", lambda one, place, name: one.n[place]),
+        Column("mean", "attention, mean", "number", lambda one, place, name: one.mean[place]),
+        Column("sd", "sd", "number", lambda one, place, name: one.sd[place]),
+        Column("even", "even row", "number", lambda one, place, name: found.even[place]),
     )
-    rows = tuple(
-        {
-            "head": str(one.head),
-            "condition": one.condition,
-            "offset": name,
-            "n": int(one.n[place]),
-            "mean": float(one.mean[place]),
-            "sd": float(one.sd[place]),
-            "even": float(found.even[place]),
-        }
+    items = (
+        (one, place, name)
         for one in found.distributions
         for place, name in enumerate(bin_names(len(found.even)))
     )
@@ -50,66 +43,49 @@ def _offsets(found: OffsetFindings) -> Table:
         "Share of the row of t at token t - offset, over the prompts that have one; the rest is "
         "all further tokens."
     )
-    return Table("offsets", "Where heads look from t", note, columns, rows)
+    return Table.of("offsets", "Where heads look from t", columns, items, note)
 
 
 def _differences(found: OffsetFindings) -> Table:
+    changed = "attention, changed less reference"
     columns = (
-        Column("head", "head", "text"),
-        Column("comparison", "comparison", "text"),
-        Column("offset", "offset", "text"),
-        Column("n", "prompts", "count"),
-        Column("difference", "attention, changed less reference", "interval"),
-        Column("sd", "sd", "number"),
+        Column("head", "head", "text", lambda one, *_: str(one.head)),
+        Column("comparison", "comparison", "text", lambda one, *_: str(one.comparison)),
+        Column("offset", "offset", "text", lambda one, name, *_: name),
+        Column("n", "prompts", "count", lambda one, name, change, sd: change.n),
+        Column("difference", changed, "interval", lambda one, name, change, sd: change),
+        Column("sd", "sd", "number", lambda one, name, change, sd: sd),
     )
     note = (
         "Paired over prompts; limits hold at all offsets of a head at once. The row `all` is the "
         "whole row: 0 where rows sum to 1, less what a knock-out after the softmax has lost."
     )
-    return Table(
-        "offset_differences",
-        "What changes in where heads look",
-        note,
-        columns,
-        tuple(_difference_rows(found)),
-    )
+    title = "What changes in where heads look"
+    return Table.of("offset_differences", title, columns, _each_difference(found), note)
 
 
-def _difference_rows(found: OffsetFindings) -> Iterator[dict[str, Cell]]:
+def _each_difference(found: OffsetFindings) -> Iterator[tuple[Difference, str, Interval, float]]:
     for one in found.differences:
-        named = {"head": str(one.head), "comparison": str(one.comparison)}
         for place, name in enumerate(bin_names(len(found.even))):
-            point, sd = one.share.at(place), float(one.share.sd[place])
-            yield {**named, "offset": name, "n": point.n, "difference": point, "sd": sd}
-        whole = {"n": one.row.n, "difference": one.row, "sd": float("nan")}
-        yield {**named, "offset": "all", **whole}
+            yield one, name, one.share.at(place), float(one.share.sd[place])
+        yield one, "all", one.row, float("nan")
 
 
 def _changes(found: OffsetFindings) -> Table:
+    variation = "half the absolute difference"
     columns = (
-        Column("comparison", "comparison", "text"),
-        Column("head", "head", "text"),
-        Column("n", "prompts", "count"),
-        Column("variation", "half the absolute difference", "interval"),
-    )
-    rows = tuple(
-        {
-            "comparison": str(one.comparison),
-            "head": str(one.head),
-            "n": one.variation.n,
-            "variation": one.variation,
-        }
-        for one in found.changes
+        Column("comparison", "comparison", "text", lambda one: str(one.comparison)),
+        Column("head", "head", "text", lambda one: str(one.head)),
+        Column("n", "prompts", "count", lambda one: one.variation.n),
+        Column("variation", variation, "interval", lambda one: one.variation),
     )
     note = (
         "0 = the same row, 1 = no token in common; total variation where both rows sum to 1. The "
         "most changed heads are chosen on the prompts they are measured on, so their numbers are "
         "biased up; then the named heads."
     )
-    return Table("head_changes", "Heads whose rows change most", note, columns, rows)
+    return Table.of("head_changes", "Heads whose rows change most", columns, found.changes, note)
 
-
-Row = dict[str, Cell]
 
 _LABELS: Mapping[str, str] = {
     "top_1_changed_at_t": "top-1 changed at t, share",
@@ -136,142 +112,106 @@ def ablation_tables(found: AblationNumbers) -> tuple[Table, ...]:
 
 
 def _effects(effects: tuple[Effect, ...]) -> Table:
-    columns = [
-        Column("comparison", "comparison", "text"),
-        Column("control", "its control", "text"),
-        Column("n", "prompts", "count"),
-        *(Column(name, _LABELS[name], "interval") for name in NUMBERS),
-        *(
-            Column(f"{name}_less_control", f"{_LABELS[name]}, less control", "interval")
-            for name in ("kl_at_t_nats", "top_1_changed_at_t")
-        ),
-    ]
+    columns = (
+        Column("comparison", "comparison", "text", lambda one: str(one.comparison)),
+        Column("control", "its control", "text", _control),
+        Column("n", "prompts", "count", lambda one: one.numbers["kl_at_t_nats"].n),
+        *map(_next_token, NUMBERS),
+        *map(_less_control, ("kl_at_t_nats", "top_1_changed_at_t")),
+    )
     note = f"Nothing changed is 0 everywhere. {DILUTED[0].upper()}{DILUTED[1:]}."
-    rows = tuple(_effect(one) for one in effects)
-    return Table("effects", "The next token", note, tuple(columns), rows)
+    return Table.of("effects", "The next token", columns, effects, note)
 
 
-def _effect(effect: Effect) -> Row:
-    less = effect.less_control
-    control = less.control if less else ("is a control" if effect.is_control else "")
-    return {
-        "comparison": str(effect.comparison),
-        "control": control,
-        "n": effect.numbers["kl_at_t_nats"].n,
-        **{name: effect.numbers[name] for name in NUMBERS},
-        **{
-            f"{name}_less_control": less.numbers[name] if less else None
-            for name in ("kl_at_t_nats", "top_1_changed_at_t")
-        },
-    }
+def _control(effect: Effect) -> str:
+    if effect.less_control:
+        return effect.less_control.control
+    return "is a control" if effect.is_control else ""
+
+
+def _next_token(name: str) -> Column:
+    return Column(name, _LABELS[name], "interval", lambda one: one.numbers[name])
+
+
+def _less_control(name: str) -> Column:
+    def less(effect: Effect) -> Interval | None:
+        return effect.less_control.numbers[name] if effect.less_control else None
+
+    return Column(f"{name}_less_control", f"{_LABELS[name]}, less control", "interval", less)
 
 
 def _effects_by_layer(effects: tuple[Effect, ...]) -> Table:
+    def less_control(one: Effect, layer: int) -> Interval | None:
+        return one.less_control.nip.at(layer) if one.less_control else None
+
     columns = (
-        Column("comparison", "comparison", "text"),
-        Column("layer", "layer", "count"),
-        Column("n", "prompts", "count"),
-        Column("nip", "NIP", "interval"),
-        Column("nip_sd", "NIP, sd", "number"),
-        Column("cosine", "cosine", "interval"),
-        Column("cosine_sd", "cosine, sd", "number"),
-        Column("nip_less_control", "NIP less control", "interval"),
+        Column("comparison", "comparison", "text", lambda one, layer: str(one.comparison)),
+        _LAYER,
+        *_AGREEMENT,
+        Column("nip_less_control", "NIP less control", "interval", less_control),
     )
-    rows = tuple(
-        {
-            "comparison": str(one.comparison),
-            "layer": layer,
-            "n": one.nip.at(layer).n,
-            "nip": one.nip.at(layer),
-            "nip_sd": float(one.nip.sd[layer]),
-            "cosine": one.cosine.at(layer),
-            "cosine_sd": float(one.cosine.sd[layer]),
-            "nip_less_control": one.less_control.nip.at(layer) if one.less_control else None,
-        }
-        for one in effects
-        for layer in one.nip.curve.x.tolist()
-    )
+    items = ((one, layer) for one in effects for layer in one.nip.curve.x.tolist())
     note = f"Attention outputs at t. NIP <b, a> / ||b||^2 and cosine: 1 = unchanged; {_BY_LAYER}."
-    return Table("effects_by_layer", "Attention outputs by layer", note, columns, rows)
+    return Table.of("effects_by_layer", "Attention outputs by layer", columns, items, note)
 
 
 def _redundancy(tests: Mapping[str, Redundancy]) -> Table:
     columns = (
-        Column("test", "A", "text"),
-        Column("comparison", "comparison", "text"),
-        Column("layer", "layer", "count"),
-        Column("a_acts", "A acts here", "text"),
-        Column("n", "prompts", "count"),
-        Column("nip", "NIP", "interval"),
-        Column("nip_sd", "NIP, sd", "number"),
-        Column("cosine", "cosine", "interval"),
-        Column("cosine_sd", "cosine, sd", "number"),
+        _TEST,
+        Column("comparison", "comparison", "text", lambda one, *_: str(one.comparison)),
+        _LAYER,
+        _ACTS,
+        *_AGREEMENT,
     )
-    rows = tuple(
-        {
-            "test": name,
-            "comparison": str(one.comparison),
-            "layer": layer,
-            "a_acts": "yes" if layer in found.layers else "no",
-            "n": one.nip.at(layer).n,
-            "nip": one.nip.at(layer),
-            "nip_sd": float(one.nip.sd[layer]),
-            "cosine": one.cosine.at(layer),
-            "cosine_sd": float(one.cosine.sd[layer]),
-        }
+    items = (
+        (one, layer, name, found)
         for name, found in tests.items()
         for one in found.agreements
         for layer in one.nip.curve.x.tolist()
     )
     note = f"B takes out the values of token t - 1. 1 = unchanged; {_BY_LAYER}."
-    return Table("redundancy", "Redundancy with the token before", note, columns, rows)
+    return Table.of("redundancy", "Redundancy with the token before", columns, items, note)
 
 
 def _indices(tests: Mapping[str, Redundancy]) -> Table:
+    mean = "R, mean over prompts"
     columns = (
-        Column("test", "A", "text"),
-        Column("scope", "values out in", "text"),
-        Column("layer", "layer", "count"),
-        Column("a_acts", "A acts here", "text"),
-        Column("r", "R, pooled", "interval"),
-        Column("r_method", "limits of R", "text"),
-        Column("r_per_prompt", "R, mean over prompts", "interval"),
-        Column("r_per_prompt_n", "prompts with R", "count"),
-        Column("overlap", "overlap", "interval"),
+        _TEST,
+        Column("scope", "values out in", "text", lambda one, *_: f"{one.scope} heads"),
+        _LAYER,
+        _ACTS,
+        Column("r", "R, pooled", "interval", lambda one, x, *_: point_of(one.pooled, x)),
+        Column(
+            "r_method", "limits of R", "text", lambda one, x, *_: point_of(one.pooled, x).method
+        ),
+        Column("r_per_prompt", mean, "interval", lambda one, x, *_: one.per_prompt.at(x)),
+        Column(
+            "r_per_prompt_n", "prompts with R", "count", lambda one, x, *_: one.per_prompt.at(x).n
+        ),
+        Column("overlap", "overlap", "interval", lambda one, x, *_: one.overlap.at(x)),
     )
-    rows = tuple(
-        {
-            "test": name,
-            "scope": f"{one.scope} heads",
-            "layer": layer,
-            "a_acts": "yes" if layer in found.layers else "no",
-            "r": point_of(one.pooled, layer),
-            "r_method": point_of(one.pooled, layer).method,
-            "r_per_prompt": one.per_prompt.at(layer),
-            "r_per_prompt_n": one.per_prompt.at(layer).n,
-            "overlap": one.overlap.at(layer),
-        }
+    items = (
+        (one, layer, name, found)
         for name, found in tests.items()
         for one in found.indices
         for layer in one.pooled.x.tolist()
     )
-    return Table("redundancy_index", "Redundancy in one number", f"{SCALE}.", columns, rows)
+    return Table.of("redundancy_index", "Redundancy in one number", columns, items, f"{SCALE}.")
 
 
 def _sweeps(sweeps: Mapping[str, Sweep]) -> Table:
-    keys = {name: name.replace("|", "_").lower() for name in CURVES}
     columns = (
-        Column("sweep", "sweep", "text"),
-        Column("layer", "layer", "count"),
-        Column("offset", "offset", "count"),
-        Column("n", "prompts", "count"),
-        *(Column(key, f"NIP {name}", "interval") for name, key in keys.items()),
-        Column("beyond_a", "base|AB less base|A", "interval"),
-        Column("r", "R, pooled", "interval"),
-        Column("overlap", "overlap", "interval"),
+        Column("sweep", "sweep", "text", lambda one, x, name: name),
+        Column("layer", "layer", "count", lambda one, x, name: one.layer),
+        Column("offset", "offset", "count", lambda one, x, name: x),
+        Column("n", "prompts", "count", lambda one, x, name: one.beyond_a.at(x).n),
+        *map(_curve, CURVES),
+        Column("beyond_a", "base|AB less base|A", "interval", lambda one, x, _: one.beyond_a.at(x)),
+        Column("r", "R, pooled", "interval", lambda one, x, name: point_of(one.pooled, x)),
+        Column("overlap", "overlap", "interval", lambda one, x, name: one.overlap.at(x)),
     )
-    rows = tuple(
-        {"sweep": name, "layer": one.layer, **_swept(one, offset, keys)}
+    items = (
+        (one, offset, name)
         for name, found in sweeps.items()
         for one in found.layers
         for offset in one.beyond_a.curve.x.tolist()
@@ -280,15 +220,27 @@ def _sweeps(sweeps: Mapping[str, Sweep]) -> Table:
         "B takes out the values of token t - offset. A flat base|AB means that A has captured them "
         "only where base|B differs from 1."
     )
-    return Table("sweep", "Redundancy by offset", note, columns, rows)
+    return Table.of("sweep", "Redundancy by offset", columns, items, note)
 
 
-def _swept(one: LayerSweep, offset: int, keys: Mapping[str, str]) -> Row:
-    return {
-        "offset": offset,
-        "n": one.beyond_a.at(offset).n,
-        **{key: one.nip[name].at(offset) for name, key in keys.items()},
-        "beyond_a": one.beyond_a.at(offset),
-        "r": point_of(one.pooled, offset),
-        "overlap": one.overlap.at(offset),
-    }
+def _curve(name: str) -> Column:
+    key = name.replace("|", "_").lower()
+    return Column(key, f"NIP {name}", "interval", lambda one, x, _: one.nip[name].at(x))
+
+
+# The items of these columns are (numbers, layer) or (numbers, layer, name of the test, the test).
+_TEST = Column("test", "A", "text", lambda one, layer, name, test: name)
+_LAYER = Column("layer", "layer", "count", lambda one, layer, *_: layer)
+_ACTS = Column(
+    "a_acts",
+    "A acts here",
+    "text",
+    lambda one, layer, name, test: "yes" if layer in test.layers else "no",
+)
+_AGREEMENT = (
+    Column("n", "prompts", "count", lambda one, layer, *_: one.nip.at(layer).n),
+    Column("nip", "NIP", "interval", lambda one, layer, *_: one.nip.at(layer)),
+    Column("nip_sd", "NIP, sd", "number", lambda one, layer, *_: one.nip.sd[layer]),
+    Column("cosine", "cosine", "interval", lambda one, layer, *_: one.cosine.at(layer)),
+    Column("cosine_sd", "cosine, sd", "number", lambda one, layer, *_: one.cosine.sd[layer]),
+)
