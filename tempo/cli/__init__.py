@@ -1,4 +1,4 @@
-"""The command line: `tempo generate`, `compare`, `analyze`, `report`, `doctor`, `models`."""
+"""The command line `tempo`, one module for each command."""
 
 from tempo.cli.main import main
 

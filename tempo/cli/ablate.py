@@ -1,4 +1,4 @@
-"""`tempo ablate`: its options, and the table it shows."""
+"""The command `tempo ablate`: effects of removing heads, values and edges at one token."""
 
 import re
 from collections.abc import Iterator
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _PANEL = "Ablation"
 _DEFAULT = "head,value:1,value:1+2,value:before,value:through,value:before:model"
+# The terminal shows the columns that decide; all others are in the files.
 _SHOWN = ("comparison", "n", "kl_at_t_nats", "top_1_changed_at_t", "kl_at_t_nats_less_control")
 
 Heads = Annotated[
@@ -115,12 +116,14 @@ def ablate(
 
     For example: tempo ablate --suite crafted --heads L16H0,L18H6 --out runs/ablation
     """
+    # Imported here: the analysis imports torch, which takes seconds, and `--help` must not wait.
     with progress_line() as on_progress:
         from tempo.vocabulary import parse_head
         from tempo_analysis.studies.ablation.findings import Ablation
         from tempo_analysis.studies.ablation.measure import ablate as ask
         from tempo_analysis.studies.ablation.plan import parse_conditions
 
+        # Every refusal comes before the model is loaded, so that a typing error costs no minutes.
         check_out(Ablation, out, force=force)
         wanted = [name.strip() for name in conditions.split(",")]
         parse_conditions(wanted)
@@ -131,6 +134,7 @@ def ablate(
             chosen,
             heads=named,
             conditions=wanted,
+            # `at` mixes words and numbers in one option, which typer cannot express as a type.
             at=int(at) if at.isdecimal() else at,
             redundancy=redundancy,
             sweep=sweep,
@@ -140,11 +144,13 @@ def ablate(
         )
         on_progress("drawing")
         paths = save_to(found, out, force=force)
+    # The page and the document; the many tables and figures lie beside them.
     show_study(found, _tables(found), paths[:2], as_json=as_json)
 
 
 def _parts(heads: str) -> list[str]:
-    """Names between commas; `(3, 5)` holds one of its own."""
+    """Head names between commas; the comma inside `(3, 5)` does not separate."""
+    # A comma that a closing bracket follows, with no opening one between, is inside a pair.
     parts = [part.strip() for part in re.split(r",(?![^(]*\))", heads)]
     if not all(parts):
         raise InputError(f"expected heads such as L16H0,L18H6, got {heads!r}")

@@ -1,4 +1,4 @@
-"""`tempo boost`: its options, and the tables it shows."""
+"""The command `tempo boost`: effects of adding to the attention scores of parallel members."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _PANEL = "Measure"
 _IN_FILES = {"pooled", "pooled_law"}
-"""Columns that the terminal leaves to the files."""
+"""Columns that are written to the files but not shown in the terminal."""
+# Nats: exp(4) is a factor of 55 on the odds. 0 is included as the control without a bias.
 _BETAS = "-4,-2,-1,0,1,2,4"
 
 Betas = Annotated[
@@ -57,6 +58,7 @@ Groups = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+# Numbers are taken as text, so that a bad one gets the one-line error of tempo.
 Threshold = Annotated[
     str,
     typer.Option(
@@ -100,6 +102,7 @@ def boost(
     For example: tempo boost --suite demo --betas=-1,1 --out runs/boost
     """
     chosen = prompts_of(prompts, suite)
+    # Read before the imports below: a wrong number is refused at once.
     asked = _asked(betas, targets, groups)
     asked |= {"threshold": _number(threshold, "--threshold"), "steps": _whole(steps, "--steps")}
     with progress_line() as on_progress:
@@ -109,6 +112,7 @@ def boost(
         from tempo_analysis.studies.boost.plan import check_targets
 
         check_out(BoostFindings, out, force=force)
+        # Checked before the model is loaded, not when the first dose is applied.
         check_betas(asked["betas"])
         check_targets(asked["targets"], asked["groups"])
         found = ask(
@@ -124,7 +128,7 @@ def boost(
 
 
 def _asked(betas: str, targets: str | None, groups: str | None) -> dict[str, Any]:
-    """Doses, targets and groups, as `tempo.boost` takes them."""
+    """Doses, targets and groups in the form that `tempo.boost` takes."""
     return {
         "betas": [_number(text, "--betas") for text in betas.split(",")],
         "targets": None if targets is None else [name.strip() for name in targets.split(",")],
@@ -149,6 +153,7 @@ def _number(text: str, option: str) -> float:
     try:
         return float(text)
     except ValueError:
+        # `from None`: the Python error adds nothing for a reader of the command line.
         raise InputError(f"expected numbers in {option}, got {text!r}; such as -1,1") from None
 
 
@@ -160,7 +165,7 @@ def _whole(text: str, option: str) -> int:
 
 
 def _tables(found: "BoostFindings") -> Iterator[Table]:
-    """Two short tables."""
+    """The response to each dose, and the dose that restores the mass of a member alone."""
     from tempo_analysis.studies.boost.tables import response_table, restoring_table
 
     for grid in (response_table(found), restoring_table(found)):

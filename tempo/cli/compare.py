@@ -1,4 +1,4 @@
-"""`tempo compare`."""
+"""The command `tempo compare`: decodes prompts under several policies and measures them."""
 
 from tempo.cli.console import busy
 from tempo.cli.options import (
@@ -15,6 +15,7 @@ from tempo.cli.options import (
 )
 from tempo.run.options import COMPARE_DEFAULTS, Options
 
+# `--arms` takes the place of `--policy`.
 _OPTIONS = tuple(name for name in EVERYTHING if name != "policy")
 
 
@@ -34,6 +35,7 @@ def compare(
     For example: tempo compare --suite demo --arms isolated,visible,greedy --out runs/demo
     """
     chosen = prompts_of(prompts, suite)
+    # Imports that need torch stand behind the spinner: the reader sees what takes the time.
     with busy(f"loading {options.model}"):
         from tempo.cli.execution import decode_counting, say_complete, say_level, show_plan
         from tempo.run.api import compare_request
@@ -41,6 +43,7 @@ def compare(
 
         request = compare_request(options.model, chosen, **given(options))
         planned = layout(request)
+    # The level is said before decoding: with `auto` the budget decides it, not the user.
     say_level(request, planned)
     if dry_run:
         show_plan("compare", request, planned, as_json=as_json)
@@ -48,6 +51,7 @@ def compare(
     run = decode_counting(request, planned, out=out, force=force)
     if run.already_complete:
         say_complete(run, as_json=as_json)
+    # The analysis is imported only now; a dry run or a refusal does not need it.
     from tempo.cli.run_results import conclude
 
     conclude(run, as_json=as_json)

@@ -1,4 +1,4 @@
-"""`tempo concepts`: its options, and the tables it shows."""
+"""The command `tempo concepts`: heads that separate the two sides of paired texts."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PANEL = "Measure"
 _SAID = {"counted", "heads"}
-"""Columns that are the same in every row of a table and stand in a sentence."""
+"""Columns with one value in all rows; the sentences below the table give it."""
 _ROWS = f"Pairs: {', '.join(BUNDLED_PAIRS)}, or a file of rows {{id, positive, negative}}."
 
 PairsFile = Annotated[str, typer.Argument(metavar="PAIRS.jsonl", help=_ROWS)]
@@ -51,6 +51,7 @@ def concepts(
     pairs: PairsFile = BUNDLED_PAIRS[0],
     *,
     pooling: Pooling = "last",
+    # None, because the default depends on the number of heads, which the model decides.
     permutations: Permutations = None,
     top: TopHeads = 10,
     no_effect: NoEffect = False,
@@ -70,6 +71,7 @@ def concepts(
         from tempo_analysis.studies.concepts.measure import concepts as contrast
 
         check_out(ConceptFindings, out, force=force)
+        # Refused before the model is loaded.
         check_options(pooling=pooling, permutations=permutations, top=top)
         chosen = load_pairs(pairs)
         found = contrast(
@@ -87,7 +89,7 @@ def concepts(
 
 
 def _tables(found: "ConceptFindings") -> Iterator[Table]:
-    """Two short tables."""
+    """The best heads, and how the contrast is spread over heads."""
     from tempo_analysis.studies.concepts.tables import best_table, concentration_table
 
     for grid in (best_table(found), concentration_table(found)):

@@ -1,4 +1,4 @@
-"""`tempo doctor`."""
+"""The command `tempo doctor`: checks that a model does what tempo assumes."""
 
 import typer
 from rich.text import Text
@@ -7,6 +7,7 @@ from tempo.cli.console import busy, show, show_json
 from tempo.cli.options import MODEL, Json, given, takes_options
 from tempo.run.options import Options
 
+# Not 2, the code of a user error: a script can tell a failed check from a bad option.
 FOUND_A_FAULT = 1
 
 

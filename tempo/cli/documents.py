@@ -1,4 +1,4 @@
-"""The JSON documents that `--json` prints; their keys are stable."""
+"""The JSON documents that `--json` prints; keys do not change within a format number."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +24,7 @@ def generated(run: Run) -> Document:
 
 
 def planned(command: str, model: str, memory: MemoryPlan) -> Document:
-    """What a run would take."""
+    """Memory and storage that a run would need."""
     return _headed(command, model=model, plan=asdict(memory))
 
 
@@ -34,7 +34,7 @@ def named(listed: Sequence[NamedModel]) -> Document:
 
 
 def reported(run: Path, paths: Sequence[Path]) -> Document:
-    """Where a report lies."""
+    """The paths of a report."""
     return _headed("report", run=str(run), paths=[str(path) for path in paths])
 
 
@@ -44,7 +44,11 @@ def viewed(run: Path, page: Path, *, opened: bool) -> Document:
 
 
 def diagnosed(model: str, diagnosis: Any) -> Document:
-    """What the doctor found; a `Diagnosis`, whose room imports torch."""
+    """The checks of the doctor.
+
+    Args:
+        diagnosis: A `tempo.doctor.Diagnosis`; not named in the signature, as that imports torch.
+    """
     checks = [asdict(check) for check in diagnosis.checks]
     facts = dict(diagnosis.model)
     return _headed("doctor", model=model, healthy=diagnosis.healthy, facts=facts, checks=checks)
@@ -71,6 +75,7 @@ def _step(trace: Trace, step: int) -> Document:
     members = trace.members(step).tolist()
     return {
         "step": step,
+        # The position of rank 0: the others share it, or lie at an offset from it.
         "position": float(trace.slots.position[members[0]]),
         "members": [_member(trace, slot) for slot in members],
         "dropped": [

@@ -1,4 +1,4 @@
-"""Carries out a request that is settled: plan, decode, keep."""
+"""Decodes a checked request and shows its progress."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,7 +19,7 @@ from tempo.trace.run import Run
 
 
 def show_plan(command: str, request: Request, layout: Layout, *, as_json: bool) -> None:
-    """What the run would take."""
+    """Show the memory and storage that the run would need."""
     if as_json:
         show_json(planned(command, request.options.model, layout.memory))
     else:
@@ -27,7 +27,7 @@ def show_plan(command: str, request: Request, layout: Layout, *, as_json: bool) 
 
 
 def say_level(request: Request, layout: Layout) -> None:
-    """Which level was chosen, where the choice was left to the budget."""
+    """Report the chosen capture level, if the budget chose it."""
     if request.options.capture == "auto":
         expected = human(layout.memory.trace_bytes)
         reason = f"about {expected} of traces, budget {request.options.budget}"
@@ -35,7 +35,7 @@ def say_level(request: Request, layout: Layout) -> None:
 
 
 def say_complete(run: Run, *, as_json: bool) -> None:
-    """That nothing was decoded: on stdout, unless a document goes there."""
+    """Report that nothing was decoded: on stdout, unless a document is printed there."""
     line = f"already complete: {run.folder}"
     if as_json:
         say(line)
@@ -44,14 +44,14 @@ def say_complete(run: Run, *, as_json: bool) -> None:
 
 
 def decode_growing(request: Request, layout: Layout, *, out: Path | None, force: bool) -> Run:
-    """Decode, and show lattices that grow."""
+    """Decode, and show the sets as they are chosen."""
     prompts = {prompt.id: prompt.text for prompt in request.prompts}
     lattices = GrowingLattices(prompts, lambda token: text_of(request.model, token))
     return _decode(request, layout, growing(lattices), out, force=force)
 
 
 def decode_counting(request: Request, layout: Layout, *, out: Path | None, force: bool) -> Run:
-    """Decode, and show how far it is."""
+    """Decode, and show the number of steps done."""
     count = StepCount(tuple(batch.pairs for batch in layout.batches), request.options.steps)
     return _decode(request, layout, counting(count), out, force=force)
 
@@ -64,12 +64,13 @@ def _decode(
     *,
     force: bool,
 ) -> Run:
+    # The view is the outer context: an interrupt closes it before the message is printed.
     with view as on_step, interruptible(on_step, _remains(out)) as take:
         return execute(request, layout, out=out, force=force, on_progress=take)
 
 
 def _remains(out: Path | None) -> str:
-    """What is left of a run that was stopped."""
+    """Message of an interrupted run: what is kept and how to continue."""
     if out is None:
         return "stopped; nothing is kept without --out FOLDER"
     return (

@@ -1,4 +1,4 @@
-"""`tempo follow`: its options, the choice of a trace, and the table it shows."""
+"""The command `tempo follow`: one member of a parallel set through the layers."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 _PANEL = "What to follow"
+# A suite has hundreds of prompts; an error must stay one readable line.
 _MOST_LISTED = 8
 
 PromptId = Annotated[
@@ -80,6 +81,7 @@ def follow(
         found = ask(
             trace,
             slot,
+            # The dtype of the trace: in another one the replay would differ by more than rounding.
             model=None if model is None else load_model(model, dtype=trace.header.model["dtype"]),
             on_progress=on_progress,
         )
@@ -88,12 +90,13 @@ def follow(
 
 
 def _chosen(run: "Run", prompt: str | None, arm: str | None) -> "Trace":
-    """The trace asked for.
+    """The trace of one prompt and arm.
 
     Raises:
-        InputError: There are several prompts or arms and none was named, or there is no such one.
+        InputError: Several prompts or arms and none was named, or no such prompt or arm.
     """
     ids = [one.id for one in run.prompts]
+    # No silent choice among several: the first prompt is no better than another.
     if prompt is None and len(ids) != 1:
         listed = ", ".join(ids[:_MOST_LISTED]) + (", ..." if len(ids) > _MOST_LISTED else "")
         raise InputError(f"expected one prompt, got {len(ids)} ({listed}); give --prompt")

@@ -1,4 +1,4 @@
-"""`tempo generate`."""
+"""The command `tempo generate`: decodes prompts in parallel sets."""
 
 from collections import Counter
 
@@ -10,6 +10,7 @@ from tempo.cli.options import EVERYTHING, DryRun, Force, Json, Out, Prompts, giv
 from tempo.run.options import Options
 from tempo.trace.run import Run
 
+# The three options of a comparison.
 _OPTIONS = tuple(name for name in EVERYTHING if name not in ("arms", "paired", "alone"))
 
 
@@ -43,6 +44,7 @@ def generate(
         say_complete(run, as_json=as_json)
     elif not as_json:
         _show_lattices(run)
+        # On stderr, so that stdout holds the lattices only.
         say(_summary(run), style="dim")
     if as_json:
         from tempo.cli.documents import generated
@@ -51,9 +53,10 @@ def generate(
 
 
 def _show_lattices(run: Run) -> None:
-    """Every sequence on stdout: wrapped in a terminal, on one line elsewhere."""
+    """Show every sequence on stdout: wrapped in a terminal, on one line elsewhere."""
     from tempo.cli.live import lattice_of
 
+    # A label only where there are several; one lattice can then be pasted as it is.
     labelled = [(Text(trace.header.prompt_id, "dim"), lattice_of(trace).text()) for trace in run]
     rows = labelled if len(run) > 1 else [(text,) for _, text in labelled]
     if is_terminal():
@@ -66,7 +69,7 @@ def _show_lattices(run: Run) -> None:
 
 
 def _summary(run: Run) -> str:
-    """How much was decoded, why it ended, and where it lies."""
+    """One line: number and width of the sets, why decoding ended, where the run is kept."""
     widths = [len(trace.members(step)) for trace in run for step in range(1, trace.n_steps + 1)]
     n_parallel = sum(width > 1 for width in widths)
     endings = ", ".join(Counter(trace.header.stopped for trace in run))

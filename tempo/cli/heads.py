@@ -1,4 +1,4 @@
-"""`tempo heads`."""
+"""The command `tempo heads`: the role of every attention head."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +21,13 @@ from tempo_analysis.studies.heads.comparison import CensusComparison, compare_ce
 from tempo_analysis.studies.heads.findings import Census, SavedCensus
 
 SHOWN = 5
-"""Heads of each role in the terminal."""
+"""Number of heads listed for each role in the terminal."""
 
 _NOTHING = "–"
 
 
 def document_of(censuses: Sequence[Census]) -> Document:
-    """The content of `heads.json`; with a second model, that one and the comparison stand in it."""
+    """The content of `heads.json`, with the second model and the comparison where there is one."""
     first, *others = censuses
     found = first.document()
     for other in others:
@@ -42,12 +42,13 @@ def show_document(censuses: Sequence[Census]) -> None:
 
 
 def show_census(census: Census) -> None:
-    """A row for each role: how many heads hold it, and the best ones beside chance and null."""
+    """Show a row for each role: number of heads, chance, null and the best heads."""
     numbers = ("heads", "chance", "null p99", "above")
     table = plain_table(
         "role", *numbers, "best heads, those without the role in grey", numbers=numbers
     )
     found = census.document()
+    # From the document, not from the arrays: terminal and file cannot disagree.
     for role, rows in (found["roles"] | found["more_roles"]).items():
         rule = found["rules"][role]
         table.add_row(
@@ -64,13 +65,13 @@ def show_census(census: Census) -> None:
 
 
 def show_comparison(censuses: Sequence[Census]) -> None:
-    """A row for each role that both models were asked for."""
+    """Show a row for each role that was measured in both models."""
     first, second = censuses
     show(_comparison_table(compare_censuses(first, second)))
 
 
 def keep(censuses: Sequence[Census], folder: Path) -> list[Path]:
-    """Write `heads.json`, a page, tables and figures; where they lie."""
+    """Write `heads.json`, a page, tables and figures; return their paths."""
     with busy("drawing"):
         return _kept(censuses, folder)
 
@@ -92,7 +93,7 @@ def _comparison_table(found: CensusComparison) -> Table:
 
 
 def _vanished(census: Census) -> list[str]:
-    """What the tokenizer did not keep of the words that the roles ask for."""
+    """Words that the detectors need and the tokenizer did not keep."""
     detail = census.detail
     families = detail.get("successor_runs", {}).get("families", [])
     lost = {
@@ -114,11 +115,13 @@ def _best(rows: Sequence[Document]) -> Text:
 
 
 def _number(value: Any) -> str:
+    # A value that differs from itself is NaN; the document has None in its place.
     return _NOTHING if value is None or value != value else f"{value:.3g}"
 
 
 def _kept(censuses: Sequence[Census], folder: Path) -> list[Path]:
-    """Everything of a census: `heads.json` first, so that nothing is lost if drawing stops."""
+    """Write all files of a census; `heads.json` first, so that a failed drawing loses nothing."""
+    # force: `_check_free` has refused a folder in use before the census began.
     page, kept, *_ = SavedCensus(document_of(censuses)).save(folder, force=True)
     if (folder / RUN_FILE).exists():
         say(f"tempo report {folder} shows the roles in the page of the run as well")
@@ -175,6 +178,7 @@ def heads(
         from tempo_analysis.studies.heads.measure import heads as ask
 
         settings = given(options)
+        # The seed is of the sequences, not of the model, and `load_model` does not take one.
         seed = settings.pop("seed", options.seed)
         models = [load_model(options.model, **settings)]
         settings.pop("revision", None)  # that of the first model
@@ -187,6 +191,7 @@ def heads(
     if as_json:
         show_document(found)
     else:
+        # Shown before the files are drawn, which can take minutes.
         for census in found:
             show_census(census)
     if against and not as_json:
@@ -197,7 +202,7 @@ def heads(
 
 
 def _check_free(out: Path | None, *, force: bool) -> None:
-    """Refuse before hours of work what would be refused after them."""
+    """Refuse a folder that cannot be written, before the measurement begins."""
     if out is None:
         return
     Census.check_folder(out, force=force)

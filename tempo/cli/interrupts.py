@@ -1,4 +1,4 @@
-"""Ctrl-C ends a run between two steps, so that what is written is whole."""
+"""Ctrl-C ends a run between two steps, so that every written step is complete."""
 
 import signal
 from collections.abc import Callable, Generator
@@ -9,22 +9,24 @@ from typing import Any
 from tempo.errors import Interrupted
 
 OnStep = Callable[[Any], None]
-"""As in `tempo.run.execute`, which imports torch; a run is measured without."""
+"""As in `tempo.run.execute`, but without its import of torch, which analysis does not need."""
 
 
 @contextmanager
 def interruptible(on_step: OnStep, message: str) -> Generator[OnStep]:
-    """Hold Ctrl-C back until the end of the step; a second one does not wait.
+    """Delay Ctrl-C until the end of the step; a second one stops at once.
 
     Args:
         on_step: Called after every step.
-        message: What to say when the run was stopped.
+        message: Text of the error when the run was stopped.
 
     Raises:
         Interrupted: It was stopped.
     """
     asked = False
 
+    # A handler runs between two bytecodes, also inside a write: raising there could leave half a
+    # step.
     def ask(_signal: int, _frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
@@ -37,6 +39,7 @@ def interruptible(on_step: OnStep, message: str) -> Generator[OnStep]:
             raise KeyboardInterrupt
 
     with stopping(message), _handled(ask):
+        # A signal after the last step has no step left to end at, hence the check below.
         yield take
         if asked:
             raise KeyboardInterrupt
@@ -44,7 +47,7 @@ def interruptible(on_step: OnStep, message: str) -> Generator[OnStep]:
 
 @contextmanager
 def stopping(message: str) -> Generator[None]:
-    """Say what remains when Ctrl-C stops what is done inside.
+    """Turn Ctrl-C inside the block into an error with a message.
 
     Raises:
         Interrupted: It was stopped.
@@ -57,8 +60,9 @@ def stopping(message: str) -> Generator[None]:
 
 @contextmanager
 def _handled(handler: Any) -> Generator[None]:
-    """Handle SIGINT so, unless it is to be ignored, as in a background job of a shell."""
+    """Install a SIGINT handler, unless SIGINT is ignored, as in a background job of a shell."""
     before = signal.getsignal(signal.SIGINT)
+    # Overwriting would let a Ctrl-C meant for a foreground program stop this run.
     if before is signal.SIG_IGN:
         yield
         return

@@ -1,4 +1,4 @@
-"""What stderr shows while sequences decode: lattices that grow, or a bar."""
+"""Live display on stderr while sequences decode: the growing lattices, or a progress bar."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from tempo.trace.trace import Trace
 
 
 class Member(NamedTuple):
-    """One member of a set: what it adds to the text, how probable it was, whether it was kept."""
+    """One member of a set: its text, its probability, and whether it was not pruned."""
 
     text: str
     probability: float
@@ -46,7 +46,7 @@ class Lattice:
     sets: list[Sequence[Member]] = field(default_factory=list)
 
     def text(self, *, columns: int | None = None) -> Text:
-        """The line, coloured by probability; cut on the left to a number of columns."""
+        """One line, coloured by probability; if `columns` is given, cut on the left to fit."""
         line = Text(visible(self.prompt))
         for members in self.sets:
             line.append_text(_set_text(members))
@@ -82,6 +82,7 @@ def _members(trace: Trace, step: int) -> list[Member]:
 def _set_text(members: Sequence[Member]) -> Text:
     if len(members) == 1:
         return Text(visible(members[0].text), style=_style(members[0]))
+    # A space that all members begin with is put before the bracket: `the [cat|dog]`.
     space = " " if all(member.text.startswith(" ") for member in members) else ""
     line = Text(space).append("[", style=_SYNTAX)
     for rank, member in enumerate(members):
@@ -91,14 +92,15 @@ def _set_text(members: Sequence[Member]) -> Text:
 
 
 def _style(member: Member) -> str:
-    """Its colour; the pruned are struck."""
+    """Colour of a member; pruned members are struck through."""
     return f"{style_of(member.probability)}{'' if member.alive else ' strike'}"
 
 
 def _tail(line: Text, columns: int) -> Text:
-    """The end of a line that fits, marked where it was cut."""
+    """The end of a line that fits the columns, with a mark where it was cut."""
     if line.cell_len <= columns:
         return line
+    # One column for the mark. Cells, not characters: CJK characters take two columns.
     start, room = len(line), columns - 1
     while (room := room - cell_len(line.plain[start - 1])) >= 0:
         start -= 1
@@ -107,7 +109,7 @@ def _tail(line: Text, columns: int) -> Text:
 
 @dataclass(slots=True)
 class GrowingLattices:
-    """The lattices of the sequences that decode, drawn anew whenever the screen asks."""
+    """The lattices of the sequences being decoded, drawn again at every refresh."""
 
     prompts: Mapping[str, str]
     token_text: Callable[[int], str]
@@ -116,6 +118,7 @@ class GrowingLattices:
     def take(self, outcome: StepOutcome) -> None:
         """Add one step of one sequence."""
         table, pair = outcome.decoding.table, _pair(outcome)
+        # Step 0 reads the prompt; it chooses nothing to show.
         if outcome.step == 0:
             self.lattices[pair] = Lattice(self.prompts[pair[0]])
             return
@@ -125,7 +128,8 @@ class GrowingLattices:
         self.lattices[pair].sets.append(members)
 
     def draw(self, console: Console) -> Group:
-        """The latest lattices that the terminal has room for, a line each; a single one wraps."""
+        """The latest lattices that fit the terminal, one line each; a single one is wrapped."""
+        # Two rows stay free for the legend and the cursor: a taller display would flicker.
         latest = list(self.lattices.items())[-max(console.height - 2, 1) :]
         if not latest:
             return Group()
@@ -142,11 +146,11 @@ class GrowingLattices:
 
 @dataclass(slots=True)
 class StepCount:
-    """How many of all steps are done, when batches decode one after another.
+    """Number of steps done, where batches decode one after another.
 
     Attributes:
         batches: The sequences of each batch, in the order they are decoded.
-        steps: Of each sequence at most.
+        steps: Largest number of steps of a sequence.
     """
 
     batches: Sequence[Sequence[TraceKey]]
@@ -161,7 +165,7 @@ class StepCount:
 
     @property
     def done(self) -> int:
-        """Steps done; a sequence that ended early counts whole, and so does a batch left behind."""
+        """Steps done; sequences that ended early and earlier batches count with all steps."""
         before = self.steps * sum(len(batch) for batch in self.batches[: self.batch])
         if self.batch == len(self.batches):
             return before
@@ -171,8 +175,11 @@ class StepCount:
         """Count one step of one sequence."""
         pair = _pair(outcome)
         if self.batch == len(self.batches) or pair not in self.batches[self.batch]:
+            # A resumed run skips finished batches, so the batch is found, not counted up. Members
+            # decoded alone belong to none of them.
             numbers = (n for n, batch in enumerate(self.batches) if pair in batch)
             self.batch = next(numbers, len(self.batches))
+        # A sequence that stopped counts with all its steps, so that the bar reaches its end.
         self._reached[pair] = self.steps if outcome.decoding.stopped else outcome.step
 
 
@@ -181,6 +188,7 @@ def growing(lattices: GrowingLattices) -> Generator[OnStep]:
     """Show lattices live where stderr is a terminal."""
     console = notes()
     if not _is_alive(console):
+        # A dumb terminal cannot move the cursor: each refresh would print a new copy.
         yield _look_away
         return
     live = Live(
@@ -198,7 +206,7 @@ def growing(lattices: GrowingLattices) -> Generator[OnStep]:
 def counting(count: StepCount) -> Generator[OnStep]:
     """Show a bar where stderr is a terminal.
 
-    Members decoded alone come last; how many there are follows from the sets, so they only show.
+    Members decoded alone come last; their number depends on the sets, so they are not counted.
     """
     console = notes()
     columns = (
@@ -229,4 +237,4 @@ def _is_alive(console: Console) -> bool:
 
 
 def _look_away(_: StepOutcome) -> None:
-    """Watches without looking."""
+    """Ignore the step."""

@@ -1,4 +1,4 @@
-"""The commands: where they live, how they are found, and how they end."""
+"""The entry point: finds the command, runs it, and turns errors into exit codes."""
 
 import os
 import sys
@@ -14,18 +14,21 @@ from typer.core import TyperGroup
 from tempo.cli.console import notes, show, visible
 from tempo.errors import Interrupted, TempoError
 
+# 130 is 128 + SIGINT, as shells report it; 2 is the code of usage errors in click and most tools.
 READER_GONE = 1
 USER_ERROR = 2
 INTERRUPTED = 130
 
 
 class Home(NamedTuple):
-    """The module of a command, and the line that `tempo --help` has for it."""
+    """The module of a command, and its line in `tempo --help`."""
 
     module: str
     summary: str
 
 
+# The summaries stand here so that `tempo --help` imports no command: it has to answer in under half
+# a second.
 COMMANDS = MappingProxyType(
     {
         "generate": Home("generate", "Decode prompts in parallel sets and show them."),
@@ -45,7 +48,7 @@ COMMANDS = MappingProxyType(
 
 
 class Commands(TyperGroup):
-    """Commands that are imported once they are called, and whose errors take one line."""
+    """Commands imported when they are called; their errors are printed as one line."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         """Find the command that was called; help lists the others without importing them."""
@@ -53,9 +56,10 @@ class Commands(TyperGroup):
         return name, found and _imported(str(name)), rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; what stopped it becomes an exit code."""
+        """Run a command and turn its errors into exit codes."""
         try:
             result = super().invoke(ctx)
+            # Here, where a closed pipe can be caught; at exit Python would print a traceback.
             sys.stdout.flush()
         except Interrupted as stop:
             _end(str(stop), INTERRUPTED)
@@ -64,13 +68,15 @@ class Commands(TyperGroup):
         except TempoError as error:
             _end(str(error), USER_ERROR)
         except BrokenPipeError:
+            # The reader (such as `head`) is gone. Python flushes stdout once more at exit: into
+            # nothing.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(READER_GONE) from None
         return result
 
 
 def _imported(name: str) -> Any:
-    """A command with its options: a function, or an application of its own."""
+    """A command with its options: from a function, or a typer application with subcommands."""
     command = getattr(import_module(f"tempo.cli.{COMMANDS[name].module}"), name)
     if isinstance(command, typer.Typer):
         return typer.main.get_command(command)
@@ -90,7 +96,8 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; what an encoding lacks is escaped."""
+    """Run the command line; characters that the stream cannot encode are escaped."""
+    # Generated text has characters that a C or Latin-1 locale lacks; printing must not raise.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -119,4 +126,5 @@ def tempo(
 
 
 for _name, _place in COMMANDS.items():
+    # Placeholders: `resolve_command` replaces one by the imported command when it is called.
     app.command(_name, help=_place.summary)(lambda: None)

@@ -1,4 +1,4 @@
-"""`tempo models list`, `pull` and `path`."""
+"""The commands `tempo models list`, `pull` and `path`: models with a short name."""
 
 import typer
 from rich.text import Text
@@ -33,6 +33,7 @@ def pull(name: ModelName) -> None:
         with console.status(Text(f"looking for {name}")) as status:
             folder = pull_model(name, progress=lambda doing: status.update(Text(doing)))
     else:
+        # In a log file a spinner would be noise: each phase is one line.
         folder = pull_model(name, progress=say)
     show(Text(str(folder)))
 

@@ -1,4 +1,4 @@
-"""Options and arguments of the commands; those of a run are made from the fields of `Options`."""
+"""Options and arguments of the commands; options of a run come from the fields of `Options`."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from tempo.run.options import Options, make_options, read_config
 from tempo.trace.run import Prompt
 
 FLAG = " "
-"""In place of the name of a value: a flag takes none."""
+"""Metavar of a flag: a blank, because a flag takes no value."""
 
 _argument: Any = partial(typer.Argument, show_default=False)
 _output: Any = partial(typer.Option, rich_help_panel="Output")
@@ -46,11 +46,12 @@ Replace = Annotated[bool, _output("--force", metavar=FLAG, help="Replace what it
 
 
 def prompts_of(texts: list[str] | None, suite: str | None) -> list[str] | list[Prompt]:
-    """The one of the two that was given.
+    """Prompts from the arguments or from a suite.
 
     Raises:
         InputError: Both, neither, or a suite that cannot be read.
     """
+    # Both or neither: neither has a sensible order of precedence.
     if bool(texts) == (suite is not None):
         got = "both" if texts else "neither"
         raise InputError(f"expected prompts or --suite, got {got}; for example --suite demo")
@@ -68,7 +69,7 @@ PANELS = {
     "Trace": ("capture", "layers", "heads", "values", "readouts", "budget"),
     "Random draws": ("seed",),
 }
-"""Every field of `Options`, in the order and under the title that the help gives it."""
+"""Every field of `Options`, by the title of its panel in the help, in the order shown."""
 
 MODEL = PANELS["Model"]
 STATISTICS = PANELS["Random draws"]
@@ -83,13 +84,13 @@ def takes_options(
 ) -> Callable[[Command], Command]:
     """Give a command an option for each of these fields of `Options`.
 
-    The command gets them as one validated `Options`, named `options`, in which only what the user
-    gave counts as set.
+    The command gets them as one validated `Options`, named `options`. Only values that the user
+    gave are marked as set in it.
 
     Args:
         names: Fields of `Options`.
         config: Whether the command takes `--config` too.
-        defaults: What the help shows where the command has other defaults than `Options`.
+        defaults: Defaults shown in the help where they differ from those of `Options`.
     """
 
     def decorate(command: Command) -> Command:
@@ -100,6 +101,7 @@ def takes_options(
             typed = {name: value for name, value in chosen.items() if _is_given(context, name)}
             command(**values, options=_options(typed, read, names))
 
+        # typer reads the signature to make options; the wrapper itself takes keywords only.
         run.__signature__ = _signature(command, names, config=config, defaults=defaults)  # pyright: ignore[reportAttributeAccessIssue]
         return run
 
@@ -107,14 +109,14 @@ def takes_options(
 
 
 def given(options: Options) -> dict[str, Any]:
-    """What the user set, apart from the model: keyword arguments of `tempo.generate` and others."""
+    """Options set by the user, without the model, as keyword arguments of `tempo.generate`."""
     return options.model_dump(exclude_unset=True, exclude={"model"})
 
 
 def _signature(
     command: Command, names: tuple[str, ...], *, config: bool, defaults: Mapping[str, Any]
 ) -> inspect.Signature:
-    """The command's own parameters, with the made ones in place of `options`."""
+    """The parameters of the command, with one for each field in place of `options`."""
     own = list(inspect.signature(command).parameters.values())
     place = [each.name for each in own].index("options")
     made = [_parameter(name, defaults) for name in names]
@@ -123,7 +125,7 @@ def _signature(
 
 
 def _options(typed: Mapping[str, Any], config: Path | None, names: tuple[str, ...]) -> Options:
-    """What the file says, overruled by what was typed."""
+    """Options of the config file, overridden by those of the command line."""
     read = {} if config is None else read_config(config)
     foreign = [name for name in read if name in Options.model_fields and name not in names]
     if foreign:
@@ -134,18 +136,20 @@ def _options(typed: Mapping[str, Any], config: Path | None, names: tuple[str, ..
 
 
 def _is_given(context: Any, name: str) -> bool:
+    # A value equal to the default may have been typed: then it overrides the config file.
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
 
 
 def _plain(name: str, value: Any) -> Any:
+    # Options knows tuples; the command line has one text with commas.
     if isinstance(value, str) and _kind(name) is tuple:
         return tuple(part.strip() for part in value.split(","))
     return value
 
 
 def _parameter(name: str, defaults: Mapping[str, Any]) -> inspect.Parameter:
-    """A field as a parameter for typer; all but flags are text that `Options` reads."""
+    """A field as a parameter for typer; all but flags are text, which `Options` parses."""
     field = Options.model_fields[name]
     default = defaults.get(name, field.default)
     flag = f"--{name.replace('_', '-')}"
@@ -158,6 +162,8 @@ def _parameter(name: str, defaults: Mapping[str, Any]) -> inspect.Parameter:
             rich_help_panel=panel,
         )
         return _keyword(name, Annotated[bool, option], default)
+    # One parser for all four faces (Python, command line, config file, manifest) gives one error
+    # text.
     text = ",".join(default) if isinstance(default, tuple) else default
     option = typer.Option(
         flag, help=field.description, metavar=_metavar(name), rich_help_panel=panel

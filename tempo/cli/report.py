@@ -1,9 +1,10 @@
-"""`tempo report`: the page, tables and figures of a run."""
+"""The command `tempo report`: the page, tables and figures of a run."""
 
 from tempo.cli.console import show_json
 from tempo.cli.options import STATISTICS, Json, RunFolder, given, takes_options
 from tempo.run.options import Options
 
+# The run records its seed; a default of 0 shown in the help would be wrong.
 THAT_OF_THE_RUN = {"seed": None}
 
 

@@ -1,4 +1,4 @@
-"""Asks the analysis about a run, keeps the answers beside it and shows them."""
+"""Analyses a run, writes the results beside it and shows them."""
 
 import sys
 from collections.abc import Sequence
@@ -39,8 +39,9 @@ _NOTHING = "–"
 
 
 def opened(folder: Path, **settings: Any) -> Run:
-    """A run as it lies there, with some settings of its analysis changed."""
+    """A run read from its folder, with some analysis settings replaced."""
     run = open_run(folder)
+    # An interrupted run is a readable prefix: it is measured, but the reader must know.
     n_unfinished = sum(trace.header.stopped == "running" for trace in run)
     if n_unfinished:
         say(f"unfinished: {n_unfinished} of {len(run)} traces end before their last step")
@@ -48,17 +49,18 @@ def opened(folder: Path, **settings: Any) -> Run:
 
 
 def ask(run: Run) -> Results:
-    """Every question, every arm."""
+    """All measurements of all arms."""
     with busy("analysing"):
         return ask_everything(run)
 
 
 def conclude(run: Run, *, as_json: bool) -> None:
-    """Analyse what `compare` decoded, write the report where the run lies, show the verdicts."""
+    """Analyse a run of `compare`, write its report into its folder, show the verdicts."""
     if run.folder is None:
         results = ask(run)
         show_findings(results, headlines(results.metrics), [], as_json=as_json)
         return
+    # The same command again: nothing is recomputed; `--json` prints the document on disk.
     if run.already_complete and _is_reported(run.folder):
         if as_json:
             sys.stdout.write((run.folder / Results.file).read_text(encoding="utf-8"))
@@ -73,7 +75,7 @@ def conclude(run: Run, *, as_json: bool) -> None:
 
 
 def keep_report(run: Run, results: Results, folder: Path) -> list[Path]:
-    """Write the page and everything beside it; where it lies."""
+    """Write the page, tables and figures; return their paths."""
     with busy("drawing"):
         roles = run_role_maps(run, shown_axes(results))
         replace(results, role_maps=roles).save(folder)
@@ -83,7 +85,7 @@ def keep_report(run: Run, results: Results, folder: Path) -> list[Path]:
 def show_findings(
     results: Results, metrics: Sequence[Metric], paths: Sequence[Path], *, as_json: bool
 ) -> None:
-    """The document as it is on disk, or a table and where the files lie."""
+    """Show the document as on disk, or a table and the paths of the files."""
     if as_json:
         sys.stdout.write(results.json())
         return
@@ -93,24 +95,25 @@ def show_findings(
 
 
 def refusals_of_pairs(results: Results) -> list[str]:
-    """What twins could not answer, a line each; the split only where it was asked for."""
+    """Refused measurements of paired arms, one line each."""
+    # Without `alone` the split was not requested, so its absence is not a refusal.
     asked = {"twin", "paired_ratio"} | ({"split"} if results.alone else set())
     refused = [each for each in results.refusals if each.question in asked]
     return [f"not answered: {each.question}, {each.arm}: {each.reason}" for each in refused]
 
 
 def show_paths(paths: Sequence[Path]) -> None:
-    """A path on each line."""
+    """Print one path on each line."""
     show(*(Text(str(path)) for path in paths))
 
 
 def headlines(metrics: Sequence[Metric]) -> list[Metric]:
-    """The metrics that answer the question of a comparison."""
+    """The metrics that `compare` shows."""
     return [metric for metric in metrics if metric.name in HEADLINES]
 
 
 def metrics_table(metrics: Sequence[Metric]) -> Table:
-    """By arm, every number beside its interval, chance value and null, and below it the verdict."""
+    """Metrics by arm: estimate, interval, chance, null and n, with the verdict below the name."""
     numbers = ("estimate", "95 % interval", "chance", "null", "n")
     table = plain_table("", *numbers, numbers=numbers)
     for arm in dict.fromkeys(metric.arm for metric in metrics):

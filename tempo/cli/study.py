@@ -1,4 +1,4 @@
-"""The steps that all study commands share: progress, model, folder, files, and what is shown."""
+"""The steps that all study commands share: progress, model, output folder, files, display."""
 
 import sys
 from collections.abc import Generator, Iterable, Sequence
@@ -27,7 +27,7 @@ def progress_line(first: str = "starting") -> Generator[OnProgress]:
 
 
 def load_for_study(options: Options, on_progress: OnProgress) -> "LanguageModel":
-    """The model of a study command; its seed is of the study, not of the model."""
+    """Load the model of a study command; the seed belongs to the study, not to the model."""
     # torch takes seconds to import, and help and refusals must not wait for it
     from tempo.models.load import load_model
 
@@ -51,7 +51,7 @@ def save_to(found: "Findings", out: Path | None, *, force: bool) -> list[Path]:
 def show_study(
     found: "Findings", tables: Iterable[Table], paths: Sequence[Path], *, as_json: bool
 ) -> None:
-    """The document on stdout, or tables, sentences and paths.
+    """Print the document on stdout, or tables, sentences and paths.
 
     Args:
         found: What the study found.

@@ -1,4 +1,4 @@
-"""Tables for the terminal that need neither torch nor an analysis."""
+"""Tables for the terminal; this module imports neither torch nor the analysis."""
 
 from collections.abc import Collection, Sequence
 from itertools import compress
@@ -20,18 +20,19 @@ _STATUS_STYLES = {"pass": GOOD, "fail": BAD, "not applicable": FAINT}
 
 
 def plain_table(*headings: str, numbers: Sequence[str] = (), show_header: bool = True) -> Table:
-    """A table without lines between its cells; the columns named in `numbers` are flush right."""
+    """A table without borders; the columns named in `numbers` are right-aligned."""
     table = Table(
         box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, show_header=show_header
     )
     for heading in headings:
         is_number = heading in numbers
+        # A wrapped number is unreadable; text columns give way instead.
         table.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number)
     return table
 
 
 def grid_table(grid: "Grid", keys: Collection[str] | None = None) -> Table:
-    """A table of an analysis, as a reader sees it; the columns of these keys, all where None."""
+    """A table of an analysis, rounded for display, with the columns of `keys` or all of them."""
     shown = [keys is None or column.key in keys for column in grid.columns]
     columns = list(compress(grid.columns, shown))
     numbers = [column.heading for column in columns if column.kind != "text"]
@@ -42,7 +43,7 @@ def grid_table(grid: "Grid", keys: Collection[str] | None = None) -> Table:
 
 
 def plan_table(memory: MemoryPlan) -> Table:
-    """What a run would take."""
+    """Memory and storage that a run would need."""
     table = plain_table("", "", show_header=False)
     rows = {
         "level": memory.level,
@@ -70,7 +71,7 @@ def models_table(models: Sequence[NamedModel]) -> Table:
 
 
 def checks_table(checks: Sequence[Any]) -> Table:
-    """What the doctor found, a line for each check."""
+    """The checks of the doctor, one row each."""
     table = plain_table("check", "status", "detail")
     for check in checks:
         status = Text(check.status, style=_STATUS_STYLES[check.status])

@@ -1,4 +1,4 @@
-"""`tempo view`."""
+"""The command `tempo view`: opens the page of a run in a browser."""
 
 import webbrowser
 from pathlib import Path
@@ -21,6 +21,7 @@ def view(run: RunFolder, *, as_json: Json = False) -> None:
     page = Path(run) / PAGE_FILE
     found = open_run(run)
     if not _is_current(page, found.folder or run):
+        # Imported only if the page has to be made: drawing needs matplotlib.
         from tempo.cli.run_results import ask, keep_report
 
         keep_report(found, ask(found), run)
@@ -37,5 +38,6 @@ def _is_current(page: Path, folder: Path) -> bool:
     """Whether the page is there, and no trace was written after it."""
     if not page.is_file():
         return False
+    # The header is replaced with every shard, so its time is that of the last write.
     written = (header.stat().st_mtime for header in folder.glob("traces/**/trace.json"))
     return page.stat().st_mtime >= max(written, default=0.0)
