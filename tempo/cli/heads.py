@@ -1,8 +1,8 @@
-"""The command `tempo heads`: the role of every attention head."""
+"""The command `tempo heads`: what every attention head does, shown, compared and kept."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -14,11 +14,13 @@ from tempo.cli.tables import GOOD, plain_table
 from tempo.run.options import Options
 from tempo.trace.run_folder import RUN_FILE
 from tempo.trace.store import disk_errors
-from tempo_analysis.report.csv import TABLES
-from tempo_analysis.report.document import Document
-from tempo_analysis.report.findings import FIGURES
-from tempo_analysis.studies.heads.comparison import CensusComparison, compare_censuses
-from tempo_analysis.studies.heads.findings import Census, SavedCensus
+
+# The analysis is imported where it is used: it loads scipy and matplotlib, and `--help` and
+# refusals must not wait for them.
+if TYPE_CHECKING:
+    from tempo_analysis.report.document import Document
+    from tempo_analysis.studies.heads.comparison import CensusComparison
+    from tempo_analysis.studies.heads.findings import Census
 
 SHOWN = 5
 """Number of heads listed for each role in the terminal."""
@@ -26,8 +28,10 @@ SHOWN = 5
 _NOTHING = "–"
 
 
-def document_of(censuses: Sequence[Census]) -> Document:
-    """The content of `heads.json`, with the second model and the comparison where there is one."""
+def document_of(censuses: "Sequence[Census]") -> "Document":
+    """The content of `heads.json`; with a second model, that one and the comparison stand in it."""
+    from tempo_analysis.studies.heads.comparison import compare_censuses
+
     first, *others = censuses
     found = first.document()
     for other in others:
@@ -36,13 +40,13 @@ def document_of(censuses: Sequence[Census]) -> Document:
     return found
 
 
-def show_document(censuses: Sequence[Census]) -> None:
+def show_document(censuses: "Sequence[Census]") -> None:
     """The document on stdout."""
     show_json(document_of(censuses))
 
 
-def show_census(census: Census) -> None:
-    """Show a row for each role: number of heads, chance, null and the best heads."""
+def show_census(census: "Census") -> None:
+    """A row for each role: how many heads hold it, and the best ones beside chance and null."""
     numbers = ("heads", "chance", "null p99", "above")
     table = plain_table(
         "role", *numbers, "best heads, those without the role in grey", numbers=numbers
@@ -64,19 +68,21 @@ def show_census(census: Census) -> None:
     show(*(Text(visible(line), style="dim") for line in [*lines, *_vanished(census)]))
 
 
-def show_comparison(censuses: Sequence[Census]) -> None:
-    """Show a row for each role that was measured in both models."""
+def show_comparison(censuses: "Sequence[Census]") -> None:
+    """A row for each role that both models were asked for."""
+    from tempo_analysis.studies.heads.comparison import compare_censuses
+
     first, second = censuses
     show(_comparison_table(compare_censuses(first, second)))
 
 
-def keep(censuses: Sequence[Census], folder: Path) -> list[Path]:
-    """Write `heads.json`, a page, tables and figures; return their paths."""
+def keep(censuses: "Sequence[Census]", folder: Path) -> list[Path]:
+    """Write `heads.json`, a page, tables and figures; where they lie."""
     with busy("drawing"):
         return _kept(censuses, folder)
 
 
-def _comparison_table(found: CensusComparison) -> Table:
+def _comparison_table(found: "CensusComparison") -> Table:
     numbers = (f"heads, {found.first}", f"heads, {found.second}")
     depths = (f"depth, {found.first}", f"depth, {found.second}")
     table = plain_table("role", *numbers, *depths, "", numbers=(*numbers, *depths))
@@ -92,8 +98,8 @@ def _comparison_table(found: CensusComparison) -> Table:
     return table
 
 
-def _vanished(census: Census) -> list[str]:
-    """Words that the detectors need and the tokenizer did not keep."""
+def _vanished(census: "Census") -> list[str]:
+    """What the tokenizer did not keep of the words that the roles ask for."""
     detail = census.detail
     families = detail.get("successor_runs", {}).get("families", [])
     lost = {
@@ -106,7 +112,7 @@ def _vanished(census: Census) -> list[str]:
     return lines
 
 
-def _best(rows: Sequence[Document]) -> Text:
+def _best(rows: "Sequence[Document]") -> Text:
     line = Text()
     for row in rows:
         text = f"{row['head']} {_number(row['score'])}"
@@ -119,9 +125,12 @@ def _number(value: Any) -> str:
     return _NOTHING if value is None or value != value else f"{value:.3g}"
 
 
-def _kept(censuses: Sequence[Census], folder: Path) -> list[Path]:
-    """Write all files of a census; `heads.json` first, so that a failed drawing loses nothing."""
-    # force: `_check_free` has refused a folder in use before the census began.
+def _kept(censuses: "Sequence[Census]", folder: Path) -> list[Path]:
+    """Everything of a census: `heads.json` first, so that nothing is lost if drawing stops."""
+    from tempo_analysis.report.csv import TABLES
+    from tempo_analysis.report.findings import FIGURES
+    from tempo_analysis.studies.heads.findings import SavedCensus
+
     page, kept, *_ = SavedCensus(document_of(censuses)).save(folder, force=True)
     if (folder / RUN_FILE).exists():
         say(f"tempo report {folder} shows the roles in the page of the run as well")
@@ -205,6 +214,8 @@ def _check_free(out: Path | None, *, force: bool) -> None:
     """Refuse a folder that cannot be written, before the measurement begins."""
     if out is None:
         return
+    from tempo_analysis.studies.heads.findings import Census
+
     Census.check_folder(out, force=force)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -105,12 +105,6 @@ def test_the_readme_shows_commands_and_options_that_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", readme, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-    for room in re.findall(
-        r"^  ([a-z][a-z ]+?)(?:  |$)", readme.split("```\ntempo/ ")[-1], re.MULTILINE
-    ):
-        for name in room.split():
-            homes = (ROOT / "tempo", ROOT / "analysis")
-            assert any(list(home.glob(f"{name}*")) for home in homes), name
 
 
 @pytest.mark.slow
