@@ -10,7 +10,8 @@ from typing import Any
 from tempo.policy.slots import SlotTable
 from tempo.trace.run import Run
 from tempo.trace.store import write_json
-from tempo_analysis.parallel.results import ArmResults, Results
+from tempo_analysis.parallel.results import Results
+from tempo_analysis.parallel.run_numbers import ArmResults
 from tempo_analysis.report.document import plain
 
 FORMAT = 1
@@ -83,7 +84,7 @@ def made_by(
     Args:
         experiment: Its name.
         command: What was run.
-        facts: Of the model, as `tempo.run.recorder.model_facts` gives them.
+        facts: Of the model, as `tempo.run.recorder.facts_of_model` gives them.
         versions: Of what ran.
         trace_hash: Over the sequences that were decoded; see `hash_of`.
     """

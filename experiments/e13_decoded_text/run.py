@@ -9,7 +9,7 @@ from experiments.e13_decoded_text.texts import ARMS, Rules, Text, decoded
 from experiments.result import hash_of, made_by, write_document
 from experiments.standard import MODEL, prompts
 from tempo.models.load import load_model
-from tempo.run.recorder import model_facts, versions
+from tempo.run.recorder import facts_of_model, versions
 from tempo_analysis.parallel.metrics import metric_row
 
 HERE = Path(__file__).parent
@@ -32,7 +32,7 @@ def main(quick: bool, out: Path) -> None:
     made = made_by(
         HERE.name,
         command=f"python experiments/{HERE.name}/run.py" + " --quick" * quick,
-        facts=model_facts(model),
+        facts=facts_of_model(model),
         versions=versions(),
         trace_hash=hash_of(tables),
     )

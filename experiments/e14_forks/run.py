@@ -16,7 +16,7 @@ from experiments.soft_tokens import soft_log_probabilities
 from tempo.models.language_model import LanguageModel
 from tempo.models.load import load_model
 from tempo.policy.slots import SlotTable
-from tempo.run.recorder import model_facts, versions
+from tempo.run.recorder import facts_of_model, versions
 
 HERE = Path(__file__).parent
 Sequences = list[tuple[str, str, SlotTable]]
@@ -56,7 +56,7 @@ def main(quick: bool, out: Path) -> None:
     made = made_by(
         HERE.name,
         command=f"python experiments/{HERE.name}/run.py" + " --quick" * quick,
-        facts=model_facts(model),
+        facts=facts_of_model(model),
         versions=versions(),
         trace_hash=hash_of(sequences),
     )

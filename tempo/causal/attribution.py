@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from tempo.causal.eager_rows import Ids, check_sequences
+from tempo.causal.eager_rows import SequenceIds, check_sequences
 from tempo.errors import InputError, ModelError
 from tempo.models.circuit_weights import Norm
 from tempo.models.head_weights import branch_norm, check_exported, final_norm, measured_norm
@@ -62,7 +62,12 @@ class Attribution:
 
 
 def direct_attribution(
-    model: LanguageModel, ids: Ids, *, token: int, against: int | None = None, position: int = -1
+    model: LanguageModel,
+    ids: SequenceIds,
+    *,
+    token: int,
+    against: int | None = None,
+    position: int = -1,
 ) -> Attribution:
     """Take the logit of a token apart, or its difference to another token's.
 
@@ -104,7 +109,7 @@ class _Parts:
 
 
 @torch.inference_mode()
-def _stream_parts(model: LanguageModel, ids: Ids, position: int) -> _Parts:
+def _stream_parts(model: LanguageModel, ids: SequenceIds, position: int) -> _Parts:
     head: Any = model.hf.get_output_embeddings()
     linears = output_projections(model, range(model.n_layers))
 

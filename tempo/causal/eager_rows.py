@@ -24,12 +24,12 @@ from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.projections import head_slices, output_projections
 from tempo.models.support import check_rope
 
-Ids = Int64[np.ndarray, " _"]
+SequenceIds = Int64[np.ndarray, " _"]
 """Token ids of one sequence among others, whose lengths may differ."""
-Batch = Int64[np.ndarray, "sequence token"]
+IdBatch = Int64[np.ndarray, "sequence token"]
 
 
-def check_sequences(model: LanguageModel, sequences: Sequence[Ids]) -> None:
+def check_sequences(model: LanguageModel, sequences: Sequence[SequenceIds]) -> None:
     """Refuse ids that the model does not have, empty sequences, and too long ones.
 
     Raises:
@@ -69,7 +69,7 @@ def checked_names(keep: Sequence[str], known: Sequence[str]) -> frozenset[str]:
     return frozenset(keep)
 
 
-def batches_of(sequences: Sequence[Ids], batch: int) -> Iterator[Batch]:
+def batches_of(sequences: Sequence[SequenceIds], batch: int) -> Iterator[IdBatch]:
     """Neighbours of one length, up to a number of them, in order."""
     start = 0
     while start < len(sequences):
@@ -198,7 +198,7 @@ class EagerRows:
 
 def eager_rows(
     model: LanguageModel,
-    sequences: Sequence[Ids] | Batch,
+    sequences: Sequence[SequenceIds] | IdBatch,
     *,
     batch: int = BATCH,
     keep: Sequence[str] = (),
@@ -226,7 +226,7 @@ def eager_rows(
 
 
 def _streamed(
-    model: LanguageModel, sequences: Sequence[Ids], batch: int, kept: frozenset[str]
+    model: LanguageModel, sequences: Sequence[SequenceIds], batch: int, kept: frozenset[str]
 ) -> Generator[EagerRows]:
     read = value_norm_reader(model) if "value_norm" in kept else None
     linears = output_projections(model, range(model.n_layers)) if _needs_inputs(kept) else {}
@@ -276,7 +276,7 @@ def _depth(stream: Float[Tensor, "sequence token hidden"]) -> _Depth:
 
 @torch.inference_mode()
 def _run(
-    model: LanguageModel, ids: Batch, notes: EagerNotes, kept: frozenset[str]
+    model: LanguageModel, ids: IdBatch, notes: EagerNotes, kept: frozenset[str]
 ) -> tuple[list[_Depth], Tensor, Tensor | None]:
     """Summaries of the stream, final hidden states, and logits where they are asked for."""
     decoder: Any = model.hf.get_decoder()

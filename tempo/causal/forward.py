@@ -15,7 +15,7 @@ from tempo.engine.attention import PACKED_ATTENTION
 from tempo.engine.batch import SequenceBatch
 from tempo.engine.capture import NOTHING, Capture
 from tempo.engine.edits import check_applied, check_edit_list, check_slots
-from tempo.engine.forward import forward as run_forward
+from tempo.engine.forward import packed_forward as run_forward
 from tempo.engine.kv_cache import SlotCache
 from tempo.engine.state import DecodeContext
 from tempo.errors import InputError, NumericalError

@@ -22,7 +22,14 @@ from tempo.causal.eager_rows import (
     check_sequences,
     eager_rows,
 )
-from tempo.causal.silence import HeadIndex, Means, ablated, by_layer, kept_layer_outputs, resumed
+from tempo.causal.silence import (
+    HeadIndex,
+    Means,
+    ablated,
+    heads_by_layer,
+    kept_layer_outputs,
+    resumed,
+)
 from tempo.errors import InputError, ModelError
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.prompts.names import NamePrompt
@@ -75,7 +82,7 @@ def inhibition_effect(
         raise InputError(
             f"expected heads and name movers, got {len(heads)} and {len(movers)}; name some"
         )
-    by_layer(model, [*heads, *movers])
+    heads_by_layer(model, [*heads, *movers])
     check_sequences(model, [prompt.ids for prompt in prompts])
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number].ids))
     found: list[np.ndarray] = []

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from tempo.causal.eager_rows import BATCH, Batch, Ids, batches_of, check_sequences
+from tempo.causal.eager_rows import BATCH, IdBatch, SequenceIds, batches_of, check_sequences
 from tempo.errors import InputError
 from tempo.models.hooks import changed_inputs, watched_inputs, watched_outputs
 from tempo.models.language_model import LanguageModel, attention_as
@@ -60,7 +60,7 @@ def ablated(
         InputError: There is no such head.
         ModelError: A layer has no plain output projection.
     """
-    chosen = by_layer(model, heads)
+    chosen = heads_by_layer(model, heads)
     linears = output_projections(model, tuple(chosen))
 
     def silence(layer: int, given: Float[Tensor, "*row wide"]) -> Float[Tensor, "*row wide"]:
@@ -74,7 +74,7 @@ def ablated(
         yield
 
 
-def by_layer(model: LanguageModel, heads: Iterable[HeadIndex]) -> dict[int, list[int]]:
+def heads_by_layer(model: LanguageModel, heads: Iterable[HeadIndex]) -> dict[int, list[int]]:
     """The heads of each layer, each once.
 
     Raises:
@@ -93,7 +93,7 @@ def by_layer(model: LanguageModel, heads: Iterable[HeadIndex]) -> dict[int, list
 
 def delta_nll(
     model: LanguageModel,
-    sequences: Sequence[Ids] | Batch,
+    sequences: Sequence[SequenceIds] | IdBatch,
     heads: Sequence[HeadIndex],
     *,
     batch: int = BATCH,
@@ -112,7 +112,7 @@ def delta_nll(
     """
     rows = [np.asarray(ids, np.int64) for ids in sequences]
     check_sequences(model, rows)
-    by_layer(model, heads)
+    heads_by_layer(model, heads)
     shortest = min(len(ids) for ids in rows)
     if not heads or not 1 <= counted < shortest:
         raise InputError(
@@ -142,7 +142,7 @@ def delta_nll(
 
 @torch.inference_mode()
 def mean_inputs(
-    model: LanguageModel, sequences: Sequence[Ids] | Batch, *, batch: int = BATCH
+    model: LanguageModel, sequences: Sequence[SequenceIds] | IdBatch, *, batch: int = BATCH
 ) -> Means:
     """Mean over all tokens of what each head gives to the output projection.
 

@@ -5,7 +5,7 @@ from typing import cast
 import numpy as np
 
 from tempo.doctor.arms import HIDDEN_SLOT, Arm
-from tempo.doctor.diagnosis import Check, not_applicable, verdict
+from tempo.doctor.diagnosis import Check, check_verdict, not_applicable
 from tempo.doctor.examination import MOVED, Examination, raw_scores
 from tempo.engine.guards import ROW_SUM, row_excess, unpacked
 from tempo.trace.schema import visible_name
@@ -25,7 +25,7 @@ def causality(patient: Examination) -> Check:
     )
     # The changed token must move its own logits: otherwise an ignored input would pass too.
     healthy = members <= allowed.logits and own > MOVED and prompt <= allowed.attention
-    return verdict("causality", healthy, detail, trap=5)
+    return check_verdict("causality", healthy, detail, trap=5)
 
 
 def row_sums(patient: Examination) -> Check:
@@ -34,7 +34,7 @@ def row_sums(patient: Examination) -> Check:
     excess = max(float(np.abs(each).max()) for each in excesses)
     with_sink = " with the learned sink" if patient.knows_sinks else ""
     detail = f"rows{with_sink} sum to 1 within {excess:.1e} (at most {ROW_SUM:.0e} in any dtype)"
-    return verdict("row sums", excess <= ROW_SUM, detail, trap=12)
+    return check_verdict("row sums", excess <= ROW_SUM, detail, trap=12)
 
 
 def zeros(patient: Examination) -> Check:
@@ -42,9 +42,7 @@ def zeros(patient: Examination) -> Check:
     leaks = [_leak(arm, step) for arm in patient.arms.values() for step in range(len(arm.outcomes))]
     hidden, most = sum(count for count, _ in leaks), max(weight for _, weight in leaks)
     detail = f"largest weight on {hidden} unseen slots: {most:g} (exactly 0)"
-    # Exactly 0, without a tolerance: exp(-inf) is 0 in every dtype. Without any unseen slot the
-    # check would have tested nothing.
-    return verdict("zeros", most == 0 and hidden > 0, detail)
+    return check_verdict("zeros", most == 0 and hidden > 0, detail)
 
 
 def _leak(arm: Arm, step: int) -> tuple[int, float]:
@@ -69,7 +67,7 @@ def soft_cap(patient: Examination) -> Check:
     # Scores are rebuilt as log weight + logsumexp in float32, which may round just above the cap.
     below = declared is not None and highest <= declared * (1 + 1e-5)
     detail = f"largest score {highest:.4g}; cap declared {declared}, used {_listed(used)}"
-    return verdict("soft cap", below and used == {declared}, detail, trap=16)
+    return check_verdict("soft cap", below and used == {declared}, detail, trap=16)
 
 
 def attention_sinks(patient: Examination) -> Check:
@@ -84,7 +82,7 @@ def attention_sinks(patient: Examination) -> Check:
     # The sink column is dropped after the softmax, so its share is what the row lacks to 1.
     share = 1 - float(np.concatenate(sums).mean()) if known else 0.0
     detail = f"known in {known} layers, learned in {len(names)}; their mean share is {share:.2g}"
-    return verdict("attention sinks", known == len(names) and share > 0, detail, trap=6)
+    return check_verdict("attention sinks", known == len(names) and share > 0, detail, trap=6)
 
 
 def capture(patient: Examination) -> Check:
@@ -97,7 +95,7 @@ def capture(patient: Examination) -> Check:
     # Bytes, not values: -0.0 equals 0.0 and NaN differs from itself under ==.
     equal = sum(on.tobytes() == off.tobytes() for on, off in pairs)
     detail = f"logits of {equal} of {len(pairs)} steps are bit-equal with capture on and off"
-    return verdict("capture", equal == len(pairs), detail)
+    return check_verdict("capture", equal == len(pairs), detail)
 
 
 def edit(patient: Examination) -> Check:
@@ -105,7 +103,7 @@ def edit(patient: Examination) -> Check:
     hidden, shown = patient.arms["hidden"], patient.arms["isolated"]
     change = float(np.abs(hidden.logits(1) - shown.logits(1)).max())
     detail = f"hiding slot {HIDDEN_SLOT} moves logits by {change:.2g} (more than {MOVED:g})"
-    return verdict("edit", change > MOVED, detail)
+    return check_verdict("edit", change > MOVED, detail)
 
 
 def _listed(values: set[float | None]) -> str:

@@ -30,7 +30,7 @@ class Check:
         assert "\n" not in self.detail, "a detail is one line"
 
 
-def verdict(name: str, healthy: bool, detail: str, *, trap: int | None = None) -> Check:
+def check_verdict(name: str, healthy: bool, detail: str, *, trap: int | None = None) -> Check:
     """A check that passed or failed."""
     return Check(name, PASS if healthy else FAIL, detail, trap)
 

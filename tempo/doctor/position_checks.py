@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float32
 
 from tempo.doctor.arms import N_PROMPT
-from tempo.doctor.diagnosis import Check, not_applicable, verdict
+from tempo.doctor.diagnosis import Check, check_verdict, not_applicable
 from tempo.doctor.examination import MOVED, Examination, rotary_frequencies
 from tempo.oracle import run_oracle
 
@@ -33,7 +33,7 @@ def sliding_windows(patient: Examination) -> Check:
         for kind, declared, width, plain in dict.fromkeys(layers)
     )
     healthy = engine == wanted and (eager is None or eager == wanted)
-    return verdict("sliding windows", healthy, f"{detail} (in positions)", trap=4)
+    return check_verdict("sliding windows", healthy, f"{detail} (in positions)", trap=4)
 
 
 def _engine_widths(patient: Examination) -> list[Width]:
@@ -85,8 +85,8 @@ def fractional_positions(patient: Examination) -> Check:
     # In half precision the rotation of a quarter position can be lost in rounding.
     if patient.model.dtype != "float32":
         detail += ", not required in half precision"
-        return verdict("fractional positions", exact, detail)
-    return verdict("fractional positions", exact and change > MOVED, detail)
+        return check_verdict("fractional positions", exact, detail)
+    return check_verdict("fractional positions", exact and change > MOVED, detail)
 
 
 def translation(patient: Examination) -> Check:
@@ -112,7 +112,7 @@ def translation(patient: Examination) -> Check:
     detail += f", by {ours:.1e} with parallel sets (at most {limit:.1e})"
     if ours > limit and patient.switches_experts:
         return not_applicable(name, f"{detail}: rounding switches experts")
-    return verdict(name, ours <= limit, detail)
+    return check_verdict(name, ours <= limit, detail)
 
 
 def rope_type(patient: Examination) -> Check:
@@ -126,7 +126,7 @@ def rope_type(patient: Examination) -> Check:
         detail = f"{_types(patient)}: {', '.join(changed)} changed during the examination"
     elif not patient.frequencies_hold(patient.model.max_positions - 1):
         detail += "; runs that go past the original length are refused"
-    return verdict("rope type", bool(after) and not changed, detail, trap=14)
+    return check_verdict("rope type", bool(after) and not changed, detail, trap=14)
 
 
 def _types(patient: Examination) -> str:

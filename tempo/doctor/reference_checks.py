@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float32
 
 from tempo.doctor.arms import GREEDY_STEPS, N_PROMPT
-from tempo.doctor.diagnosis import Check, not_applicable, verdict
+from tempo.doctor.diagnosis import Check, check_verdict, not_applicable
 from tempo.doctor.examination import MOVED, Examination, attention_settings
 from tempo.errors import ModelError
 from tempo.oracle import run_oracle
@@ -17,7 +17,7 @@ _GREEDY = range(GREEDY_STEPS + 1)
 def decoding(patient: Examination) -> Check:
     """The engine decodes all arms without an error."""
     arms, steps = patient.arms, len(patient.outcomes)
-    return verdict("decoding", True, f"{len(arms)} short runs, {steps} steps")
+    return check_verdict("decoding", True, f"{len(arms)} short runs, {steps} steps")
 
 
 def guards(patient: Examination) -> Check:
@@ -25,8 +25,8 @@ def guards(patient: Examination) -> Check:
     try:
         patient.pass_the_guards()
     except ModelError as refusal:
-        return verdict("guards", False, " ".join(str(refusal).split()), trap=19)
-    return verdict("guards", True, "no run is refused at its first step", trap=19)
+        return check_verdict("guards", False, " ".join(str(refusal).split()), trap=19)
+    return check_verdict("guards", True, "no run is refused at its first step", trap=19)
 
 
 def eager_logits(patient: Examination) -> Check:
@@ -80,7 +80,7 @@ def _agreement(
         # from a fault.
         advice = "rounding switches experts; load the model in float32 to tell"
         return not_applicable(name, f"{detail}: {advice}", trap=trap)
-    return verdict(name, gap <= limit, detail, trap=trap)
+    return check_verdict(name, gap <= limit, detail, trap=trap)
 
 
 def mask_dtype(patient: Examination) -> Check:
@@ -98,7 +98,7 @@ def mask_dtype(patient: Examination) -> Check:
         f"{_largest(leaky[0] - leaky[1]):.2g}; the oracle's masks give plain causal logits "
         f"within {gap:.1e} (at most {limit:.1e})"
     )
-    return verdict("mask dtype", gap <= limit, detail, trap=2)
+    return check_verdict("mask dtype", gap <= limit, detail, trap=2)
 
 
 def packed_sequences(patient: Examination) -> Check:
@@ -116,7 +116,7 @@ def packed_sequences(patient: Examination) -> Check:
     )
     if gap > limit and kept > MOVED and patient.switches_experts:
         return not_applicable("packed sequences", f"{detail}: rounding switches experts", trap=3)
-    return verdict("packed sequences", gap <= limit and kept > MOVED, detail, trap=3)
+    return check_verdict("packed sequences", gap <= limit and kept > MOVED, detail, trap=3)
 
 
 def _reach_of_the_prompt(patient: Examination, members: list[int]) -> float:
@@ -144,4 +144,4 @@ def attention_setting(patient: Examination) -> Check:
     detail = f"{set_again} is set again in {len(after)} parts, after a run and after a broken one"
     if lost:
         detail = f"{len(lost)} of {len(after)} parts did not get theirs back, first {lost[0]}"
-    return verdict("attention setting", not lost, detail, trap=15)
+    return check_verdict("attention setting", not lost, detail, trap=15)

@@ -90,7 +90,7 @@ def _branch_off(
     return {fork.number: decoding for fork, decoding in zip(group, ended, strict=True)}
 
 
-Ids = tuple[int, ...]
+PromptIds = tuple[int, ...]
 TOGETHER = 128
 """Most sequences decoded in one batch after a fork; bounds memory, not results."""
 
@@ -109,7 +109,7 @@ class Trunk:
     cache: SlotCache
 
 
-def read_prompts(model: LanguageModel, prompts: Sequence[tuple[str, Ids]]) -> Trunk:
+def read_prompts(model: LanguageModel, prompts: Sequence[tuple[str, PromptIds]]) -> Trunk:
     """Read every prompt once; given as (id, tokens)."""
     plans = [SequencePlan(name, "trunk", ids, greedy(), 1, "ignore") for name, ids in prompts]
     with torch.inference_mode(), attention_as(model.hf, PACKED_ATTENTION):

@@ -11,14 +11,14 @@ from torch import Tensor
 from tempo.engine.attention import PACKED_ATTENTION
 from tempo.engine.batch import SequenceBatch
 from tempo.engine.capture import NOTHING, Tensors, join_chunks
-from tempo.engine.forward import ForwardOutput, forward
+from tempo.engine.forward import ForwardOutput, packed_forward
 from tempo.engine.kv_cache import SlotCache
 from tempo.engine.next_distribution import (
     Distribution,
     combined,
     distributions,
     invalid_rows,
-    log_probabilities,
+    log_probability_rows,
 )
 from tempo.engine.state import DecodeContext, Decoding, SequencePlan, StepOutcome
 from tempo.errors import NumericalError
@@ -120,7 +120,7 @@ def prune(
         # keys and values of the pruned set's step and of every later one may depend on it
         again = cached[table.step[cached] >= table.step[chosen].min()]
         view = SequenceBatch(table, again, policy, cached)
-        rerun = forward(replace(session, capture=NOTHING), cache, [view], first=number)
+        rerun = packed_forward(replace(session, capture=NOTHING), cache, [view], first=number)
         logits = rerun[0].logits[-len(unpruned) :]
     table = _reweighted(table, policy, step)
     return Pruned(replace(decoding, table=table, cached_slots=cached), logits, decisions)
@@ -179,7 +179,9 @@ def prefill(
     wanted = any(not plan.capture_from_step for plan in plans)
     for group in _prefill_groups([len(prompt) for prompt in prompts]):
         views = [_chunk(tables[number], start, stop) for number, start, stop in group]
-        ran = forward(session, cache, views, first=group[0][0], last_row_only=True, rows=wanted)
+        ran = packed_forward(
+            session, cache, views, first=group[0][0], last_row_only=True, rows=wanted
+        )
         for (number, _, _), piece in zip(group, ran, strict=True):
             chunks[number].append(piece)
     logits = [pieces[-1].logits for pieces in chunks]
@@ -221,7 +223,7 @@ def advance(
     ]
     # a sequence that ended adds no rows but keeps its place, so numbers stay those of the cache
     rows = any(choice and step >= one.plan.capture_from_step for one, choice in placed)
-    ran = forward(session, cache, views, first=0, guarded=step == 1, rows=rows)
+    ran = packed_forward(session, cache, views, first=0, guarded=step == 1, rows=rows)
     pruned = [
         prune(session, cache, number, placed[number][0], ran[number], step)
         if choice
@@ -352,7 +354,7 @@ def _weights(decoding: Decoding) -> Float32[np.ndarray, " member"]:
 def _checked(
     logits: Float[Tensor, "row vocab"], prompt_ids: Sequence[str]
 ) -> Float32[Tensor, "row vocab"]:
-    log_probability = log_probabilities(logits)
+    log_probability = log_probability_rows(logits)
     invalid = invalid_rows(log_probability)
     if invalid.any():
         raise NumericalError(

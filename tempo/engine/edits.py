@@ -13,7 +13,7 @@ from torch import Tensor
 from tempo.engine.attention import Attend, LayerCall, RowsOf, attend
 from tempo.engine.batch import Mask, Query, SequenceBatch
 from tempo.errors import InputError
-from tempo.models.hooks import Shift
+from tempo.models.hooks import RowShift
 from tempo.models.language_model import LanguageModel
 from tempo.policy.edits import (
     Columns,
@@ -114,14 +114,14 @@ def check_applied(edits: Sequence[Edit], applied_edits: Set[int]) -> None:
 
 def shift_of(
     moves: Sequence[tuple[EmbeddingOffset, Bool[np.ndarray, " row"]]],
-) -> Shift | None:
+) -> RowShift | None:
     """The sum of offsets, each on the packed rows that it means; None where there are none."""
     if not moves:
         return None
     return torch.from_numpy(sum(np.outer(rows, edit.vector) for edit, rows in moves)).float()
 
 
-PerHead = Float32[Tensor, "sequence head query slot"]
+HeadScores = Float32[Tensor, "sequence head query slot"]
 CELLS = (ScoreBias, ScoreScale, KnockOut)
 """What changes scores or weights, so the rows of a trace too."""
 
@@ -182,7 +182,7 @@ class EditApplier:
         call: LayerCall,
         keys: Float[Tensor, "sequence kv_head slot channel"],
         mask: Mask,
-    ) -> tuple[PerHead, Float32[Tensor, "sequence head query"]]:
+    ) -> tuple[HeadScores, Float32[Tensor, "sequence head query"]]:
         """The rows of a layer with its edits, and the log of their normalisers, in float32."""
         group = call.query.shape[1] // keys.shape[1]
         own = keys.float().repeat_interleave(group, 1)
@@ -211,7 +211,7 @@ class EditApplier:
         weights = (scores - logsumexp.unsqueeze(-1)).exp()[..., : keys.shape[2]]
         return weights.masked_fill(cut["after"], 0.0), logsumexp
 
-    def shift(self) -> Shift | None:
+    def shift(self) -> RowShift | None:
         """What is added to the packed rows as they enter the first layer; None where nothing is."""
         moves = [
             (number, edit)
@@ -244,7 +244,7 @@ class EditApplier:
         return self.within[number] in (None, place)
 
     def _unread(
-        self, layer: int, weights: PerHead, mask: Mask
+        self, layer: int, weights: HeadScores, mask: Mask
     ) -> Bool[Tensor, "sequence head query slot"]:
         """Cells whose slot's value is zeroed for the row."""
         unread = torch.zeros(weights.shape, dtype=torch.bool, device=weights.device)
@@ -284,7 +284,7 @@ class EditApplier:
         return donated
 
     def _cells(
-        self, number: int, edit: Columns, heads: list[int], scores: PerHead, mask: Mask
+        self, number: int, edit: Columns, heads: list[int], scores: HeadScores, mask: Mask
     ) -> Bool[Tensor, "sequence head query slot"]:
         """Visible cells that an edit means."""
         chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
@@ -332,7 +332,7 @@ def editing(
     return EditApplier(edits, heads, views, within)
 
 
-def _check_rows(layer: int, scores: PerHead, mask: Mask) -> None:
+def _check_rows(layer: int, scores: HeadScores, mask: Mask) -> None:
     """Refuse a row that is left with nothing to see."""
     before = torch.isfinite(mask).any(-1)[:, None]
     if (before & ~torch.isfinite(scores).any(-1)).any():
@@ -344,9 +344,9 @@ def _check_rows(layer: int, scores: PerHead, mask: Mask) -> None:
 
 def _edited(
     edit: ScoreBias | ScoreScale,
-    scores: PerHead,
+    scores: HeadScores,
     chosen: Bool[Tensor, "sequence head query slot"],
-) -> PerHead:
+) -> HeadScores:
     if isinstance(edit, ScoreBias):
         return scores + chosen * edit.amount
     return torch.where(chosen, scores * edit.factor, scores)

@@ -37,7 +37,7 @@ class ForwardOutput:
     received: Received
 
 
-def forward(
+def packed_forward(
     session: DecodeContext,
     cache: SlotCache,
     views: Sequence[SequenceBatch],

@@ -38,7 +38,7 @@ class Distribution:
         return float(left[0] - left[1]) if len(left) >= 2 else float("nan")
 
 
-def log_probabilities(logits: Float[Tensor, "row vocab"]) -> Float32[Tensor, "row vocab"]:
+def log_probability_rows(logits: Float[Tensor, "row vocab"]) -> Float32[Tensor, "row vocab"]:
     """Natural-log probabilities in float32."""
     return logits.float().log_softmax(-1)
 

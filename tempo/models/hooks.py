@@ -15,13 +15,13 @@ from torch.utils.hooks import RemovableHandle
 
 from tempo.models.language_model import LanguageModel
 
-Read = Callable[[Tensor], Any]
+ReadTensor = Callable[[Tensor], Any]
 """What to keep of a tensor that passes; reduce it here where the whole would not fit in memory."""
 
 
 @contextmanager
 def watched_inputs(
-    modules: Mapping[int, nn.Module], read: Read = Tensor.detach
+    modules: Mapping[int, nn.Module], read: ReadTensor = Tensor.detach
 ) -> Generator[dict[int, list[Any]]]:
     """Note what each module is given, by key, in the order of the calls.
 
@@ -64,7 +64,7 @@ def watched_outputs(modules: Mapping[int, nn.Module]) -> Generator[dict[int, lis
 
 
 @contextmanager
-def watched_stream(model: LanguageModel, read: Read = Tensor.detach) -> Generator[list[Any]]:
+def watched_stream(model: LanguageModel, read: ReadTensor = Tensor.detach) -> Generator[list[Any]]:
     """Note the residual stream of one forward, depth by depth.
 
     Depth 0 is what enters the first layer, scaled where a family scales its embeddings and with
@@ -127,11 +127,11 @@ def changed_inputs(
         yield
 
 
-Shift = Float32[Tensor, "row channel"]
+RowShift = Float32[Tensor, "row channel"]
 
 
 @contextmanager
-def shifted(model: LanguageModel, shift: Shift | None) -> Generator[None]:
+def shifted(model: LanguageModel, shift: RowShift | None) -> Generator[None]:
     """Add a vector to each row of a packed forward before the first layer; None adds nothing."""
     decoder: Any = model.hf.get_decoder()
     first = {} if shift is None else {0: decoder.layers[0]}

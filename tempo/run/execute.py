@@ -14,7 +14,7 @@ from tempo.engine.edits import check_applied
 from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
 from tempo.policy.serialize import edit_to_dict, rule_to_dict
 from tempo.run.batching import Batch, Layout, fitting
-from tempo.run.recorder import Recorder, first_header, model_facts, text_of, versions
+from tempo.run.recorder import Recorder, facts_of_model, first_header, text_of, versions
 from tempo.run.request import ALONE_ARM, Request, TraceKey
 from tempo.trace.run import Run
 from tempo.trace.run_folder import Manifest, claim, is_whole, open_run, trace_folder, write_manifest
@@ -210,7 +210,7 @@ def _manifest(request: Request, planned: Layout) -> Manifest:
 
 def _made_by(request: Request) -> dict[str, Any]:
     return {
-        "model_facts": model_facts(request.model),
+        "model_facts": facts_of_model(request.model),
         "versions": versions(),
         "command": shlex.join(["tempo", *sys.argv[1:]])
         if Path(sys.argv[0]).name == "tempo"

@@ -79,13 +79,13 @@ def first_header(
         window=(),
         softcap=(),
         sinks=None,
-        model=model_facts(model),
+        model=facts_of_model(model),
         policy=rule_to_dict(plan.policy),
         run=run,
     )
 
 
-def model_facts(model: LanguageModel) -> dict[str, Any]:
+def facts_of_model(model: LanguageModel) -> dict[str, Any]:
     """What identifies and describes a model, for headers and manifests."""
     return {
         "name": model.name,

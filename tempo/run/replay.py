@@ -27,7 +27,7 @@ from tempo.policy.slots import SlotTable
 from tempo.policy.visibility import visible_slots
 from tempo.run.execute import check_found, decode_batch
 from tempo.run.options import make_options
-from tempo.run.recorder import model_facts
+from tempo.run.recorder import facts_of_model
 from tempo.run.request import Request, check_edits
 from tempo.trace.compare import changed_axes, check_axes, check_same_model
 from tempo.trace.run import Prompt, Run
@@ -73,7 +73,7 @@ def replay(
         >>> twin = run.trace(arm="twin")  # the same tokens, each at a position of its own
     """
     loaded = load_model(trace.header.model["name"] if model is None else model)
-    check_same_model(trace, model_facts(loaded))
+    check_same_model(trace, facts_of_model(loaded))
     if trace.slots.width.max() < 2:
         raise NoParallelSetsError(
             f"expected a trace with a set of two or more members, got {trace.header.prompt_id!r} "

@@ -17,13 +17,13 @@ from tempo.trace.schema import Readout, TraceHeader, tensor_name, visible_name
 from tempo.trace.trace import Trace
 from tempo.vocabulary import GROUPS, PROMPT_STEP, SINK_SLOT, TOP_READOUT
 
-Relation = Literal["isolated", "visible", "ordered", "greedy"]
+PlantedRelation = Literal["isolated", "visible", "ordered", "greedy"]
 VOCABULARY = 400
 _PROMPT = "A planted prompt"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PlantedPlace:
     """What a pattern may look at: the queries of one step and everything written so far.
 
     `group` is the index into `GROUPS` of every slot, seen from each query; `visible` leaves sliding
@@ -44,14 +44,14 @@ class Place:
         return np.isin(self.group, [GROUPS.index(name) for name in names])
 
 
-Pattern = Callable[[Place], Float[np.ndarray, "..."]]
+Pattern = Callable[[PlantedPlace], Float[np.ndarray, "..."]]
 """Weights before masking and scaling: `query slot`, or `layer head query slot`."""
 
 ReadoutRule = Callable[[int, int], Float64[np.ndarray, " token"]]
 """The whole next-token distribution after a step, from the prompt's number and the step."""
 
 
-def uniform(place: Place) -> Float64[np.ndarray, "query slot"]:
+def uniform(place: PlantedPlace) -> Float64[np.ndarray, "query slot"]:
     """The same weight on every visible slot."""
     return np.ones(place.visible.shape)
 
@@ -59,7 +59,7 @@ def uniform(place: Place) -> Float64[np.ndarray, "query slot"]:
 def favour_sets(factor: float) -> Pattern:
     """Slots of earlier sets get `factor` times the weight of every other slot."""
 
-    def pattern(place: Place) -> Float64[np.ndarray, "query slot"]:
+    def pattern(place: PlantedPlace) -> Float64[np.ndarray, "query slot"]:
         return np.where(place.is_group("earlier_sets"), factor, 1.0)
 
     return pattern
@@ -68,7 +68,7 @@ def favour_sets(factor: float) -> Pattern:
 def with_sink(share: float, pattern: Pattern = uniform) -> Pattern:
     """Slot 0 gets this share of every row that sees more than it, the rest follows the pattern."""
 
-    def sunk(place: Place) -> Float[np.ndarray, "..."]:
+    def sunk(place: PlantedPlace) -> Float[np.ndarray, "..."]:
         others = place.visible & (np.arange(len(place.table)) != SINK_SLOT)
         rest = pattern(place) * others
         total = rest.sum(-1, keepdims=True)
@@ -82,7 +82,7 @@ def with_sink(share: float, pattern: Pattern = uniform) -> Pattern:
 def noisy(pattern: Pattern, spread: float) -> Pattern:
     """Every weight times the exponential of a normal draw, different for each prompt and head."""
 
-    def drawn(place: Place) -> Float64[np.ndarray, "layer head query slot"]:
+    def drawn(place: PlantedPlace) -> Float64[np.ndarray, "layer head query slot"]:
         rng = np.random.default_rng((place.seed, place.step))
         shape = (place.n_layers, place.n_heads, *place.visible.shape)
         return pattern(place) * np.exp(rng.normal(0, spread, shape))
@@ -108,7 +108,7 @@ class Plan:
     widths: Sequence[int] = (2, 1, 3)
     prompt_length: int = 5
     rows: Pattern = uniform
-    relation: Relation = "isolated"
+    relation: PlantedRelation = "isolated"
     n_layers: int = 2
     n_heads: int = 2
     positions: Literal["shared", "unique"] = "shared"
@@ -240,7 +240,7 @@ def _choice(plan: Plan, step: int) -> dict[str, np.ndarray]:
 def _rows(plan: Plan, table: SlotTable, step: int) -> dict[str, np.ndarray]:
     seen = table.upto(int(np.searchsorted(table.step, step, side="right")))
     queries = seen.members(step)
-    place = Place(
+    place = PlantedPlace(
         step=step,
         table=seen,
         queries=queries,
@@ -261,7 +261,7 @@ def _rows(plan: Plan, table: SlotTable, step: int) -> dict[str, np.ndarray]:
 
 
 def _visible(
-    relation: Relation, table: SlotTable, queries: Int[np.ndarray, " query"]
+    relation: PlantedRelation, table: SlotTable, queries: Int[np.ndarray, " query"]
 ) -> Bool[np.ndarray, "query slot"]:
     slots, own = np.arange(len(table)), queries[:, None]
     causal = slots[None, :] <= own
@@ -273,7 +273,7 @@ def _visible(
 
 
 def _stored(
-    plan: Plan, place: Place, weights: Float64[np.ndarray, "layer head query slot"]
+    plan: Plan, place: PlantedPlace, weights: Float64[np.ndarray, "layer head query slot"]
 ) -> dict[str, np.ndarray]:
     """The rows as the chosen level keeps them."""
     lse = {"logsumexp": np.zeros(weights.shape[:-1], np.float32)}
@@ -291,7 +291,7 @@ def _stored(
 
 
 def _queries_and_keys(
-    plan: Plan, place: Place, logs: Float64[np.ndarray, "layer head query slot"]
+    plan: Plan, place: PlantedPlace, logs: Float64[np.ndarray, "layer head query slot"]
 ) -> dict[str, np.ndarray]:
     """One channel for each slot: keys are unit vectors, queries hold the log-weights."""
     n_channels = plan.prompt_length + sum(plan.widths)
@@ -324,7 +324,7 @@ def by_token(spread: float = 1.0, *, seed: int = 0) -> Pattern:
         shape = (n_layers, n_heads, VOCABULARY, VOCABULARY)
         return np.exp(np.random.default_rng(seed).normal(0, spread, shape))
 
-    def pattern(place: Place) -> Float64[np.ndarray, "layer head query slot"]:
+    def pattern(place: PlantedPlace) -> Float64[np.ndarray, "layer head query slot"]:
         token = place.table.token
         drawn = weights(place.n_layers, place.n_heads)
         return drawn[:, :, token[place.queries][:, None], token[None, :]]
@@ -335,7 +335,7 @@ def by_token(spread: float = 1.0, *, seed: int = 0) -> Pattern:
 def both(first: Pattern, second: Pattern) -> Pattern:
     """Scores added up: the product of two patterns."""
 
-    def product(place: Place) -> Float[np.ndarray, "..."]:
+    def product(place: PlantedPlace) -> Float[np.ndarray, "..."]:
         return first(place) * second(place)
 
     return product
@@ -344,7 +344,7 @@ def both(first: Pattern, second: Pattern) -> Pattern:
 def pull_to_sink(factor: float) -> Pattern:
     """Slot 0 weighs `factor` times as much for the queries right after a set of width >= 2."""
 
-    def pattern(place: Place) -> Float64[np.ndarray, "query slot"]:
+    def pattern(place: PlantedPlace) -> Float64[np.ndarray, "query slot"]:
         follows_set = len(place.table.members(place.step - 1)) >= 2 and place.step > 1
         sink = np.arange(len(place.table)) == SINK_SLOT
         return np.where(sink & follows_set, factor, 1.0) * np.ones(place.visible.shape)

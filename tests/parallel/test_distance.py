@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tempo.errors import InputError, LevelError, NoParallelSetsError
-from tempo.testing.planted import Pattern, Place, noisy, planted_trace, uniform, with_sink
+from tempo.testing.planted import Pattern, PlantedPlace, noisy, planted_trace, uniform, with_sink
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.arms import inherited_labels
 from tempo_analysis.parallel.distance import (
@@ -39,7 +39,7 @@ def combine(arms: list[Trace], greedy: list[Trace] | None = None) -> MatchedRati
 def recent(factor: float = 1.0, *, labelled: tuple[int, ...] = ()) -> Pattern:
     """Each generated slot gets what its distance says, members `factor` times it, self the rest."""
 
-    def pattern(place: Place) -> np.ndarray:
+    def pattern(place: PlantedPlace) -> np.ndarray:
         if place.step == 0:
             return uniform(place)
         table = place.table
@@ -118,7 +118,7 @@ def test_a_planted_factor_is_found_exactly_whatever_the_recency(relation, factor
 
 
 def test_the_planted_head_stands_out():
-    def one_head(place: Place) -> np.ndarray:
+    def one_head(place: PlantedPlace) -> np.ndarray:
         rows = np.stack([np.stack([recent()(place)] * 2)] * 2)
         rows[1, 0] = recent(0.2)(place)
         return rows
@@ -210,7 +210,7 @@ def test_a_weight_of_the_null_counts_as_often_as_the_arm_has_members_there():
 
 
 def test_arm_and_null_are_compared_over_the_steps_that_both_have():
-    def late(place: Place) -> np.ndarray:
+    def late(place: PlantedPlace) -> np.ndarray:
         return recent(0.2 if place.step > 8 else 0.5)(place)
 
     arm, greedy = planted_trace(widths=WIDTHS, rows=late), greedy_of(recent(), n_steps=8)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 
-from tempo.testing.planted import Place, noisy, planted_trace, uniform, with_sink
+from tempo.testing.planted import PlantedPlace, noisy, planted_trace, uniform, with_sink
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.entropy import (
     PromptEntropy,
@@ -24,7 +24,7 @@ def measured(trace: Trace) -> PromptEntropy:
 def one_row(probabilities: list[float]) -> Trace:
     """A greedy trace whose first generated query pays exactly these shares."""
 
-    def row(place: Place) -> np.ndarray:
+    def row(place: PlantedPlace) -> np.ndarray:
         return np.array([probabilities]) if place.step else uniform(place)
 
     return planted_trace(
@@ -84,7 +84,7 @@ def test_the_sink_hides_how_even_the_rest_is():
 
 
 def test_entropies_of_rows_are_averaged_not_entropies_of_an_average_row():
-    def opposite(place: Place) -> np.ndarray:
+    def opposite(place: PlantedPlace) -> np.ndarray:
         """Each head looks at one slot; their mean row would be spread over two."""
         rows = np.zeros((1, 2, *place.visible.shape))
         rows[0, 0, :, 1] = rows[0, 1, :, 2] = 1.0
@@ -147,7 +147,7 @@ def _shorten(name: str, tensor: np.ndarray, tensors) -> np.ndarray:
 
 
 def test_layers_are_averaged_over_prompts_with_intervals():
-    def layered(place: Place) -> np.ndarray:
+    def layered(place: PlantedPlace) -> np.ndarray:
         rows = np.stack([uniform(place), with_sink(0.95)(place)])
         return np.broadcast_to(rows[:, None], (2, 2, *place.visible.shape))
 

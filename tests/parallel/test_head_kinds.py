@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tempo.errors import LevelError
-from tempo.testing.planted import Place, noisy, planted_trace, uniform, with_sink
+from tempo.testing.planted import PlantedPlace, noisy, planted_trace, uniform, with_sink
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.entropy import prompt_entropy
 from tempo_analysis.parallel.head_kinds import (
@@ -46,7 +46,7 @@ def test_the_places_are_the_whole_row():
 
 
 def test_each_head_gets_the_kind_that_was_planted():
-    def planted(place: Place) -> np.ndarray:
+    def planted(place: PlantedPlace) -> np.ndarray:
         behind = place.table.position[place.queries, None] - place.table.position[None, :]
         sink = with_sink(0.6)(place)
         far = np.where(behind > 8, 1.0, 1e-3)
@@ -67,7 +67,7 @@ def test_each_head_gets_the_kind_that_was_planted():
 
 
 def test_a_place_with_chance_one_names_no_head():
-    def near(place: Place) -> np.ndarray:
+    def near(place: PlantedPlace) -> np.ndarray:
         return np.where(np.arange(len(place.table)) == len(place.table) - 1, 1.0, 0.05) * np.ones(
             place.visible.shape
         )
@@ -78,7 +78,7 @@ def test_a_place_with_chance_one_names_no_head():
 
 
 def test_shares_and_distances_have_their_planted_values():
-    def row(place: Place) -> np.ndarray:
+    def row(place: PlantedPlace) -> np.ndarray:
         """0.5 sink, 0.1 at 12 back, 0.3 at 2 back, 0.1 itself."""
         rows = np.zeros(place.visible.shape)
         query = place.queries[0]

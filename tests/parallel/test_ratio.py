@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempo.errors import InputError, LevelError, NoParallelSetsError
-from tempo.testing.planted import Place, favour_sets, noisy, planted_trace, uniform, with_sink
+from tempo.testing.planted import (
+    PlantedPlace,
+    favour_sets,
+    noisy,
+    planted_trace,
+    uniform,
+    with_sink,
+)
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.arms import inherited_labels
 from tempo_analysis.parallel.observation import observe
@@ -96,7 +103,7 @@ def test_the_ratio_is_its_definition_one_weight_at_a_time(relation, windows):
 
 
 def test_numerator_and_denominator_are_averaged_before_they_are_divided():
-    def two_heads(place: Place) -> np.ndarray:
+    def two_heads(place: PlantedPlace) -> np.ndarray:
         """Ratio 4 in a head with little weight outside slot 0, ratio 1/4 in one with much."""
         light, heavy = with_sink(0.99, favour_sets(4.0)), with_sink(0.01, favour_sets(0.25))
         return np.stack([light(place), heavy(place)])[None]
@@ -165,7 +172,7 @@ def test_a_greedy_slot_inherits_the_label_of_the_set_of_its_step():
 def test_the_null_weighs_labelled_slots_against_all_other_earlier_ones():
     factor = 5.0
 
-    def favour_labelled(place: Place) -> np.ndarray:
+    def favour_labelled(place: PlantedPlace) -> np.ndarray:
         return np.where(np.isin(place.table.step, [1, 3]), factor, 1.0) * np.ones(
             place.visible.shape
         )
@@ -191,7 +198,7 @@ def test_own_labels_give_the_ratio_of_the_groups():
 
 
 def test_arm_and_null_are_compared_over_the_steps_that_both_have():
-    def late_sets_loud(place: Place) -> np.ndarray:
+    def late_sets_loud(place: PlantedPlace) -> np.ndarray:
         factor = 9.0 if place.step >= 4 else 2.0
         return favour_sets(factor)(place)
 
@@ -225,7 +232,7 @@ def test_without_a_greedy_run_the_null_has_no_data():
 
 
 def test_the_planted_head_stands_out_of_its_null():
-    def one_head(place: Place) -> np.ndarray:
+    def one_head(place: PlantedPlace) -> np.ndarray:
         rows = np.broadcast_to(uniform(place), (2, 3, *place.visible.shape)).copy()
         rows[1, 2] = favour_sets(0.2)(place)
         return rows

@@ -13,8 +13,8 @@ from tempo_analysis.parallel.relevance import (
     Relevance,
     observe_values,
     prompt_relevance,
+    recorded_value_norms,
     relevance,
-    value_norms,
     value_weighted,
 )
 
@@ -102,8 +102,10 @@ def test_a_row_is_its_definition_one_slot_at_a_time(level):
 
 def test_norms_are_those_of_every_slot_so_far():
     trace = with_norms(planted_trace(widths=WIDTHS), drawn)
-    np.testing.assert_array_equal(value_norms(trace, 3), drawn(trace)[..., :11].astype(np.float32))
-    assert value_norms(trace, 0).shape == (2, 2, 5)
+    np.testing.assert_array_equal(
+        recorded_value_norms(trace, 3), drawn(trace)[..., :11].astype(np.float32)
+    )
+    assert recorded_value_norms(trace, 0).shape == (2, 2, 5)
 
 
 def test_a_row_whose_slots_move_nothing_is_left_out():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tempo.testing.planted import Place, noisy, planted_trace, uniform
+from tempo.testing.planted import PlantedPlace, noisy, planted_trace, uniform
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.observation import observe
 from tempo_analysis.parallel.sibling_mass import SiblingMass, prompt_siblings, sibling_mass
@@ -36,7 +36,7 @@ def test_even_members_that_see_each_other_have_the_chance_value(relation, chance
 
 
 def test_mass_between_members_is_found_in_its_layer():
-    def second_layer(place: Place) -> np.ndarray:
+    def second_layer(place: PlantedPlace) -> np.ndarray:
         rows = np.ones((2, 2, *place.visible.shape))
         rows[1] = np.where(place.is_group("siblings"), 50.0, 1.0)
         return rows

@@ -15,7 +15,7 @@ from tempo.policy.selection import Forced
 from tempo.policy.visibility import VISIBLE
 from tempo.run.recorder import Recorder, first_header
 from tempo.testing.planted import (
-    Place,
+    PlantedPlace,
     Twins,
     both,
     by_token,
@@ -129,7 +129,7 @@ def test_members_of_equal_odds_together_get_more_than_one_token():
 
 
 def test_a_member_that_takes_the_whole_row_has_finite_odds():
-    def loud(place: Place) -> np.ndarray:
+    def loud(place: PlantedPlace) -> np.ndarray:
         return np.where(place.table.step == 1, 1e9, 1.0) * np.ones(place.visible.shape)
 
     split = split_of(planted_twins((2, 1), rows=loud))
@@ -380,7 +380,7 @@ def test_planted_down_weighting_is_found_over_prompts_and_dilution_apart_from_it
 
 
 def test_the_planted_head_stands_out():
-    def one_head(place: Place) -> np.ndarray:
+    def one_head(place: PlantedPlace) -> np.ndarray:
         rows = np.ones((2, 3, *place.visible.shape))
         rows[1, 2] = favour_sets(0.3)(place)
         return rows

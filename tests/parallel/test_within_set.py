@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tempo.errors import LevelError, NoParallelSetsError
-from tempo.testing.planted import Pattern, Place, noisy, planted_trace, uniform, with_sink
+from tempo.testing.planted import Pattern, PlantedPlace, noisy, planted_trace, uniform, with_sink
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.observation import observe
 from tempo_analysis.parallel.within_set import IntraStep, intra_step, prompt_intra_step
@@ -19,7 +19,7 @@ def measured(*traces: Trace, sink="with") -> IntraStep:
 def by_rank(weights: np.ndarray) -> Pattern:
     """Query rank and key rank get exactly these shares inside a set, earlier slots the rest."""
 
-    def pattern(place: Place) -> np.ndarray:
+    def pattern(place: PlantedPlace) -> np.ndarray:
         rows, n = np.ones(place.visible.shape), len(place.queries)
         if n == 1 or place.step == 0:
             return rows
@@ -112,7 +112,7 @@ def test_the_shares_are_their_definition_one_row_at_a_time():
 
 
 def test_the_planted_head_stands_out():
-    def one_head(place: Place) -> np.ndarray:
+    def one_head(place: PlantedPlace) -> np.ndarray:
         rows = np.ones((2, 2, *place.visible.shape))
         rows[1, 0] = np.where(place.is_group("siblings"), 20.0, 1.0)
         return rows

@@ -4,7 +4,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempo.engine.next_distribution import combined, distributions, invalid_rows, log_probabilities
+from tempo.engine.next_distribution import (
+    combined,
+    distributions,
+    invalid_rows,
+    log_probability_rows,
+)
 from tempo.errors import InputError
 from tempo.policy.readout import READOUTS, Last, Mixture, Product, Top, combine, parse_readout
 
@@ -45,7 +50,7 @@ def test_torch_reads_what_the_definition_says(seed: int, name: str, n_members: i
 
 
 def test_a_summary_keeps_the_best_tokens_the_tail_and_the_whole_entropy() -> None:
-    log_p = log_probabilities(torch.log(torch.tensor([[0.1, 0.4, 0.1, 0.4]])))
+    log_p = log_probability_rows(torch.log(torch.tensor([[0.1, 0.4, 0.1, 0.4]])))
     whole, short = distributions(log_p, None)[0], distributions(log_p, 2)[0]
     assert whole.token.tolist() == [1, 3, 0, 2]
     assert whole.tail_mass == 0
@@ -57,7 +62,7 @@ def test_a_summary_keeps_the_best_tokens_the_tail_and_the_whole_entropy() -> Non
 
 
 def test_impossible_tokens_add_nothing_to_the_entropy() -> None:
-    log_p = log_probabilities(torch.tensor([[0.0, float("-inf"), 0.0]]))
+    log_p = log_probability_rows(torch.tensor([[0.0, float("-inf"), 0.0]]))
     assert not invalid_rows(log_p).any()
     assert distributions(log_p, None)[0].entropy_nats == pytest.approx(np.log(2), rel=1e-5)
 
@@ -65,7 +70,7 @@ def test_impossible_tokens_add_nothing_to_the_entropy() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_broken_logits_are_noticed(bad: float) -> None:
     logits = torch.tensor([[0.0, 1.0], [0.0, bad]])
-    assert invalid_rows(log_probabilities(logits)).tolist() == [False, True]
+    assert invalid_rows(log_probability_rows(logits)).tolist() == [False, True]
 
 
 def test_an_unknown_readout_is_refused() -> None:

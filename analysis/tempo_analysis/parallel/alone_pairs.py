@@ -20,7 +20,7 @@ SMALLEST_SET = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class PairedRows:
     """What the queries after a set pay, in float64.
 
     Attributes:
@@ -45,14 +45,14 @@ class Rows:
         return self.weights[..., slot] / np.where(rest > 0, rest, np.nan)
 
 
-def rows_after(trace: Trace, step: int) -> Rows:
+def rows_after(trace: Trace, step: int) -> PairedRows:
     """The rows of the step after a set.
 
     Raises:
         LevelError: The trace was reduced to group masses.
     """
     weights = trace.attention(step + 1).astype(np.float64)
-    return Rows(
+    return PairedRows(
         weights=weights,
         members=trace.members(step),
         n_prompt=trace.slots.n_prompt,

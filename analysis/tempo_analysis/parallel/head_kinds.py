@@ -152,10 +152,10 @@ def kind_of(
     return np.where(np.isnan(sink), UNTYPED, np.argmax(holds, axis=0))
 
 
-Columns = list[Float64[np.ndarray, "layer head query"]]
+MeasureColumns = list[Float64[np.ndarray, "layer head query"]]
 
 
-def _step_measures(rows: Observation) -> tuple[Columns, Columns]:
+def _step_measures(rows: Observation) -> tuple[MeasureColumns, MeasureColumns]:
     """The measures of one step but the entropies, and their values under even attention."""
     weights = rows.rows()
     places, distance = _places(rows)
@@ -181,7 +181,7 @@ def _columns(
     distance: Float64[np.ndarray, "query slot"],
     *,
     kept: Bool[np.ndarray, "layer head query"],
-) -> Columns:
+) -> MeasureColumns:
     _, own, siblings, recent, distant = (mass[..., part] for part in range(len(PLACES)))
     rest = own + siblings + recent + distant
     rest = np.where(kept & (rest > 0), rest, np.nan)

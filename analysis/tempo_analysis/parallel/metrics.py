@@ -30,7 +30,7 @@ from tempo_analysis.stats.verdict import (
 
 NONE = float("nan")
 Values = Float64[np.ndarray, " prompt"]
-Column = Sequence[PromptMeasures | None]
+PromptColumn = Sequence[PromptMeasures | None]
 """One arm's measures, a place for each prompt of the run; None where it was not decoded."""
 
 
@@ -222,7 +222,7 @@ def missing_ratio_metrics(arm: str, reason: str) -> list[Metric]:
 
 
 def arm_metrics(
-    arm: str, column: Column, null: Column | None, *, no_null: str, seed: int = SEED
+    arm: str, column: PromptColumn, null: PromptColumn | None, *, no_null: str, seed: int = SEED
 ) -> list[Metric]:
     """Everything else about one arm; `null` holds the greedy runs of the same prompts."""
     return [
@@ -231,7 +231,7 @@ def arm_metrics(
     ]
 
 
-def null_metrics(arm: str, column: Column, *, seed: int = SEED) -> list[Metric]:
+def null_metrics(arm: str, column: PromptColumn, *, seed: int = SEED) -> list[Metric]:
     """What can be said of the greedy arm itself, which has no null."""
     return [
         _arm_metric(arm, quantity, column, None, no_null="this arm is the null", seed=seed)
@@ -284,7 +284,13 @@ def _null_comparison(ratio: AttentionRatio) -> Interval | None:
 
 
 def _arm_metric(
-    arm: str, quantity: _Quantity, column: Column, null: Column | None, *, no_null: str, seed: int
+    arm: str,
+    quantity: _Quantity,
+    column: PromptColumn,
+    null: PromptColumn | None,
+    *,
+    no_null: str,
+    seed: int,
 ) -> Metric:
     value = _values(column, quantity.value)
     chance = np.full(len(column), np.nan)
@@ -314,7 +320,7 @@ def _arm_metric(
     )
 
 
-def _values(column: Column, value: Callable[[PromptMeasures], float]) -> Values:
+def _values(column: PromptColumn, value: Callable[[PromptMeasures], float]) -> Values:
     return np.array([np.nan if one is None else value(one) for one in column], np.float64)
 
 

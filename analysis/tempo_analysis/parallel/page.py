@@ -21,7 +21,7 @@ from tempo_analysis.parallel.run_numbers import RunNumbers
 from tempo_analysis.parallel.tables import arm_rows, fact_rows, model_facts
 from tempo_analysis.parallel.verdict import sentences
 from tempo_analysis.report.csv import csv_text
-from tempo_analysis.report.document import plain
+from tempo_analysis.report.document import Document, plain
 from tempo_analysis.report.packing import base64, pack_weights
 from tempo_analysis.report.page import HERE, json_inside, page_text, save_page
 from tempo_analysis.report.table import Table
@@ -31,8 +31,6 @@ MOST_BYTES = 4_500_000
 
 MOST_BYTES_BESIDE = 20_000_000
 """The same for a prompt that may lie in a file beside the page."""
-
-Document = dict[str, Any]
 
 
 def shown_arms(run: Run, arms: Arms) -> list[str]:

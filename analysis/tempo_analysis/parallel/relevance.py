@@ -70,7 +70,7 @@ def value_weighted(
     return moved / np.where(total > 0, total, np.nan)
 
 
-def value_norms(trace: Trace, step: int) -> Float32[np.ndarray, "layer head slot"]:
+def recorded_value_norms(trace: Trace, step: int) -> Float32[np.ndarray, "layer head slot"]:
     """Norms of every slot written up to and including a step.
 
     Raises:
@@ -136,7 +136,9 @@ def relevance(
 
 
 def _with_values(trace: Trace, observed: ObservedTrace) -> ObservedTrace:
-    steps = tuple(_weighted_step(rows, value_norms(trace, rows.step)) for rows in observed.steps)
+    steps = tuple(
+        _weighted_step(rows, recorded_value_norms(trace, rows.step)) for rows in observed.steps
+    )
     return replace(observed, steps=steps)
 
 

@@ -10,8 +10,8 @@ from tempo_analysis.parallel.divergence import Divergence
 from tempo_analysis.parallel.entropy import EntropyFunnel, entropy_funnel
 from tempo_analysis.parallel.head_kinds import HeadTable, head_table
 from tempo_analysis.parallel.metrics import (
-    Column,
     Metric,
+    PromptColumn,
     arm_metrics,
     missing_ratio_metrics,
     null_metrics,
@@ -128,7 +128,7 @@ _NO_ROWS = "its traces were reduced to group masses; capture rows (level weights
 _NO_GREEDY = "the run has no greedy arm"
 
 
-def _measure(run: Run, arms: Arms) -> dict[str, Column]:
+def _measure(run: Run, arms: Arms) -> dict[str, PromptColumn]:
     """One column for each free arm with traces, a place for each prompt of the run.
 
     A trace whose prompt was never written, as a killed run may leave it, counts as absent.
@@ -147,8 +147,7 @@ def _measure(run: Run, arms: Arms) -> dict[str, Column]:
     }
 
 
-def _axes(columns: Mapping[str, Column]) -> Axes:
-    # Averages over layers and heads are comparable only over the same ones.
+def _axes(columns: Mapping[str, PromptColumn]) -> Axes:
     axes = {one.axes for column in columns.values() for one in column if one is not None}
     if len(axes) != 1:
         raise InputError(
@@ -158,7 +157,7 @@ def _axes(columns: Mapping[str, Column]) -> Axes:
     return axes.pop()
 
 
-def _combine(column: Column, axes: Axes, *, is_null: bool, seed: int) -> ArmResults:
+def _combine(column: PromptColumn, axes: Axes, *, is_null: bool, seed: int) -> ArmResults:
     layers, heads = axes
     # Intervals of one arm alone need no pairing, so empty places may go.
     present = [one for one in column if one is not None]
@@ -192,7 +191,7 @@ def _ratios(
 def _metrics(
     arm: str,
     arms: Arms,
-    columns: Mapping[str, Column],
+    columns: Mapping[str, PromptColumn],
     by_arm: Mapping[str, ArmResults],
     *,
     seed: int,

@@ -14,7 +14,7 @@ from tempo.trace.trace import Trace
 from tempo_analysis.parallel.alone_pairs import (
     SMALLEST_SET,
     Cells,
-    Rows,
+    PairedRows,
     check_set,
     check_twin,
     reference_slots,
@@ -146,7 +146,7 @@ def split_set(in_set: Trace, alones: Sequence[Trace], *, step: int, reference: S
     return _set_split(inside, [rows_after(alone, step) for alone in alones], reference)
 
 
-def _split(inside: Rows, alone: Rows, rank: int, reference: Sink) -> MemberSplit:
+def _split(inside: PairedRows, alone: PairedRows, rank: int, reference: Sink) -> MemberSplit:
     slots = reference_slots(inside.n_prompt, reference)
     # log(in set / alone) = [lambda in set - lambda alone] + [log M_R in set - log M_R alone],
     # lambda = log a - log M_R (judging.md, section 3). Exact for each layer, head and query, and
@@ -165,7 +165,7 @@ def _split(inside: Rows, alone: Rows, rank: int, reference: Sink) -> MemberSplit
     )
 
 
-def _set_split(inside: Rows, alones: Sequence[Rows], reference: Sink) -> SetSplit:
+def _set_split(inside: PairedRows, alones: Sequence[PairedRows], reference: Sink) -> SetSplit:
     members = [_split(inside, alone, rank, reference) for rank, alone in enumerate(alones)]
     predicted = _by_odds(alones)
     competition = np.stack([member.competition for member in members])
@@ -188,12 +188,12 @@ def _set_split(inside: Rows, alones: Sequence[Rows], reference: Sink) -> SetSpli
     )
 
 
-def _own_mass(alone: Rows) -> Cells:
+def _own_mass(alone: PairedRows) -> Cells:
     """Log of what the member gets alone."""
     return alone.log_mass([int(alone.members[0])])
 
 
-def _by_odds(alones: Sequence[Rows]) -> MemberCells:
+def _by_odds(alones: Sequence[PairedRows]) -> MemberCells:
     """log(1 + o_i) - log(1 + sum_j o_j)."""
     # If no score changes, each member keeps its odds against everything else, so a_i = o_i / (1 +
     # sum_j o_j), while alone m_i = o_i / (1 + o_i). The reference shrinks by the same factor as the
@@ -203,7 +203,7 @@ def _by_odds(alones: Sequence[Rows]) -> MemberCells:
     return np.log1p(odds) - np.log1p(odds.sum(0))
 
 
-def _set_gain(inside: Rows, alones: Sequence[Rows]) -> Cells:
+def _set_gain(inside: PairedRows, alones: Sequence[PairedRows]) -> Cells:
     together = np.stack([inside.log_mass([int(slot)]) for slot in inside.members])
     apart = np.stack([_own_mass(alone) for alone in alones])
     # + log n makes the sum of the masses alone a mean: a set is compared with one token, not with n

@@ -148,7 +148,7 @@ def attention_figure(traces: Mapping[str, Trace], *, head: Head) -> Figure:
     """
     if not traces:
         raise InputError("expected at least one trace, got none; give a title and a trace")
-    shares = {title: head_rows(trace, head=head) for title, trace in traces.items()}
+    shares = {title: rows_of_head(trace, head=head) for title, trace in traces.items()}
     height = 0.9 + max(len(rows) for rows in shares.values()) * _INCHES_PER_ROW
     with house_style():
         figure = new_figure(height)
@@ -162,7 +162,7 @@ def attention_figure(traces: Mapping[str, Trace], *, head: Head) -> Figure:
     return figure
 
 
-def head_rows(trace: Trace, *, head: Head) -> Float32[np.ndarray, "query slot"]:
+def rows_of_head(trace: Trace, *, head: Head) -> Float32[np.ndarray, "query slot"]:
     """What every slot of a set pays to every slot; NaN where it may not see it.
 
     Raises:
@@ -181,7 +181,7 @@ def head_rows(trace: Trace, *, head: Head) -> Float32[np.ndarray, "query slot"]:
 
 
 def siblings(trace: Trace) -> Bool[np.ndarray, "query slot"]:
-    """Whether each slot is another member of the set of each query, for the rows of `head_rows`."""
+    """Whether each slot is a sibling of each query, for the rows of `rows_of_head`."""
     step = trace.slots.step
     queries = np.flatnonzero(step > 0)
     same_set = step[queries, None] == step[None, :]

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
+ByHead = Float64[np.ndarray, "layer head"]
+"""One number for each head; NaN where a head has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowAverage:

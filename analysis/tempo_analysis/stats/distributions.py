@@ -34,7 +34,7 @@ def kl_nats(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Readout:
+class FullReadout:
     """One distribution; its probabilities sum to 1 to the precision of float64.
 
     Attributes:

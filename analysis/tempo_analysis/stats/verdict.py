@@ -10,7 +10,9 @@ from tempo_analysis.stats.intervals import MARGIN, Interval, equivalent
 Scale = Literal["ratio", "difference"]
 """Of a comparison: log-ratios, or differences in the unit of the metric."""
 
-Reference = Literal["chance", "the null", "a token alone", "the reference", "identical readouts"]
+ReferenceValue = Literal[
+    "chance", "the null", "a token alone", "the reference", "identical readouts"
+]
 """What a value is compared with."""
 
 ROUNDING_NATS = 1e-6
@@ -47,7 +49,7 @@ def verdict(
     return "; ".join(dict.fromkeys(part for part in parts if part))
 
 
-def comparison(against: Interval, reference: Reference, *, scale: Scale) -> str:
+def comparison(against: Interval, reference: ReferenceValue, *, scale: Scale) -> str:
     """One comparison in words, from its interval alone."""
     if np.isnan(against.low) or np.isnan(against.high):
         return against.method if against.n else "no data"
@@ -67,7 +69,7 @@ def comparison(against: Interval, reference: Reference, *, scale: Scale) -> str:
     return f"{side} {reference} by {_size(against.estimate, scale)}"
 
 
-def change_verdict(against: Interval, reference: Reference, *, scale: Scale) -> str:
+def change_verdict(against: Interval, reference: ReferenceValue, *, scale: Scale) -> str:
     """A `comparison` of two runs of the model, which rounding alone can set apart."""
     # Two runs on the same tokens may differ by the order of float32 sums alone.
     if max(abs(against.low), abs(against.high)) <= ROUNDING_NATS:

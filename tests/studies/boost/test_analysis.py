@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tempo.errors import InputError, OutputError
-from tempo_analysis.stats.distributions import Readout, kl_nats, mixed
+from tempo_analysis.stats.distributions import FullReadout, kl_nats, mixed
 from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.boost.dose_matching import crossing, odds_law_log_ratio, restoring
 from tempo_analysis.studies.boost.dose_response import Dose, Repair, at_doses, less, slope_of
@@ -23,9 +23,9 @@ N = 12
 DRAW = np.random.default_rng(0)
 
 
-def readout(probabilities: list[float]) -> Readout:
+def readout(probabilities: list[float]) -> FullReadout:
     with np.errstate(divide="ignore"):
-        return Readout(np.log(np.array(probabilities, np.float32)))
+        return FullReadout(np.log(np.array(probabilities, np.float32)))
 
 
 # --- readouts

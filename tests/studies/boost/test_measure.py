@@ -21,7 +21,7 @@ from tempo.policy.presets import Policy, isolated
 from tempo.policy.selection import Forced
 from tempo.testing.tiny import tiny_model
 from tempo.vocabulary import Head
-from tempo_analysis.stats.distributions import Readout, kl_nats
+from tempo_analysis.stats.distributions import FullReadout, kl_nats
 from tempo_analysis.studies.boost.dose_response import FORCED, FREE
 from tempo_analysis.studies.boost.findings import BoostFindings
 from tempo_analysis.studies.boost.measure import BoostStudy, _own_biases, boost, repairs_of
@@ -524,4 +524,4 @@ def test_a_single_step_is_refused():
 
 def test_kl_of_a_readout_from_itself_is_exactly_0():
     raw = np.log(np.random.default_rng(0).dirichlet(np.ones(50))).astype(np.float32)
-    assert kl_nats(Readout(raw).log, Readout(raw.copy()).log) == 0
+    assert kl_nats(FullReadout(raw).log, FullReadout(raw.copy()).log) == 0

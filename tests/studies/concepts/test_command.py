@@ -18,7 +18,7 @@ from tempo_analysis.report.numbers import number
 from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.concepts import measure as contrasting
 from tempo_analysis.studies.concepts.effect import ConceptEffect
-from tempo_analysis.studies.concepts.figures import concentration_figure, head_maps
+from tempo_analysis.studies.concepts.figures import concentration_figure, concept_maps
 from tempo_analysis.studies.concepts.findings import ConceptFindings
 from tempo_analysis.studies.concepts.separation import concept_heads
 from tempo_analysis.studies.concepts.tables import best_table, concentration_table, concept_tables
@@ -305,7 +305,7 @@ def test_skipped_layers_are_named_and_stay_empty(mine: Path, tmp_path: Path):
     (says,) = [line for line in found.sentences() if line.startswith("skipped")]
     assert says.startswith("skipped: layers 0, 2 (GatedDelta): expected one plain output")
     assert {head.layer for _, head in found.best_first()} == {1, 3}
-    image = head_maps(found).axes[0].images[0].get_array()
+    image = concept_maps(found).axes[0].images[0].get_array()
     assert np.ma.getmaskarray(np.ma.masked_invalid(image)).all(1).tolist() == [True, False] * 2
     assert found.save(tmp_path / "out")
     assert (tmp_path / "out" / "tables" / "skipped.csv").read_text().count("GatedDelta") == 2
@@ -372,7 +372,7 @@ def test_a_concentrated_layer_is_marked_and_its_head_ringed(found: ConceptFindin
     assert [each.get_offsets()[:, 0].tolist() for each in full] == [[1.0]]
     drawn = effective.lines[-1].get_ydata()
     assert drawn.tolist() == planted.heads.concentration.effective_heads.tolist()
-    rings = head_maps(planted).axes[0].collections[0].get_offsets()
+    rings = concept_maps(planted).axes[0].collections[0].get_offsets()
     assert np.asarray(rings).tolist() == [[3.0, 1.0]]
     assert best_table(planted).rows[0]["head"] == "L1H3"
     assert concentration_table(planted).rows[1]["chance"] == pytest.approx(10 / 12)
@@ -389,9 +389,9 @@ def test_findings_without_any_difference_can_be_drawn(found: ConceptFindings):
     nothing = np.zeros((16, 2, 4, 8), np.float32)
     out = np.ones((2, 4, 8, 8), np.float32)
     silent = replace(found, heads=concept_heads(nothing, nothing, out, permutations=10))
-    assert head_maps(silent).axes
+    assert concept_maps(silent).axes
     assert concentration_figure(silent).axes
-    assert "no head is assigned" in head_maps(silent)._suptitle.get_text()
+    assert "no head is assigned" in concept_maps(silent)._suptitle.get_text()
 
 
 def test_an_unknown_pooling_is_refused_before_the_model_is_loaded(

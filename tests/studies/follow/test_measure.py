@@ -34,7 +34,7 @@ from tempo.trace.trace import Trace
 from tempo_analysis.studies.follow import measure as hiding
 from tempo_analysis.studies.follow.figures import caption, member_figure
 from tempo_analysis.studies.follow.findings import Followed
-from tempo_analysis.studies.follow.logit_lens import divergence, lens_of
+from tempo_analysis.studies.follow.logit_lens import lens_divergence, lens_of
 from tempo_analysis.studies.follow.measure import ASKED, follow
 from tempo_analysis.studies.follow.tables import (
     heads_table,
@@ -135,7 +135,7 @@ def test_hiding_in_one_layer_equals_a_mask_in_that_layer_alone(family: str, rela
     for layer in range(model.n_layers):
         with hidden_in(model, layer, found.member.slot, int(trace.members(NEXT)[0])):
             _, readout = oracle_of(model, trace)
-        effect = divergence(base[None], readout[None])[0]
+        effect = lens_divergence(base[None], readout[None])[0]
         assert effect > 1e-5
         assert found.member.knocked is not None
         assert found.member.knocked.one_layer_nats[layer] == pytest.approx(effect, rel=1e-2)
@@ -168,7 +168,7 @@ def test_hiding_in_every_layer_equals_the_death_of_the_member(family: str, relat
             model, replace(policy, prune=prune), prompt=random_prompt(model, N_PROMPT), steps=NEXT
         )
         readouts.append(run.outcomes[NEXT].decoding.readout.log_probability)
-    killed = divergence(readouts[0][None], readouts[1][None])[0]
+    killed = lens_divergence(readouts[0][None], readouts[1][None])[0]
     assert killed > 1e-4
     assert found.member.knocked is not None
     assert found.member.knocked.every_layer_nats == pytest.approx(killed, rel=1e-3)
@@ -556,8 +556,8 @@ def test_queries_that_may_not_see_a_slot_do_not_count():
 def test_the_divergence_of_known_distributions():
     with np.errstate(divide="ignore"):
         first, second = np.log([[0.5, 0.5, 0.0]]), np.log([[0.25, 0.5, 0.25]])
-    assert divergence(first, second)[0] == pytest.approx(0.5 * np.log(2))
-    assert divergence(second, second)[0] == 0
+    assert lens_divergence(first, second)[0] == pytest.approx(0.5 * np.log(2))
+    assert lens_divergence(second, second)[0] == 0
 
 
 def test_a_lens_settles_where_its_best_token_stays():
@@ -735,7 +735,7 @@ def test_on_the_real_model_the_exact_answers_hold_too():
         .decoding.readout.log_probability
         for rules in (replace(policy, prune=Kill(())), policy)
     ]
-    killed = divergence(readouts[0][None], readouts[1][None])[0]
+    killed = lens_divergence(readouts[0][None], readouts[1][None])[0]
     assert found.member.knocked.every_layer_nats == pytest.approx(killed, rel=1e-3)
 
 

@@ -15,7 +15,7 @@ from tempo.models.head_weights import circuit_weights, processed_embedding
 from tempo.prompts.word_runs import Family
 from tempo.testing.tiny import tiny_model
 from tempo_analysis.studies.heads.detectors.circuit_maps import (
-    heads_of,
+    every_head,
     slot_share,
     value_weighted_share,
 )
@@ -247,7 +247,7 @@ def test_the_copy_score_is_the_gradient_of_a_forward_with_a_one_hot_row(family: 
     tokens = [20, 50, 90]
     found = direct_copy(weights, tokens, norm=norm)
     decoder: Any = model.hf.get_decoder()
-    for layer, head in heads_of(weights):
+    for layer, head in every_head(weights):
         block = decoder.layers[layer]
         expected = [_logit_gradient(model, weights, block, (head, token, norm)) for token in tokens]
         np.testing.assert_allclose(found.by_name[layer, head], expected, atol=1e-4, rtol=1e-4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tempo.errors import LevelError, NoParallelSetsError
-from tempo.testing.planted import Pattern, Place, noisy, planted_trace, uniform, with_sink
+from tempo.testing.planted import Pattern, PlantedPlace, noisy, planted_trace, uniform, with_sink
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.arms import inherited_labels
 from tempo_analysis.parallel.observation import ObservedTrace, observe
@@ -55,7 +55,7 @@ def assign_role(role: str, traces: list[Trace]) -> RoleScores:
 def one_head(special: Pattern) -> Pattern:
     """Layer 1, head 2 follows the pattern; every other head is nearly even, and noisy."""
 
-    def pattern(place: Place) -> np.ndarray:
+    def pattern(place: PlantedPlace) -> np.ndarray:
         rng = np.random.default_rng((place.seed, place.step, 7))
         rows = np.exp(rng.normal(0, 0.5, (LAYERS, HEADS, *place.visible.shape)))
         rows[1, 2] = special(place)
@@ -64,15 +64,15 @@ def one_head(special: Pattern) -> Pattern:
     return pattern
 
 
-def likes_siblings(place: Place) -> np.ndarray:
+def likes_siblings(place: PlantedPlace) -> np.ndarray:
     return np.where(place.is_group("siblings"), 20.0, 0.5)
 
 
-def likes_sets(place: Place) -> np.ndarray:
+def likes_sets(place: PlantedPlace) -> np.ndarray:
     return np.where(place.is_group("earlier_sets"), 20.0, 0.2)
 
 
-def likes_winners(place: Place) -> np.ndarray:
+def likes_winners(place: PlantedPlace) -> np.ndarray:
     return np.where(place.is_group("earlier_sets") & (place.table.rank == 0), 20.0, 0.5)
 
 
@@ -184,7 +184,7 @@ def test_a_run_of_width_1_has_no_role_at_all():
 
 
 def test_broadcast_is_mass_times_evenness_within_the_set():
-    def halves(place: Place) -> np.ndarray:
+    def halves(place: PlantedPlace) -> np.ndarray:
         """Set 1 (width 2) gets half of every later row, in the ratio 3 to 1."""
         weights = np.zeros(place.visible.shape)
         weights[:, 0] = 0.5
@@ -252,7 +252,7 @@ def test_even_attention_ignores_nothing():
 
 @pytest.mark.parametrize("factor", [0.3, 0.0])
 def test_a_head_that_ignores_sets_is_found_also_when_it_pays_them_nothing(factor):
-    def ignores(place: Place) -> np.ndarray:
+    def ignores(place: PlantedPlace) -> np.ndarray:
         return np.where(place.is_group("earlier_sets"), factor, 1.0)
 
     pairs = [ignoring_pair(one_head(ignores), seed) for seed in range(10)]

@@ -23,7 +23,7 @@ from tempo_analysis.report.figure_style import (
 )
 from tempo_analysis.stats.intervals import SMALLEST_SAMPLE, Curve, Interval
 from tempo_analysis.studies.ablation.effects import Effect
-from tempo_analysis.studies.ablation.offsets import Difference, Distribution, OffsetFindings
+from tempo_analysis.studies.ablation.offsets import Difference, OffsetDistribution, OffsetFindings
 from tempo_analysis.studies.ablation.passes import Comparison
 from tempo_analysis.studies.ablation.redundancy import CURVES, LayerSweep, Sweep
 from tempo_analysis.studies.ablation.result import AblationNumbers
@@ -104,11 +104,11 @@ def _panels(
     return figure
 
 
-def _kept(one: Distribution) -> Float64[np.ndarray, " bin"]:
+def _kept(one: OffsetDistribution) -> Float64[np.ndarray, " bin"]:
     return np.where(_enough(one.n), one.mean, np.nan)
 
 
-def _draw_distribution(axes: Axes, one: Distribution, place: int) -> None:
+def _draw_distribution(axes: Axes, one: OffsetDistribution, place: int) -> None:
     kept = _enough(one.n)
     x, mean = (_x(len(one.mean)) + (2 * place - 1) * _OFFSET_SHIFT)[kept], one.mean[kept]
     sd = np.nan_to_num(one.sd[kept])

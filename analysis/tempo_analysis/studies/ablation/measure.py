@@ -18,7 +18,7 @@ from tempo.models.load import Source, load_model
 from tempo.models.projections import output_projections
 from tempo.policy.edits import Edit, HeadNames, ReplaceHeadOutput
 from tempo.prompts.suites import load_suite
-from tempo.run.recorder import model_facts
+from tempo.run.recorder import facts_of_model
 from tempo.run.request import PromptInput, check_different, prompts_from
 from tempo.trace.run import Prompt
 from tempo.vocabulary import Head, OnProgress, silent
@@ -367,7 +367,7 @@ def _facts(
     model: LanguageModel, plan: AblationPlan, texts: Sequence[AblationPrompt], *, at: str, seed: int
 ) -> AblationFacts:
     return AblationFacts(
-        model=model_facts(model),
+        model=facts_of_model(model),
         heads=plan.heads,
         layers=plan.layers,
         conditions=plan.describe(),

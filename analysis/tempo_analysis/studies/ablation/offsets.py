@@ -36,7 +36,7 @@ class PromptOffsets:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Distribution:
+class OffsetDistribution:
     """The row of one head under one condition, over all prompts.
 
     Attributes:
@@ -102,7 +102,7 @@ class OffsetFindings:
 
     n_offsets: int
     even: Float64[np.ndarray, " bin"]
-    distributions: tuple[Distribution, ...]
+    distributions: tuple[OffsetDistribution, ...]
     differences: tuple[Difference, ...]
     changes: tuple[HeadChange, ...]
 
@@ -221,10 +221,10 @@ def _changes(
 
 def _distribution(
     head: Head, condition: str, shares: Float32[np.ndarray, "prompt layer head bin"]
-) -> Distribution:
+) -> OffsetDistribution:
     own = shares[:, head.layer, head.head].astype(np.float64)
     n = (~np.isnan(own)).sum(0)
-    return Distribution(head, condition, mean_over_prompts(own), deviation(own), n)
+    return OffsetDistribution(head, condition, mean_over_prompts(own), deviation(own), n)
 
 
 def _difference(

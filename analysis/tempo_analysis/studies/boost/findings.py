@@ -21,7 +21,7 @@ from tempo_analysis.studies.boost.dose_response import (
 )
 from tempo_analysis.studies.boost.figures import boost_drawings
 from tempo_analysis.studies.boost.tables import boost_tables
-from tempo_analysis.studies.boost.verdict import sentences
+from tempo_analysis.studies.boost.verdict import boost_sentences
 
 KIND = "tempo-boost"
 FORMAT = 1
@@ -39,8 +39,8 @@ class BoostFindings(Findings, BoostNumbers):
         return f"Boosting parallel tokens: {self.model['name']}"
 
     def sentences(self) -> list[str]:
-        """The results in sentences generated from the intervals."""
-        return sentences(self)
+        """What was found, in words that follow from the intervals."""
+        return boost_sentences(self)
 
     def document(self) -> Document:
         """The content of `boost.json`: plain JSON values, None where there is no data."""

@@ -14,10 +14,10 @@ from tempo.models.language_model import LanguageModel
 from tempo.models.load import Source, load_model
 from tempo.policy.edits import Edit, ScoreBias
 from tempo.run.options import Options, make_options
-from tempo.run.recorder import model_facts
+from tempo.run.recorder import facts_of_model
 from tempo.run.request import PromptInput, check_different, make_request, prompts_from
 from tempo.vocabulary import Head, OnProgress, silent
-from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.stats.averages import ByHead, mean_over_prompts
 from tempo_analysis.studies.boost.dose_matching import Restoring, crossing, restoring
 from tempo_analysis.studies.boost.dose_response import Dose, Repair, find
 from tempo_analysis.studies.boost.findings import BoostFindings
@@ -45,7 +45,6 @@ from tempo_analysis.studies.boost.reference import (
 from tempo_analysis.studies.boost.replays import (
     FROM_READOUTS,
     FROM_TEXTS,
-    ByHead,
     ReferenceBatch,
     ReplayedPrompt,
     check_unchanged,
@@ -469,7 +468,7 @@ def _facts(study: BoostStudy) -> dict[str, Any]:
     references, options = study.references, study.options
     names = ("threshold", "max_width", "steps")
     return {
-        "model": model_facts(study.model),
+        "model": facts_of_model(study.model),
         "prompts": tuple(one.prompt_id for one in references),
         "matched": float(np.nanmean([_matched_share(one) for one in references])),
         "n_sets": sum(len(one.wide_steps()) for one in references),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float64
 
-from tempo.engine.branch import TOGETHER, Fork, Ids, Trunk, decode_forks, gone_on
+from tempo.engine.branch import TOGETHER, Fork, PromptIds, Trunk, decode_forks, gone_on
 from tempo.engine.capture import Capture
 from tempo.engine.decode import decode
 from tempo.engine.state import DecodeContext, SequencePlan, StepOutcome
@@ -15,10 +15,10 @@ from tempo.policy.override import alone, forced, members_of_sets
 from tempo.policy.presets import Policy, isolated
 from tempo.policy.selection import Forced
 from tempo.policy.slots import SlotTable
-from tempo_analysis.stats.distributions import Readout, mixed
+from tempo_analysis.parallel.alone_pairs import Cells
+from tempo_analysis.stats.distributions import FullReadout, mixed
 from tempo_analysis.studies.boost.dose_matching import odds_law_log_ratio
 
-Cells = Float64[np.ndarray, "layer head query"]
 SMALLEST_SET = 2
 _REFERENCE = "isolated"
 
@@ -55,10 +55,10 @@ class Reference:
     first: int
     alone: dict[tuple[int, int], AloneMasses] = field(default_factory=dict)
     mixture: list[Float64[np.ndarray, " vocab"]] = field(default_factory=list)
-    readouts: dict[int, Readout] = field(default_factory=dict)
+    readouts: dict[int, FullReadout] = field(default_factory=dict)
 
     @property
-    def ids(self) -> Ids:
+    def ids(self) -> PromptIds:
         """Token ids of the prompt."""
         return tuple(self.table.token[: self.table.n_prompt].tolist())
 
@@ -78,7 +78,7 @@ class Reference:
 
 
 def decoded(
-    model: LanguageModel, prompts: Sequence[tuple[str, Ids]], policy: Policy, *, steps: int
+    model: LanguageModel, prompts: Sequence[tuple[str, PromptIds]], policy: Policy, *, steps: int
 ) -> tuple[list[Reference], dict[str, str]]:
     """Decode every prompt freely without a bias.
 
@@ -150,7 +150,7 @@ def add_mixtures(trunk: Trunk, references: Sequence[Reference]) -> None:
             taken = run.table.probability[run.table.step > 0].astype(np.float64)
             # log probability of the path, generated tokens only
             weights.setdefault(n, []).append(float(np.log(taken).sum()))
-            rows.setdefault(n, []).append(Readout(run.readout.log_probability).log)
+            rows.setdefault(n, []).append(FullReadout(run.readout.log_probability).log)
     for n, one in enumerate(references):
         one.mixture.append(mixed(np.array(weights[n]), np.stack(rows[n])))
 

@@ -16,12 +16,12 @@ from tempo.policy.selection import Forced
 from tempo.policy.slots import SlotTable
 from tempo_analysis.parallel.diversity import distinct, effective_branches
 from tempo_analysis.parallel.widths import repetition
-from tempo_analysis.stats.distributions import Readout, kl_nats
+from tempo_analysis.stats.averages import ByHead
+from tempo_analysis.stats.distributions import FullReadout, kl_nats
 from tempo_analysis.studies.boost.dose_response import FORCED, FREE
 from tempo_analysis.studies.boost.plan import HeadMask, matched_slots, member_slots
 from tempo_analysis.studies.boost.reference import Reference, mean_known, top_tokens
 
-ByHead = Float64[np.ndarray, "layer head"]
 FROM_READOUTS = tuple(one.name for one in FORCED if one.name not in ("share", "log_ratio"))
 """Measures that are computed from readouts and need no attention rows."""
 
@@ -82,7 +82,7 @@ def read_references(batch: ReferenceBatch) -> None:
         one = batch.references[outcome.number]
         # Earlier steps see no set: no bias on members can change them.
         if outcome.step > one.first:
-            one.readouts[outcome.step] = Readout(outcome.decoding.readout.log_probability)
+            one.readouts[outcome.step] = FullReadout(outcome.decoding.readout.log_probability)
 
     session = DecodeContext(batch.trunk.model, on_step=keep)
     gone_on(batch.trunk, [one.plan() for one in batch.references], session=session)
@@ -146,8 +146,7 @@ def over_heads(by_head: ByHead, heads: HeadMask) -> float:
 def _compared(one: Reference, outcome: StepOutcome) -> dict[str, float]:
     """One readout compared with that of the same step without a bias."""
     step, table = outcome.step, one.table
-    before, now = one.readouts[step], Readout(outcome.decoding.readout.log_probability)
-    # KL(without || with bias): the unbiased readout is the reference and sets the weights.
+    before, now = one.readouts[step], FullReadout(outcome.decoding.readout.log_probability)
     found = {
         "kl": float(kl_nats(before.log, now.log)),
         "top_1_changed": float(before.top() != now.top()),

@@ -30,7 +30,7 @@ _WORDS = {
 }
 
 
-def sentences(found: BoostNumbers) -> list[str]:
+def boost_sentences(found: BoostNumbers) -> list[str]:
     """Every statement that the data allow, in order."""
     return [
         *_counted(found),

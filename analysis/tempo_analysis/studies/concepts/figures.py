@@ -37,7 +37,7 @@ def concept_drawings(found: ConceptNumbers) -> tuple[Drawing, ...]:
             "Every head",
             f"Length of the difference between the sides after W_O, and AUROC on held-out pairs; "
             f"{n}. Ringed: assigned. Grey: layers without heads to read.",
-            head_maps(found),
+            concept_maps(found),
         ),
         Drawing(
             "concentration",
@@ -50,7 +50,7 @@ def concept_drawings(found: ConceptNumbers) -> tuple[Drawing, ...]:
     )
 
 
-def head_maps(found: ConceptNumbers) -> Figure:
+def concept_maps(found: ConceptNumbers) -> Figure:
     """Layer x head maps of the length after W_O and of the AUROC on held-out pairs."""
     n_layers = int(found.model["n_layers"])
     with house_style():

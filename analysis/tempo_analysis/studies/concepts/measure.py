@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from tempo.causal.eager_rows import BATCH, Batch, Ids, batches_of, check_sequences
+from tempo.causal.eager_rows import BATCH, IdBatch, SequenceIds, batches_of, check_sequences
 from tempo.causal.silence import Means, ablated
 from tempo.errors import InputError, ModelError
 from tempo.models.hooks import watched_inputs, watched_stream
@@ -17,7 +17,7 @@ from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.load import Source, load_model
 from tempo.models.projections import head_slices, output_projections
 from tempo.prompts.pairs import BUNDLED_PAIRS, Pairs, load_pairs
-from tempo.run.recorder import model_facts
+from tempo.run.recorder import facts_of_model
 from tempo.vocabulary import Head, OnProgress, silent
 from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
 from tempo_analysis.studies.concepts.effect import (
@@ -184,7 +184,11 @@ def encoded(model: LanguageModel, pairs: Pairs) -> list[list[np.ndarray]]:
 
 
 def _all(
-    model: LanguageModel, texts: list[Ids], linears: dict[int, Any], *, pooling: str = "last"
+    model: LanguageModel,
+    texts: list[SequenceIds],
+    linears: dict[int, Any],
+    *,
+    pooling: str = "last",
 ) -> tuple[
     Float32[np.ndarray, "text layer head channel"] | Float32[np.ndarray, "text 0"],
     Float32[np.ndarray, "text hidden"],
@@ -202,7 +206,7 @@ def _all(
 
 
 def _run(
-    model: LanguageModel, ids: Batch, linears: dict[int, Any], *, pooling: str
+    model: LanguageModel, ids: IdBatch, linears: dict[int, Any], *, pooling: str
 ) -> tuple[np.ndarray, Float32[np.ndarray, "sequence hidden"]]:
     """One batch."""
     decoder: Any = model.hf.get_decoder()
@@ -288,7 +292,7 @@ def concepts(
         on_progress("silencing heads")
         check = _check(loaded, chosen, inputs, top=top, seed=seed)
     return ConceptFindings(
-        model=model_facts(loaded),
+        model=facts_of_model(loaded),
         concept=chosen.name,
         heads=found,
         layers=inputs.layers,

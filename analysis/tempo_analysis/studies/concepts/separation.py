@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 
 from tempo.errors import InputError
 from tempo_analysis.stats.association import EVEN_AREA
+from tempo_analysis.stats.averages import ByHead
 from tempo_analysis.stats.intervals import SEED, benjamini_hochberg
 
 FOLDS = 4
@@ -31,7 +32,6 @@ _ROUNDING = 1e-9
 
 SideInputs = Float32[np.ndarray, "pair layer head channel"]
 OtherInputs = Float32[np.ndarray, "other_pair layer head channel"]
-PerHead = Float64[np.ndarray, "layer head"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +86,15 @@ class ConceptHeads:
         folds: Number of parts that were held out in turn.
     """
 
-    raw_norm: PerHead
-    selectivity: PerHead
-    written_norm: PerHead
-    unbiased: PerHead
-    separation: PerHead
-    auroc: PerHead
-    paired: PerHead
-    p: PerHead
-    q: PerHead
+    raw_norm: ByHead
+    selectivity: ByHead
+    written_norm: ByHead
+    unbiased: ByHead
+    separation: ByHead
+    auroc: ByHead
+    paired: ByHead
+    p: ByHead
+    q: ByHead
     null_p99: float
     concentration: Concentration
     raw_concentration: Concentration
@@ -226,9 +226,9 @@ def written_length(
 class _HeldOut:
     """Scores on held-out pairs; `wins` counts pairs in order."""
 
-    auroc: PerHead
-    separation: PerHead
-    wins: PerHead
+    auroc: ByHead
+    separation: ByHead
+    wins: ByHead
 
 
 def _held_out(positive: SideInputs, negative: SideInputs, seed: int) -> _HeldOut:
@@ -291,7 +291,7 @@ def _unbiased(
     gram: Float64[np.ndarray, "layer head channel channel"],
     seed: int,
     splits: int = 20,
-) -> PerHead:
+) -> ByHead:
     """Squared written length without the bias of noise, averaged over random splits of the pairs.
 
     The noise of two halves is independent, so their inner product is right on average.
@@ -304,7 +304,7 @@ def _unbiased(
     return found / splits
 
 
-def _radius(negative: SideInputs) -> PerHead:
+def _radius(negative: SideInputs) -> ByHead:
     """RMS distance of the negative texts from their mean."""
     centred = (negative - negative.mean(0)).astype(np.float64)
     return np.sqrt((centred**2).sum(-1).mean(0))

@@ -17,7 +17,7 @@ from tempo_analysis.stats.distributions import kl_nats, log_probabilities
 TOP = 5
 """Tokens kept at each depth."""
 
-LogProbability = Float64[np.ndarray, "*row vocab"]
+LensRows = Float64[np.ndarray, "*row vocab"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +76,14 @@ def lens_of(
         token=token,
         text=tuple(tuple(text_of(int(one)) for one in row) for row in token),
         log_probability=np.take_along_axis(seen, token, axis=-1),
-        # KL(final || lens), the direction of Belrose et al. 2023: the final tokens set the weights.
-        own_kl_nats=divergence(own[None], seen),
-        readout_kl_nats=divergence(readout[None], seen),
-        # Strictly above: tokens of equal probability do not lower the rank.
+        own_kl_nats=lens_divergence(own[None], seen),
+        readout_kl_nats=lens_divergence(readout[None], seen),
         next_rank=(seen > here[:, None]).sum(-1).astype(np.int64),
         next_log_probability=here,
     )
 
 
-def divergence(
+def lens_divergence(
     first: Float[np.ndarray, "#row vocab"], second: Float[np.ndarray, "row vocab"]
 ) -> Float64[np.ndarray, " row"]:
     """KL(first || second) over the whole vocabulary, in nats, never below 0."""

@@ -18,7 +18,7 @@ from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.load import Source, load_model
 from tempo.policy.edits import KnockOut
 from tempo.policy.slots import SlotTable
-from tempo.run.recorder import model_facts, text_of
+from tempo.run.recorder import facts_of_model, text_of
 from tempo.run.replay import (
     NO_TWIN_IN_TREES,
     Replay,
@@ -33,7 +33,7 @@ from tempo.trace.compare import check_same_model
 from tempo.trace.trace import Trace
 from tempo.vocabulary import PROMPT_STEP, SINK_SLOT, OnProgress, silent
 from tempo_analysis.studies.follow.findings import Followed
-from tempo_analysis.studies.follow.logit_lens import divergence, lens_of
+from tempo_analysis.studies.follow.logit_lens import lens_divergence, lens_of
 from tempo_analysis.studies.follow.trajectory import (
     Control,
     Course,
@@ -100,8 +100,7 @@ def _effects(model: LanguageModel, fork: SetFork, edits: Sequence[KnockOut]) -> 
     # An edit that matched no cell would give a KL of 0, which looks like a result.
     check_applied(session.edits, session.applied_edits)
     readouts = np.stack([one.readout.log_probability for one in after])
-    # KL(base || edited): the base is the reference, so each edit is weighed by the same tokens.
-    return divergence(readouts[:1], readouts[1:]).tolist()
+    return lens_divergence(readouts[:1], readouts[1:]).tolist()
 
 
 NO_CONTROL = "the prompt has no slot but slot 0 that the next step sees"
@@ -152,7 +151,7 @@ def follow(
     on_progress("loading the model")
     name, dtype = trace.header.model["name"], trace.header.model["dtype"]
     loaded = load_model(name, dtype=dtype) if model is None else load_model(model)
-    check_same_model(trace, model_facts(loaded))
+    check_same_model(trace, facts_of_model(loaded))
     on_progress("feeding the run again")
     replay = replay_set(loaded, trace, step)
     seen = tuple(

@@ -7,16 +7,17 @@ from jaxtyping import Bool, Float, Float64
 
 from tempo.trace.glyphs import token_glyphs
 from tempo_analysis.stats.association import rank_correlations
+from tempo_analysis.stats.averages import ByHead
 from tempo_analysis.studies.follow.logit_lens import Lens
 
 _LEAST = 2.0**-25
 """Half of the float32 spacing below 1: the most that a weight rounded to 1 leaves to the rest."""
 
-Sees = Bool[np.ndarray, "layer query"]
+SeenByLayer = Bool[np.ndarray, "layer query"]
 
 
 def mean_where_seen(
-    weights: Float[np.ndarray, "layer head query"], sees: Sees
+    weights: Float[np.ndarray, "layer head query"], sees: SeenByLayer
 ) -> Float64[np.ndarray, "layer head"]:
     """Mean over the queries that may see the slot; NaN where none may."""
     # Masked before the sum: a cell that is not visible may hold any value, NaN included.
@@ -27,7 +28,7 @@ def mean_where_seen(
 
 
 def chance_where_seen(
-    visible: Bool[np.ndarray, "layer query slot"], sees: Sees
+    visible: Bool[np.ndarray, "layer query slot"], sees: SeenByLayer
 ) -> Float64[np.ndarray, " layer"]:
     """Mean of 1 / visible slots over the queries that may see the slot; NaN where none may."""
     # Per query, then averaged: the mean of 1/n is not 1 over the mean of n.
@@ -53,7 +54,6 @@ def odds_law(
 _LONGEST = 24
 
 ByLayer = Float64[np.ndarray, " layer"]
-ByHead = Float64[np.ndarray, "layer head"]
 
 
 @dataclass(frozen=True, slots=True)

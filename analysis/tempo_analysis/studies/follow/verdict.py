@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from tempo_analysis.report.numbers import number
+from tempo_analysis.stats.averages import ByHead
 from tempo_analysis.studies.follow.logit_lens import Lens
 from tempo_analysis.studies.follow.trajectory import (
-    ByHead,
     ByLayer,
     Control,
     Course,

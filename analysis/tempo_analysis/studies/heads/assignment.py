@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from tempo.errors import InputError, TooFewPromptsError
 from tempo.vocabulary import Head
-from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.stats.averages import ByHead, mean_over_prompts
 from tempo_analysis.stats.intervals import (
     SEED,
     SMALLEST_SAMPLE,
@@ -21,13 +21,7 @@ from tempo_analysis.studies.heads.detectors.copying import (
     CopySuppression,
     OvCopying,
 )
-from tempo_analysis.studies.heads.detectors.rows import (
-    ByHead,
-    HeadScore,
-    Stacked,
-    chances_of,
-    scores_of,
-)
+from tempo_analysis.studies.heads.detectors.rows import HeadScore, Stacked, chances_of, scores_of
 from tempo_analysis.studies.heads.detectors.successor import SuccessorOv
 
 Q_BELOW = 0.05

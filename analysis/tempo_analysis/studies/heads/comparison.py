@@ -10,7 +10,7 @@ from tempo.errors import TempoError
 from tempo_analysis.report.document import plain
 from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.heads.assignment import RoleScores
-from tempo_analysis.studies.heads.depth import Depth, depth_difference
+from tempo_analysis.studies.heads.depth import RoleDepth, depth_difference
 from tempo_analysis.studies.heads.findings import Census
 
 QUANTILES = (0.5, 0.9, 1.0)
@@ -30,7 +30,7 @@ class RoleInModel:
 
     n_assigned: int
     n_heads: int
-    depth: Depth
+    depth: RoleDepth
     population: tuple[float, ...]
     chance: float
 
@@ -109,7 +109,7 @@ def compare_censuses(first: Census, second: Census) -> CensusComparison:
     )
 
 
-def _side(found: RoleScores, depth: Depth) -> RoleInModel:
+def _side(found: RoleScores, depth: RoleDepth) -> RoleInModel:
     # heads without data (a window without targets) are in no quantile
     known = found.score[~np.isnan(found.score)]
     quantiles = np.quantile(known, QUANTILES).tolist() if len(known) else [np.nan] * 3

@@ -14,9 +14,10 @@ from jaxtyping import Float64
 
 from tempo.errors import TooFewPromptsError
 from tempo.vocabulary import Head
+from tempo_analysis.stats.averages import ByHead
 from tempo_analysis.stats.intervals import LEVEL, SEED, SMALLEST_SAMPLE, Interval
 from tempo_analysis.studies.heads.assignment import RoleScores
-from tempo_analysis.studies.heads.detectors.rows import ByHead, Stacked
+from tempo_analysis.studies.heads.detectors.rows import Stacked
 
 TOP = 5
 """Heads in the median."""
@@ -29,7 +30,7 @@ Draws = Float64[np.ndarray, " draw"]
 
 
 @dataclass(frozen=True, slots=True)
-class Depth:
+class RoleDepth:
     """Depth of one role in one model, from 0 (first layer) to 1 (last layer).
 
     Attributes:
@@ -49,14 +50,14 @@ class Depth:
     n_assigned: int
 
 
-def depth_of(role: RoleScores, *, seed: int = SEED) -> Depth:
+def depth_of(role: RoleScores, *, seed: int = SEED) -> RoleDepth:
     """Depth of one role in one model."""
     means = _resampled(role.per_sequence, seed)
     n = int(role.n.max(initial=0))
     enough = n >= SMALLEST_SAMPLE  # of the head with most data; others are NaN in more resamples
     draws = np.array([_centroid(one, role.chance) for one in means]) if enough else np.empty(0)
     medians = np.array([_median(one) for one in means]) if enough else np.empty(0)
-    return Depth(
+    return RoleDepth(
         draws=draws,
         centroid=_interval(_centroid(role.score, role.chance), draws, n),
         median=_interval(_median(role.score), medians, n),
@@ -65,7 +66,7 @@ def depth_of(role: RoleScores, *, seed: int = SEED) -> Depth:
     )
 
 
-def depth_difference(first: Depth, second: Depth, *, same_sequences: bool) -> Interval:
+def depth_difference(first: RoleDepth, second: RoleDepth, *, same_sequences: bool) -> Interval:
     """Centroid of the first model minus that of the second, with a bootstrap interval.
 
     Args:

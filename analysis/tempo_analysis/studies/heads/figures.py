@@ -27,8 +27,8 @@ from tempo_analysis.report.figure_style import (
     plain_text,
 )
 from tempo_analysis.report.numbers import number
+from tempo_analysis.stats.averages import ByHead
 from tempo_analysis.studies.heads.result import (
-    ByHead,
     HeadsDocument,
     RoleHeads,
     label_of,

@@ -16,7 +16,7 @@ from tempo_analysis.report.numbers import number
 from tempo_analysis.report.page import save_page
 from tempo_analysis.report.table import Table
 from tempo_analysis.studies.heads.assignment import RoleScores
-from tempo_analysis.studies.heads.depth import Depth
+from tempo_analysis.studies.heads.depth import RoleDepth
 from tempo_analysis.studies.heads.figures import census_drawings
 from tempo_analysis.studies.heads.page import census_page_text
 from tempo_analysis.studies.heads.result import (
@@ -145,7 +145,7 @@ class Census(CensusFindings):
     model: Mapping[str, Any]
     roles: Mapping[str, RoleScores]
     more: Mapping[str, RoleScores]
-    depth: Mapping[str, Depth]
+    depth: Mapping[str, RoleDepth]
     refused: Mapping[str, str]
     detail: Mapping[str, Any]
 
@@ -225,7 +225,7 @@ def _rule(found: RoleScores) -> Document:
     }
 
 
-def _depth(found: Depth) -> Document:
+def _depth(found: RoleDepth) -> Document:
     return {
         "centroid": plain(found.centroid),
         "median_of_best": plain(found.median),

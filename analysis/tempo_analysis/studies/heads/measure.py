@@ -18,7 +18,7 @@ from tempo.prompts.sequences import (
     corpus_of,
 )
 from tempo.prompts.tokens import token_facts
-from tempo.run.recorder import model_facts
+from tempo.run.recorder import facts_of_model
 from tempo.vocabulary import OnProgress, silent
 from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
 from tempo_analysis.studies.heads.assignment import RoleScores
@@ -95,7 +95,7 @@ def heads(
     # "battery" is the name of the format for the options; readers compare it between documents
     answers.detail["battery"] = _options(plan)
     return Census(
-        model=model_facts(loaded),
+        model=facts_of_model(loaded),
         roles={role: answers.roles[role] for role in ROLES if role in answers.roles},
         more={role: answers.roles[role] for role in MORE_ROLES if role in answers.roles},
         depth={role: depth_of(found, seed=seed) for role, found in answers.roles.items()},

@@ -14,10 +14,10 @@ from tempo_analysis.parallel.page_charts import Chart, HeadMap, RoleMaps, Series
 from tempo_analysis.parallel.tables import model_facts
 from tempo_analysis.report.document import array_of, number_of, plain
 from tempo_analysis.report.packing import base64
+from tempo_analysis.stats.averages import ByHead
 from tempo_analysis.stats.intervals import Unanswered
 from tempo_analysis.studies.heads.result import (
     CENSUS_FILE,
-    ByHead,
     HeadsDocument,
     RoleHeads,
     further_of,

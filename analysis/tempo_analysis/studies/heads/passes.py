@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from tempo.causal.eager_rows import Activations, EagerRows, Ids, eager_rows
+from tempo.causal.eager_rows import Activations, EagerRows, SequenceIds, eager_rows
 from tempo.errors import TempoError, TooFewPromptsError
 from tempo.models.head_weights import circuit_weights, processed_embedding
 from tempo.models.language_model import LanguageModel
@@ -31,7 +31,7 @@ from tempo.run.api import compare
 from tempo.trace.run import Run
 from tempo_analysis.parallel.arms import inherited_labels
 from tempo_analysis.parallel.observation import observe
-from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.stats.averages import ByHead, mean_over_prompts
 from tempo_analysis.stats.intervals import SMALLEST_SAMPLE
 from tempo_analysis.studies.heads.assignment import (
     RoleScores,
@@ -49,7 +49,6 @@ from tempo_analysis.studies.heads.detectors.positional import peaks
 from tempo_analysis.studies.heads.detectors.receivers import split_half_correlation
 from tempo_analysis.studies.heads.detectors.retrieval import RetrievalTrial
 from tempo_analysis.studies.heads.detectors.rows import (
-    ByHead,
     HeadScore,
     SequenceRows,
     chances_of,
@@ -253,7 +252,7 @@ def halves_pass(model: LanguageModel, plan: CensusPlan) -> Answers:
 
 # --- runs of ordered words
 
-Pair = tuple[int, int]
+WordPair = tuple[int, int]
 """Token ids of an element and of the element after it."""
 
 
@@ -265,7 +264,7 @@ def runs_pass(model: LanguageModel, plan: CensusPlan) -> Answers:
     """
     drawn = word_runs(plan.facts, n=plan.n, seed=plan.seed)
     every = [run for condition in CONDITIONS for run in drawn.runs[condition]]
-    by_pair: dict[str, dict[Pair, list[ByHead]]] = {each: {} for each in CONDITIONS}
+    by_pair: dict[str, dict[WordPair, list[ByHead]]] = {each: {} for each in CONDITIONS}
 
     def scored(number: int, rows: SequenceRows) -> HeadScore:
         run = every[number]
@@ -296,7 +295,7 @@ def runs_pass(model: LanguageModel, plan: CensusPlan) -> Answers:
 
 def _successor_role(
     runs: Sequence[SuccessorRun],
-    by_pair: Mapping[str, Mapping[Pair, Sequence[ByHead]]],
+    by_pair: Mapping[str, Mapping[WordPair, Sequence[ByHead]]],
     seed: int,
 ) -> RoleScores:
     """Assign the role with a test over distinct pairs of words instead of over runs.
@@ -422,7 +421,9 @@ def _trial(prompt: NeedlePrompt, one: EagerRows, *, key: tuple[int, int]) -> Ret
 
 
 def _scored(
-    model: LanguageModel, ids: Sequence[Ids], score: Callable[[int, SequenceRows], HeadScore]
+    model: LanguageModel,
+    ids: Sequence[SequenceIds],
+    score: Callable[[int, SequenceRows], HeadScore],
 ) -> list[HeadScore]:
     """The score of every prompt, in the order given; prompts of one length run together."""
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))

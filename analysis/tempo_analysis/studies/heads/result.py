@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool
 
 from tempo.errors import CorruptTraceError, InputError
 from tempo.trace.store import read_json
@@ -25,9 +25,9 @@ from tempo_analysis.report.notebook import (
     table_markup,
 )
 from tempo_analysis.report.numbers import DASH, number
+from tempo_analysis.stats.averages import ByHead
 from tempo_analysis.stats.intervals import Interval
 
-ByHead = Float64[np.ndarray, "layer head"]
 HeadsDocument = Mapping[str, Any]
 
 COLUMNS = ("score", "chance", "low", "high", "q", "percentile", "n")

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32, Float64
 from tempo.models.circuit_weights import CircuitWeights, Norm
 
 
-def heads_of(weights: CircuitWeights) -> Iterator[tuple[int, int]]:
+def every_head(weights: CircuitWeights) -> Iterator[tuple[int, int]]:
     """Every (layer, query head), by layer."""
     for layer in range(len(weights.layers)):
         for head in range(weights.n_heads):
@@ -70,11 +70,11 @@ def _centred(
     return rows - rows.mean(-1, keepdims=True) if norm.kind == "layer" else rows
 
 
-Rows = Float[np.ndarray, "layer head query slot"]
+WeightRows = Float[np.ndarray, "layer head query slot"]
 
 
 def value_weighted_share(
-    weights: Rows, value_norm: Float[np.ndarray, "layer head slot"]
+    weights: WeightRows, value_norm: Float[np.ndarray, "layer head slot"]
 ) -> Float64[np.ndarray, "layer head query slot"]:
     """Weight times the norm of the value that the head writes from the slot, over the row's sum.
 
@@ -92,7 +92,7 @@ def value_weighted_share(
 
 
 def slot_share(
-    weights: Rows, value_norm: Float[np.ndarray, "layer head slot"], *, slot: int = 0
+    weights: WeightRows, value_norm: Float[np.ndarray, "layer head slot"], *, slot: int = 0
 ) -> Float64[np.ndarray, "layer head"]:
     """Mean value-weighted share of one slot over the queries after it; NaN if there are none."""
     # queries after the slot: its own query sees it at least as well and would add to every head

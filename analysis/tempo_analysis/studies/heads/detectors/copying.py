@@ -9,7 +9,7 @@ from tempo.errors import InputError
 from tempo.models.circuit_weights import CircuitWeights, Norm, ProcessedEmbedding, kv_head
 from tempo_analysis.stats.intervals import SEED
 from tempo_analysis.studies.heads.detectors.circuit_maps import (
-    heads_of,
+    every_head,
     read_map,
     sized,
     unembedded,
@@ -63,7 +63,7 @@ def ov_copying(weights: CircuitWeights, *, draws: int | None = None, seed: int =
     ends = token_ends(weights)
     shape = (len(weights.layers), weights.n_heads)
     full, stream = np.empty(shape), np.empty(shape)
-    for layer, head in heads_of(weights):
+    for layer, head in every_head(weights):
         read, write = read_map(weights, layer, head), write_map(weights, layer, head)
         full[layer, head] = eigenvalue_score(read @ ends @ write)
         # without embeddings: square of head_dim again, by the same identity of the eigenvalues
@@ -200,7 +200,7 @@ def copy_suppression(
     output_rows = unembedded(weights, rows)
     shape = (len(weights.layers), weights.n_heads, n)
     found = {name: np.empty(shape, np.bool_) for name in ("ov", "qk", "ov_other", "qk_other")}
-    for layer, head in heads_of(weights):
+    for layer, head in every_head(weights):
         # [said token, attended token]: column t has the logits that the head adds on attending to t
         read = sized(weights.layers[layer].input_norm, sample.mlp)
         logits = (

@@ -10,14 +10,8 @@ from jaxtyping import Float, Float64, Int, Int64
 from scipy.stats import rankdata
 
 from tempo.errors import InputError
-from tempo_analysis.stats.averages import mean_over_prompts
-from tempo_analysis.studies.heads.detectors.rows import (
-    ByHead,
-    HeadScore,
-    SequenceRows,
-    Stacked,
-    by_layer,
-)
+from tempo_analysis.stats.averages import ByHead, mean_over_prompts
+from tempo_analysis.studies.heads.detectors.rows import HeadScore, SequenceRows, Stacked, by_layer
 
 RECEIVER_THRESHOLD = 0.5
 """Smallest cut on kurtosis / bound (`receiver_cut`). One sentence that stands out exceeds it, two

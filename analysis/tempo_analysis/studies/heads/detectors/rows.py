@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int64
 
 from tempo.errors import InputError
+from tempo_analysis.stats.averages import ByHead
 
 Square = Bool[np.ndarray, "query slot"]
-ByHead = Float64[np.ndarray, "layer head"]
 Stacked = Float64[np.ndarray, "sequence layer head"]
 
 

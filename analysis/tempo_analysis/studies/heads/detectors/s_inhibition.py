@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from tempo.errors import InputError
 from tempo.models.circuit_weights import CircuitWeights
 from tempo_analysis.studies.heads.detectors.circuit_maps import (
-    heads_of,
+    every_head,
     read_map,
     sized,
     unembedded,
@@ -87,7 +87,7 @@ def direct_copy(weights: CircuitWeights, tokens: Sequence[int], *, norm: bool) -
     by_name, others = np.empty((*shape, len(tokens))), np.empty(shape)
     rows = weights.embedding[list(tokens)]
     # both maps are those of the query head: `value_of` finds its KV head under grouped queries
-    for layer, head in heads_of(weights):
+    for layer, head in every_head(weights):
         entered = sized(weights.layers[layer].input_norm, rows) if norm else rows
         inner = read_map(weights, layer, head, norm=norm) @ entered.T
         logits = (output_rows @ write_map(weights, layer, head, norm=norm) @ inner).astype(

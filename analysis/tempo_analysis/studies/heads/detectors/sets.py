@@ -23,10 +23,10 @@ of the visible slots belong to sets, uniform attention already gives them half o
 SMALLEST_SET = 2
 """A step with one member is no parallel set."""
 
-RowValues = Float64[np.ndarray, "layer head _"]
+StepValues = Float64[np.ndarray, "layer head _"]
 
 
-def averaged(observed: ObservedTrace, pairs: Sequence[tuple[RowValues, RowValues]]) -> HeadScore:
+def averaged(observed: ObservedTrace, pairs: Sequence[tuple[StepValues, StepValues]]) -> HeadScore:
     """Mean over all rows with a value, and of chance over the same rows; NaN if there are none.
 
     Args:
@@ -56,7 +56,7 @@ def require_data(role: str, scores: Sequence[HeadScore]) -> None:
 
 def mass_and_chance(
     step: Observation, weights: Weights, chosen: Bool[np.ndarray, "query slot"]
-) -> tuple[RowValues, RowValues]:
+) -> tuple[StepValues, StepValues]:
     """Weight of each row on the chosen slots it can see, and its chance value.
 
     The weight is NaN for a row that sees none of them. Chance is their share of the visible slots.
@@ -165,7 +165,7 @@ def broadcast_null(observed: ObservedTrace, *, key: Sequence[int]) -> HeadScore:
     return averaged(observed, pairs)
 
 
-def _spread(step: Observation, weights: Weights) -> tuple[RowValues, RowValues]:
+def _spread(step: Observation, weights: Weights) -> tuple[StepValues, StepValues]:
     """Sum of m E over earlier sets for each row, and its chance value."""
     value = np.zeros(weights.shape[:-1])
     even = np.zeros(weights.shape[:-1])
@@ -209,7 +209,7 @@ def winner_null(observed: ObservedTrace, *, key: Sequence[int]) -> HeadScore:
     return averaged(observed, pairs)
 
 
-def _top_shares(step: Observation, weights: Weights) -> tuple[RowValues, RowValues]:
+def _top_shares(step: Observation, weights: Weights) -> tuple[StepValues, StepValues]:
     """Share of the top member and its chance value, for each row and set; sets side by side."""
     # an empty first block gives concatenate a shape where there is no earlier set
     nothing = np.empty((*weights.shape[:2], 0))

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 
 from tempo_analysis.stats.averages import mean_over_prompts
+from tempo_analysis.studies.heads.detectors.induction import Ids
 from tempo_analysis.studies.heads.detectors.rows import (
     HeadScore,
     SequenceRows,
@@ -82,8 +83,6 @@ def _column(rows: SequenceRows, slot: int) -> np.ndarray:
 
 DELIMITER_THRESHOLD = 2.0
 """Cut on the multiple of chance, not on the weight; that of the SPD suite."""
-
-Ids = Int64[np.ndarray, " _"]
 
 
 def delimiter(rows: SequenceRows, delimiters: Ids, *, with_self: bool = False) -> HeadScore:

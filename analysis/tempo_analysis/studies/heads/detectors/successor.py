@@ -10,7 +10,7 @@ from tempo.errors import InputError
 from tempo.models.circuit_weights import CircuitWeights, ProcessedEmbedding
 from tempo.prompts.word_runs import Family
 from tempo_analysis.studies.heads.detectors.circuit_maps import (
-    heads_of,
+    every_head,
     read_map,
     sized,
     unembedded,
@@ -204,7 +204,7 @@ def successions(
     output_rows = unembedded(weights, weights.unembedding[list(order.tokens)])
     shape = (len(weights.layers), weights.n_heads, len(order.before))
     hits = np.empty(shape, np.bool_)
-    for layer, head in heads_of(weights):
+    for layer, head in every_head(weights):
         # [element said, element attended to], within one family
         read = sized(weights.layers[layer].input_norm, sample.mlp[rows])
         logits = (
