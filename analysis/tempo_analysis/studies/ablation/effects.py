@@ -118,18 +118,23 @@ def prompt_effect(reference: Pass, changed: Pass) -> PromptEffect:
             f"expected two passes of {n_tokens} tokens measured at one token, got t = {t} and "
             f"{changed.at} of {len(changed.logits)}; measure both at the same"
         )
+    # Over every token: a removed value also changes tokens between its own and t.
     other = top_1_changed(reference.logits, changed.logits)
     kl = next_token_kl_nats(reference.logits, changed.logits)
     return PromptEffect(
         t=t,
         n_tokens=n_tokens,
+        # Two measures: the NIP also falls if the output shrinks, the cosine only if it turns.
         nip=nip(reference.attention_output, changed.attention_output),
         cosine=cosine(reference.attention_output, changed.attention_output),
         top_1_changed_at_t=float(other[t]),
+        # From t on, as an edit at t cannot change earlier tokens (causal mask).
         top_1_changed_from_t=float(other[t:].mean()),
         top_1_changed_published=float(other.mean()),
         kl_at_t_nats=float(kl[t]),
+        # Apart from the KL at t: effects after t are indirect, through t as a key.
         kl_after_t_nats=float(kl[t + 1 :].mean()) if t + 1 < n_tokens else float("nan"),
+        # Kept to compare with published numbers only; it depends on where t is.
         kl_published_nats=float(kl.mean()),
     )
 
@@ -174,12 +179,14 @@ def _effect(
     control = controls.get(comparison.changed)
     less = None
     if control is not None:
+        # The control against the same reference, or the difference would mix two baselines.
         other = by_comparison.get(Comparison(comparison.reference, control))
         if other is None:
             raise InputError(
                 f"expected the control of {comparison.changed} against {comparison.reference}, got "
                 f"no comparison {comparison.reference}|{control}; compare it too"
             )
+        # Paired by prompt: prompts differ in their KL far more than a condition from its control.
         less = LessControl(
             control, *_summaries(lambda name: _column(own, name) - _column(other, name), _gap, seed)
         )
@@ -208,6 +215,7 @@ def _summaries(
 def _summary(name: str, values: Float64[np.ndarray, " prompt"], seed: int) -> Interval:
     """A mean with its interval; of a yes-or-no value an exact binomial interval."""
     if name == YES_OR_NO:
+        # Binomial: Student t on 0s and 1s is poor near 0 and 1, where most conditions are.
         return share_with_interval(values)
     found = estimate_with_interval(values, seed=seed)
     # Student t limits can leave the range: KL is not negative, and a share is at most 1

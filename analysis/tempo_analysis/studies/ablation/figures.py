@@ -1,4 +1,4 @@
-"""Figures of an ablation; nothing is computed here but where the ink goes."""
+"""Figures of an ablation; they draw numbers that were computed elsewhere."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -59,6 +59,7 @@ def distribution_figure(
 
     means = [_kept(own[head, comparison.reference]) for head in heads]
     figure = _panels(heads, draw, means, "attention of t")
+    # Shares of a row: a cut axis would exaggerate small changes.
     for axes in figure.axes:
         axes.set_ylim(bottom=0.0)
     return figure
@@ -75,6 +76,7 @@ def difference_figure(
         _draw_difference(axes, own[head])
 
     curves = [own[head].share.curve for head in heads]
+    # Bins with few prompts are left out, as a mean of two prompts looks like an effect.
     means = [np.where(_enough(curve.n), curve.estimate, np.nan) for curve in curves]
     return _panels(heads, draw, means, "changed less reference")
 
@@ -110,11 +112,13 @@ def _kept(one: OffsetDistribution) -> Float64[np.ndarray, " bin"]:
 
 def _draw_distribution(axes: Axes, one: OffsetDistribution, place: int) -> None:
     kept = _enough(one.n)
+    # place 0 to the left, place 1 to the right of the bin, so that the bars do not overlap.
     x, mean = (_x(len(one.mean)) + (2 * place - 1) * _OFFSET_SHIFT)[kept], one.mean[kept]
     sd = np.nan_to_num(one.sd[kept])
     axes.errorbar(
         x,
         mean,
+        # Cut at 0 and 1, which no share of a row can leave; the caption says so.
         yerr=(np.minimum(sd, mean), np.minimum(sd, 1 - mean)),
         fmt="o" if place else "s",
         markersize=2.5,
@@ -130,23 +134,24 @@ def _draw_difference(axes: Axes, one: Difference) -> None:
     kept = _enough(curve.n)
     x = _x(len(curve.x))
     axes.bar(x[kept], curve.estimate[kept], width=0.7, color=COLOURS[1], label="mean")
+    # No limits below 8 prompts; the mean is drawn all the same.
     known = np.isfinite(curve.low) & kept
     if known.any():
         axes.vlines(x[known], curve.low[known], curve.high[known], color=INK, linewidth=0.9)
 
 
 def _enough(n: Int64[np.ndarray, " bin"]) -> Bool[np.ndarray, " bin"]:
-    """Bins of enough prompts; all where there are few prompts anyway."""
+    """Bins with enough prompts; all bins if no bin has that many."""
     return n >= min(SMALLEST_SAMPLE, int(n.max(initial=0)))
 
 
 def _x(n_bins: int) -> np.ndarray:
-    """Places of the bins; the rest stands apart."""
+    """Positions of the bins on the axis; the last bin, the rest, is set apart by a gap."""
     return np.append(np.arange(n_bins - 1.0), n_bins)
 
 
 def _last(means: Sequence[Float64[np.ndarray, " bin"]]) -> int:
-    """The last bin that any prompt has something in."""
+    """The last bin in which any mean is not 0."""
     return int(np.flatnonzero((np.nan_to_num(np.stack(means)) != 0).any(0)).max(initial=1))
 
 
@@ -271,7 +276,9 @@ def next_token_figure(effects: Sequence[Effect]) -> Figure:
         _spread_small(panels[0], [effect.numbers[_NEXT_TOKEN[0][0]] for effect in effects])
         names = [plain_text(str(effect.comparison)) for effect in effects]
         panels[0].set_yticks(places, names)
+        # Reversed limits: the first comparison at the top, in the order of the table.
         panels[0].set_ylim(len(effects) - 0.5, -0.5)
+        # All of 0 to 1, with room for a marker at either end.
         panels[1].set_xlim(-0.04, 1.04)
     return figure
 
@@ -320,9 +327,10 @@ def _inks(effects: Sequence[Effect]) -> dict[str, str]:
 
 
 def _spread_small(axes: Axes, found: Sequence[Interval]) -> None:
-    """A scale on which small values are told apart from 0 and large ones fit."""
+    """Use a symlog scale if values differ so much that small ones could not be seen."""
     positive = [one.estimate for one in found if one.estimate > 0]
     if positive and max(positive) > _WIDE * min(positive):
+        # Not log: an interval may include 0.
         axes.set_xscale("symlog", linthresh=min(positive))
         axes.set_xlim(left=-0.3 * min(positive))
 

@@ -1,4 +1,4 @@
-"""An ablation as a whole: what it found, and everything that is shown and saved of it."""
+"""Results of an ablation: sentences, document, tables, figures and facts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tempo_analysis.studies.ablation.tables import ablation_tables
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Ablation(Findings):
-    """What an ablation found.
+    """The results of an ablation.
 
     Attributes:
         numbers: Over all prompts.
@@ -64,6 +64,7 @@ class Ablation(Findings):
             "model": f"{facts.model['name']}, {facts.model['dtype']}",
             "weights": str(facts.model["fingerprint"]),
             "heads": ", ".join(
+                # The KV head too: query heads that share one read the same keys and values.
                 f"{head} (KV head {head.head // facts.model['queries_per_kv_head']})"
                 for head in facts.heads
             ),

@@ -1,4 +1,4 @@
-"""`tempo.ablate`: what heads, values and edges at a token do, each beside its control."""
+"""`tempo.ablate`: effects of removing heads, values and edges at a token, each with a control."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,6 +95,7 @@ def encode_prompts(
     for number, prompt in enumerate(prompts):
         ids = own_ids.get(prompt.id) or tuple(model.encode(prompt.text))
         longest = max(longest, len(ids))
+        # Keyed by the number of the prompt: leaving out a prompt changes no other draw.
         place = _place(len(ids), at, reach=reach, seed=(seed, TOKEN_DRAW, number))
         if place is None:
             left_out.append(prompt.id)
@@ -115,6 +116,7 @@ def _place(n_tokens: int, at: str | int, *, reach: int, seed: tuple[int, ...]) -
     """Index of t in one prompt; None if no token has `reach` tokens before it."""
     if isinstance(at, str) and at not in ("last", "random"):
         raise InputError(f"expected last, random or the number of a token for t, got {at!r}")
+    # t has index reach at least, so that t - reach is token 0 or later.
     if n_tokens <= reach:
         return None
     if at == "last":
@@ -126,7 +128,7 @@ def _place(n_tokens: int, at: str | int, *, reach: int, seed: tuple[int, ...]) -
 
 
 ROWS_AT_ONCE = 512
-"""Query rows of one packed forward pass; the logits of all of them are in memory together."""
+"""Query rows of one packed forward pass, limited because their logits are in memory together."""
 
 
 def run_passes(
@@ -148,6 +150,7 @@ def run_passes(
         linears: The output projection of every layer.
         seed: Of the draw of the place of the controls.
     """
+    # Without repeats: `head` may be a condition, A of the redundancy test and A of the sweep.
     different = list(dict.fromkeys(pass_specs.values()))
     edits = [_edits(one, target, n_heads=model.n_heads, seed=seed) for one in different]
     found: dict[PassSpec, Pass] = {}
@@ -165,6 +168,7 @@ def _edits(
     for part in wanted:
         place = target
         if part.in_control:
+            # One seed for all conditions of a prompt, so that those of one scope share a place.
             place = control_target(part.condition, target, n_heads=n_heads, seed=seed)
         assert place is not None, "controls are planned only if there is a place for them"
         edits += part.condition.edits(place)
@@ -172,6 +176,7 @@ def _edits(
 
 
 def _chunks(n_passes: int, n_tokens: int) -> Iterator[tuple[int, int]]:
+    # max: a prompt longer than the limit still runs, one pass at a time.
     size = max(1, ROWS_AT_ONCE // n_tokens)
     for start in range(0, n_passes, size):
         yield start, min(start + size, n_passes)
@@ -223,6 +228,7 @@ class DonorSource:
         self.resamples = "resample" in hows
         self.n_mean_tokens = 0
         self.means = self._means() if "mean" in hows else None
+        # The given text is run once; a drawn donor is run for each prompt, to bound memory.
         self.given = None
         if given is not None and self.resamples:
             self.given = forward(model, given, keep=["head_outputs"]).head_outputs
@@ -254,12 +260,15 @@ class DonorSource:
                     "longer one"
                 )
             return None
+        # Longer than at, because the donor is read at the same position; never the same tokens,
+        # which would make the resample change nothing.
         others = [text for text in self.texts if len(text.ids) > at and text.ids != own]
         if not others:
             raise InputError(
                 f"expected another prompt of more than {at} tokens as the donor of "
                 f"{self.texts[number].prompt.id!r}, got none; give more prompts, or --donor TEXT"
             )
+        # Keyed like every draw: `_donor` gives the same prompt each time it is called.
         draw = np.random.default_rng((self.seed, DONOR_DRAW, number))
         return others[int(draw.integers(len(others)))]
 
@@ -330,6 +339,7 @@ def ablate(
     loaded = load_model(model)
     plan = _plan(loaded, heads, conditions, redundancy=redundancy, sweep=sweep)
     texts, left_out = encode_prompts(loaded, prompts, reach=plan.reach, at=at, seed=seed)
+    # Before any pass: a family without plain projections is refused while nothing has run.
     linears = output_projections(loaded, range(loaded.n_layers))
     if donor is not None and not any(one.how == "resample" for one in plan.conditions):
         raise InputError(
@@ -348,6 +358,7 @@ def ablate(
             plan.pass_specs(text.at),
             target=target,
             linears=linears,
+            # Drawn for each prompt: one draw for all could be an important head by chance.
             seed=(seed, CONTROL_DRAW, number),
         )
         _measure(found, passes, text, plan, model=loaded)
@@ -397,9 +408,11 @@ def _plan(
         )
     if not 0 <= sweep <= LARGEST_SWEEP:
         raise InputError(f"expected a sweep of 0 to {LARGEST_SWEEP} offsets, got {sweep}")
+    # Read by an edit that is never made, so that heads are checked as those of edits are.
     by_layer = heads_in(ReplaceHeadOutput(heads=heads), model)
     named = tuple(Head(layer, head) for layer, own in by_layer.items() for head in own)
     wanted = parse_conditions(conditions)
+    # at=0 as a stand-in: whether a control exists does not depend on t.
     target = AblationTarget(named, tuple(by_layer), model.windows, at=0)
     size = {"n_heads": model.n_heads}
     controlled = tuple(one for one in wanted if has_control(one, target, **size))
@@ -423,9 +436,11 @@ def _measure(
     model: LanguageModel,
 ) -> None:
     """Measure the passes of one prompt and keep the numbers; the passes themselves are dropped."""
+    # Passes of the redundancy test and the sweep are compared among themselves, below.
     compared = ["base", *(each.changed for each in plan.comparisons())]
     kept = {name: passes[name] for name in compared}
     found.numbers.append(prompt_numbers(kept, plan.comparisons()))
+    # Predictions are read at the last token, which need not be t.
     last = {one.name: passes[one.name].logits[-1] for one in plan.conditions}
     tokens = tuple(model.token_text(token) for token in text.ids)
     named = PromptTokens(text.prompt.id, text.prompt.category, tokens, text.at)
@@ -450,6 +465,7 @@ def _at_offsets(
     outputs: dict[str, Any], whose: str, sweep: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     for offset in range(1, sweep + 1):
+        # Offsets that reach before the first token of this prompt have no pass.
         if f"B {whose} {offset}" in outputs:
             yield offset, outputs[f"B {whose} {offset}"], outputs[f"AB {whose} {offset}"]
 

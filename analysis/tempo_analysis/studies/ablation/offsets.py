@@ -1,4 +1,4 @@
-"""How the attention row of t is spread over offsets, and how a condition changes it.
+"""The attention row of t by offset, and how a condition changes it.
 
 Offset o is token t - o. The last bin holds all tokens further back, so that the bins of one prompt
 sum to its row. A prompt that is too short for an offset has no data there; means of different
@@ -124,6 +124,7 @@ def prompt_offsets(
     Raises:
         InputError: t is not in the prompt, or a row has weight on tokens after t.
     """
+    # Weight behind t means that the row is not of t, which no later number would reveal.
     if not 0 <= t < attention.shape[-1] or attention[..., t + 1 :].any():
         raise InputError(
             f"expected rows of token t = {t} over {attention.shape[-1]} tokens, with nothing "
@@ -131,6 +132,7 @@ def prompt_offsets(
         )
     backwards = attention[..., t::-1]  # tokens t, t-1, ..., 0: index is now the offset
     even = np.full(t + 1, 1 / (t + 1))
+    # float32 halves the memory: shares of all prompts and conditions are kept until the end.
     return PromptOffsets(_folded(backwards, n_offsets).astype(np.float32), _folded(even, n_offsets))
 
 
@@ -138,6 +140,7 @@ def variation(
     reference: Float[np.ndarray, "layer head slot"], changed: Float[np.ndarray, "layer head slot"]
 ) -> Float32[np.ndarray, "layer head"]:
     """Half the sum over all tokens of the absolute difference of two rows."""
+    # Over all tokens, not bins: changes within the last bin would cancel.
     away = np.abs(changed.astype(np.float64) - reference)
     return (away.sum(-1) / 2).astype(np.float32)
 
@@ -162,6 +165,7 @@ def offset_findings(
     Raises:
         InputError: The prompts have different numbers of bins.
     """
+    # Bins of different numbers have a different last bin and cannot be averaged.
     widths = {len(one.even) for prompt in rows for one in prompt.values()}
     if len(widths) != 1:
         raise InputError(
@@ -170,6 +174,7 @@ def offset_findings(
         )
     moved = {each: np.stack([one[each] for one in variations]) for each in variations[0]}
     changes = [_changes(each, values, heads, n_changed, seed) for each, values in moved.items()]
+    # A dict keeps the order: named heads first.
     shown = dict.fromkeys([*heads, *(one.head for group in changes for one in group)])
     shares = {name: np.stack([one[name].share for one in rows]) for name in rows[0]}
     some = next(iter(rows[0]))  # any condition: chance depends on the length of a prompt only
@@ -189,6 +194,7 @@ def offset_findings(
 def _folded(backwards: np.ndarray, n_offsets: int) -> np.ndarray:
     """Bins of rows that begin at t and go backwards; NaN for bins without a token."""
     n_tokens = backwards.shape[-1]
+    # + 2: offset 0 and the bin of the rest. NaN, not 0: no token is there to attend to.
     bins = np.full((*backwards.shape[:-1], n_offsets + 2), np.nan)
     near = min(n_tokens, n_offsets + 1)
     bins[..., :near] = backwards[..., :near]
@@ -208,6 +214,7 @@ def _changes(
     # flat indices over layer and head, largest first; stable, so that ties keep the order of heads
     order = np.argsort(-mean, axis=None, kind="stable")[:n_changed].tolist()
     places = [divmod(place, mean.shape[1]) for place in order]
+    # A head that did not move at all is not among the most changed, however few heads moved.
     most = [Head(*place) for place in places if mean[place] > 0]
     return [
         HeadChange(
@@ -238,5 +245,7 @@ def _difference(
         for name in (comparison.changed, comparison.reference)
     )
     away = changed - reference
+    # nansum: bins without a token are NaN in both rows of a prompt and hold no mass.
     row = estimate_with_interval(np.nansum(away, -1), seed=seed)
+    # sparse_spread: at far offsets few prompts have data, and fewer still have any spread.
     return Difference(head, comparison, sparse_spread(np.arange(away.shape[1]), away), row)

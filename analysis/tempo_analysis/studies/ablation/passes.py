@@ -1,4 +1,4 @@
-"""What is kept of one forward pass of one prompt, and distances between two passes."""
+"""The data kept of one forward pass of one prompt, and distances between two passes."""
 
 from dataclasses import dataclass
 
@@ -56,6 +56,8 @@ class Comparison:
         return f"{self.reference}|{self.changed}"
 
 
+# The published code divides by max(||b||^2, 1e-8), so a zero reference has a NIP of 0 there, the
+# value of a total loss. Here it is NaN.
 SMALLEST = 1e-8
 """A vector with a smaller squared length counts as 0, and quotients by it are NaN."""
 

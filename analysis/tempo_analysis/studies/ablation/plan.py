@@ -1,4 +1,4 @@
-"""What is removed at a token t, by name, and the passes and comparisons that this needs."""
+"""Conditions, each named by what it removes at t, and the passes and comparisons they need."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,7 +55,7 @@ class AblationTarget:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One thing that is removed.
+    """A condition: what is removed in a pass.
 
     Attributes:
         name: As the user wrote it.
@@ -85,6 +85,7 @@ class Condition:
     def edits(self, target: AblationTarget) -> list[Edit]:
         """The condition as edits of one prompt, for `tempo.causal.forward`."""
         if self.kind == "head":
+            # .get is None for "zero", which needs no replacement.
             values = {"mean": target.donors.means, "resample": target.donors.rows}.get(self.how)
             return [
                 ReplaceHeadOutput(
@@ -94,6 +95,7 @@ class Condition:
         heads, layers = self._where(target)
         slots = self._slots(target.at)
         if self.kind == "value":
+            # For every query that reads the value; an edge, below, is removed for t only.
             return [ValueZero(heads=heads, layers=layers, slots=slots)]
         at = [target.at]
         return [KnockOut(heads=heads, layers=layers, slots=slots, queries=at, softmax=self.softmax)]
@@ -130,6 +132,7 @@ class Condition:
         """Single heads, and layers of which every head is meant."""
         if self.scope == "heads":
             return target.heads, ()
+        # windows has one entry for each layer, so its length is the number of layers.
         return (), target.layers if self.scope == "layer" else range(len(target.windows))
 
     def _slots(self, at: int) -> list[int]:
@@ -168,6 +171,7 @@ def parse_condition(name: str) -> Condition:
         offsets, *rest = parts
         # `after` comes last, so what is then left of `rest` can only be the scope
         softmax = rest.pop() if kind == "edge" and rest[-1:] == ["after"] else "before"
+        # As in the published experiments, a value is removed for all heads of its layer.
         scope = rest.pop(0) if rest else "layer"
         if scope in SCOPES and not rest:
             return Condition(name, kind, _offsets(offsets, name), scope, softmax=softmax)
@@ -192,6 +196,7 @@ def control_target(
         The target of the control, or None if the model has no such place.
     """
     draw = np.random.default_rng(seed)
+    # All heads of all layers: there is no other place to compare with.
     if condition.scope == "model":
         return None
     if condition.scope == "layer":
@@ -212,6 +217,7 @@ def _other_layers(
     """As many other layers of each sliding window; None if there are too few."""
     found: list[int] = []
     for window in dict.fromkeys(target.windows[layer] for layer in target.layers):
+        # The same window, since a layer that cannot see the token is no control for one that can.
         alike = {layer for layer, own in enumerate(target.windows) if own == window}
         wanted = len(alike & set(target.layers))
         drawn = _drawn(sorted(alike - set(target.layers)), wanted, permutation)
@@ -226,6 +232,7 @@ def _other_heads(
 ) -> tuple[Head, ...] | None:
     """As many other heads of each layer; None if a layer has too few."""
     found: list[Head] = []
+    # In the same layers: the effect of an edit depends on depth, whatever the head does.
     for layer in target.layers:
         own = [head.head for head in target.heads if head.layer == layer]
         drawn = _drawn(sorted(set(range(n_heads)) - set(own)), len(own), permutation)
@@ -240,6 +247,7 @@ def _drawn(
 ) -> list[int] | None:
     if len(free) < n:
         return None
+    # Sorted, so that an edit depends on which places were drawn and not on their order.
     return sorted(free[place] for place in permutation(len(free))[:n].tolist())
 
 
@@ -320,6 +328,7 @@ class AblationPlan:
     def reach(self) -> int:
         """Number of tokens that t must have before it."""
         needed = [one.reach for one in self.conditions]
+        # Redundancy and sweep begin at offset 1: they need one token before t.
         return max([*needed, int(self.redundancy or self.sweep > 0)])
 
     def controls(self) -> dict[str, str]:
@@ -328,6 +337,7 @@ class AblationPlan:
 
     def comparisons(self) -> list[Comparison]:
         """Every condition and every control, each compared with the base."""
+        # Controls against the base too, so that a condition and its control have one reference.
         names = [*(one.name for one in self.conditions), *self.controls().values()]
         return [Comparison("base", name) for name in names]
 
@@ -352,12 +362,14 @@ class AblationPlan:
         for name in self.redundancy_names():
             found |= _redundancy(name)
         for whose, scope in SWEEPS.items():
+            # From 1, as in the published sweep: B is about tokens before t.
             for offset in range(1, min(self.sweep, at) + 1):
                 own = pass_spec(parse_condition(f"value:{offset}:{scope}"))
                 found |= {
                     f"B {whose} {offset}": own,
                     f"AB {whose} {offset}": pass_spec(_HEAD) + own,
                 }
+        # A has no offset, so a sweep needs it once.
         return found | ({"A": pass_spec(_HEAD)} if self.sweep else {})
 
     def redundancy_names(self) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""Has A already removed what an earlier token contributes? At one offset, and over a sweep.
+"""The redundancy test: whether A has already removed what B removes, at one offset or over a sweep.
 
 A removes the outputs of heads at t, B the value of an earlier token. With the loss 1 - NIP, the
 index R = 1 - loss(A|AB) / loss(base|B) is 0 if B removes the same share with A as without, and 1 if
-A leaves B nothing to remove.
+B removes nothing more after A.
 """
 
 import warnings
@@ -29,7 +29,7 @@ from tempo_analysis.stats.intervals import (
 from tempo_analysis.studies.ablation.passes import Comparison, Outputs, cosine, nip
 
 TOLERANCE = 1e-4
-"""A loss, or the denominator of a quotient, within this of 0 counts as 0."""
+"""A loss or denominator within this of 0 counts as 0: float32 passes do not resolve less."""
 
 PAIRED = "paired BCa bootstrap of the quotient over prompts"
 LINEARISED = "Student t of the linearised quotient over prompts"
@@ -60,9 +60,11 @@ def pooled_index(
         NaN if the interval of the mean denominator includes 0 (within `TOLERANCE`), or, with fewer
         than 8 prompts and so without an interval, if that mean is 0.
     """
+    # The sum is NaN if either is: both means must be over the same prompts.
     known = ~np.isnan(upper + lower)
     upper, lower = upper[known], lower[known]
     n, dropped = len(upper), int((~known).sum())
+    # A quotient whose denominator may be 0 has no finite interval (Fieller 1954).
     if not n or _may_be_zero(lower, seed):
         return Interval(np.nan, np.nan, np.nan, n, UNDEFINED, n_dropped=dropped)
     low, high, method = _limits(upper, lower, seed)
@@ -86,6 +88,7 @@ def pooled_curve(
 def _quotient_index(
     upper: Float64[np.ndarray, " prompt"], lower: Float64[np.ndarray, " prompt"]
 ) -> float:
+    # Not the mean of quotients, which a prompt with a small loss would dominate.
     return float(1 - upper.mean() / lower.mean())
 
 
@@ -109,6 +112,7 @@ def _limits(
     if np.ptp(residuals) <= _NO_SPREAD * max(float(np.abs(residuals).max()), 1.0):
         return estimate, estimate, SAME_QUOTIENT
     if n < BOOTSTRAP_FROM:
+        # ddof=1 and n - 1 degrees of freedom: the linearised quotient is treated as a plain mean.
         half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * residuals.std(ddof=1) / np.sqrt(n))
         return estimate - half, estimate + half, LINEARISED
     return _bootstrapped(upper, lower, seed)
@@ -122,6 +126,7 @@ def _bootstrapped(
         found = stats.bootstrap(
             (upper, lower),
             lambda up, low, axis: 1 - up.mean(axis) / low.mean(axis),
+            # Prompts are resampled whole: numerator and denominator of a prompt belong together.
             paired=True,
             vectorized=True,
             n_resamples=RESAMPLES,
@@ -143,6 +148,7 @@ COMPARISONS = (
     Comparison("base", "A"),
     *(Comparison("base", f"B_{scope}") for scope in SCOPES),
     *(Comparison("base", f"AB_{scope}") for scope in SCOPES),
+    # Against A, not base: what B removes once A has acted.
     *(Comparison("A", f"AB_{scope}") for scope in SCOPES),
 )
 
@@ -246,8 +252,11 @@ def overlap(base: Outputs, a: Outputs, b: Outputs, ab: Outputs) -> Float64[np.nd
     alone = base.astype(np.float64) - b
     after = a.astype(np.float64) - ab
     squares = (alone**2).sum(-1)
+    # Squared lengths on both sides, hence the square of the tolerance.
     known = squares > TOLERANCE**2 * (base.astype(np.float64) ** 2).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
+        # Projection on the vector that B removes alone. Both differences have that one reference,
+        # so the overlap is not moved by A shortening the output, as R is.
         return np.where(known, 1 - (after * alone).sum(-1) / squares, np.nan)
 
 
@@ -308,7 +317,9 @@ def _index(
     x = np.arange(nips.shape[-1])
     return RedundancyIndex(
         scope=scope,
+        # Losses, not NIPs: R is a quotient of losses.
         pooled=pooled_curve(x, 1 - after, 1 - alone, seed=seed),
+        # Pointwise: layers with different numbers of prompts have no common band.
         per_prompt=pointwise_spread(x, index_of(alone, after), seed=seed),
         overlap=pointwise_spread(x, overlaps, seed=seed),
     )
@@ -378,6 +389,7 @@ def prompt_sweep(
         InputError: An offset is below 1, above the largest, or repeated.
     """
     shape = (n_offsets, len(base))
+    # base|A is NaN at unreached offsets too, so that all curves use the same prompts there.
     nips, overlaps = np.full((len(CURVES), *shape), np.nan), np.full(shape, np.nan)
     seen: set[int] = set()
     for offset, b, ab in at:
@@ -427,6 +439,7 @@ def _layer(
     return LayerSweep(
         layer=layer,
         nip={name: sparse_spread(x, values) for name, values in by_name.items()},
+        # The paired difference has a far smaller interval than the two curves have apart.
         beyond_a=sparse_spread(x, by_name["base|AB"] - by_name["base|A"]),
         pooled=pooled_curve(x, 1 - by_name["A|AB"], 1 - by_name["base|B"], seed=seed),
         overlap=pointwise_spread(x, overlaps, seed=seed),

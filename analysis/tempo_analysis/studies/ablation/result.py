@@ -1,4 +1,4 @@
-"""What an ablation found, as one document."""
+"""The numbers of an ablation, and their document."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -44,7 +44,7 @@ class PromptNumbers:
     Attributes:
         effects: By comparison.
         offsets: By condition.
-        variations: How far the rows of t have moved, by comparison.
+        variations: Distance between the rows of t, by comparison.
     """
 
     effects: Mapping[Comparison, PromptEffect]
@@ -62,12 +62,13 @@ def prompt_numbers(
 
     Args:
         passes: By the name of their condition.
-        comparisons: Which are held against which.
+        comparisons: The pairs of passes to compare.
 
     Raises:
         InputError: A comparison names no pass, or passes are of different prompts or tokens.
     """
     missing = {name for each in comparisons for name in (each.reference, each.changed)}
+    # All missing passes at once, so that one run of the caller can add them.
     missing -= set(passes)
     if missing or not comparisons:
         raise InputError(
@@ -102,14 +103,14 @@ class AblationFacts:
         model: What identifies the model, as in a trace; its `name`, at least.
         heads: Those that the conditions name; shown in every figure of heads.
         layers: Where the ablation acts.
-        conditions: Name of each pass to what it does, in words.
-        controls: Condition to the name of its control.
-        prompts: Where they come from, how t was drawn.
+        conditions: What each pass does, in words, by its name.
+        controls: Name of the control, by condition.
+        prompts: Their ids, the index of t in each, and how t was chosen.
         seed: Of the draws and of every interval.
         own: Redundancy tests in which A silences the listed heads, and sweeps in which B takes out
             the values of just those.
         other: Redundancy tests in which A silences other heads.
-        notes: What else a reader must know.
+        notes: Further remarks for the reader.
     """
 
     model: Mapping[str, Any]
@@ -132,8 +133,8 @@ class AblationNumbers:
         n_prompts: Prompts behind the effects and the offsets.
         effects: Every comparison, controls among them.
         offsets: The rows of t.
-        redundancy: By the name of what A is.
-        sweeps: By the name of what A and B are.
+        redundancy: By the name of A.
+        sweeps: By the name of A and B.
     """
 
     facts: AblationFacts
@@ -144,7 +145,7 @@ class AblationNumbers:
     sweeps: Mapping[str, Sweep]
 
     def sentences(self) -> list[str]:
-        """What a reader must know beside the numbers."""
+        """The results and their limits, in sentences."""
         told = effect_sentences(self.effects, self.facts.layers)
         for name, found in self.redundancy.items():
             told += redundancy_sentences(
@@ -152,6 +153,7 @@ class AblationNumbers:
             )
         for name, swept in self.sweeps.items():
             told += sweep_sentences(name, swept, is_own=name in self.facts.own)
+        # The meaning of R once, not after every index.
         scale = [SCALE] if self.redundancy or self.sweeps else []
         return [*told, *scale, *self.facts.notes]
 
@@ -161,6 +163,7 @@ class AblationNumbers:
         return {
             "kind": KIND,
             "format": FORMAT,
+            # The name alone at the top; the full identity is in model_facts.
             **plain(facts | {"model": self.facts.model["name"]}),
             "n_prompts": self.n_prompts,
             "sentences": self.sentences(),
@@ -183,8 +186,8 @@ def ablation_numbers(
 
     Args:
         prompts: The same comparisons of every prompt.
-        redundancy_prompts: By the name of what A is; a control is one more name.
-        sweep_prompts: By the name of what A and B are; likewise.
+        redundancy_prompts: By the name of A; a control has its own name.
+        sweep_prompts: By the name of A and B; likewise.
 
     Raises:
         InputError: No prompts, prompts that differ in their comparisons, a missing control, or a

@@ -21,7 +21,9 @@ DILUTED = (
     "leaves as they are, dilute them"
 )
 CAPTURED = 0.9
-"""From this R on, the sentence says that A has captured what B removes."""
+"""Value of the lower limit of R from which A is reported to have captured what B removes.
+
+The limit and not the estimate, as a wide interval is no evidence."""
 SCALE = (
     "R: 1 = A has already removed what B removes, 0 = B loses the same share with A and without; "
     "below 0 and above 1 are possible. Each share is of its own reference and A shortens that of "
@@ -37,6 +39,7 @@ def has_limits(found: Interval) -> bool:
 
 def includes(found: Interval, value: float) -> bool:
     """Whether an interval contains a value, within the tolerance of the indices."""
+    # Identical passes give limits of zero width that rounding puts beside the value.
     return bool(found.low - TOLERANCE <= value <= found.high + TOLERANCE)
 
 
@@ -57,6 +60,7 @@ def redundancy_sentences(
         is_own: Whether A removes the listed heads: R in the first layer is then 1 by construction.
         is_other: Whether A removes other heads: the overlap there is then 0 by construction.
     """
+    # Only the first: in later layers the edits of the first already change queries and keys.
     known = found.layers[0] if is_own or is_other else None
     return [
         _by_construction(name, index, layer, is_own=is_own)
@@ -96,6 +100,7 @@ def index_reading(found: Interval, *, is_share: bool) -> str:
         return "undefined, since B alone may change nothing"
     if not has_limits(found):
         return "no verdict"
+    # Both may be in a wide interval, so this case is tested first.
     zero, one = includes(found, 0.0), includes(found, 1.0)
     if zero and one:
         return "no verdict: anything from independent to removed already"
@@ -118,6 +123,7 @@ def control_reading(found: Interval) -> str:
         return "no verdict"
     if found.low <= 0 <= found.high:
         return "indistinguishable from its control"
+    # The sign is condition minus control.
     return "more than its control" if found.low > 0 else "less than its control"
 
 
@@ -129,6 +135,7 @@ def spelled(numbers: Sequence[int]) -> str:
             runs[-1].append(each)
         else:
             runs.append([each])
+    # Two in a row stay apart: "3-4" is no shorter than "3, 4" and less clear.
     parts = [[f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run) for run in runs]
     return ", ".join(text for part in parts for text in part)
 
@@ -140,6 +147,7 @@ def _effect(effect: Effect, layers: Sequence[int]) -> str:
         f"{effect.comparison}, {kl.n} prompts: KL at t {stated(kl)} nats, most probable token "
         f"changed in a share of {stated(top)}{'; ' if kept else ''}{kept}"
     )
+    # KL is compared with the control, as it is defined for every condition and any t.
     less = effect.less_control
     if less is None:
         return f"{said}; no control was run, so nothing says how much any other edit would do"
@@ -172,6 +180,7 @@ def _sweep(one: LayerSweep) -> str:
     known = [each for each in offsets if has_limits(alone[each])]
     if not known:
         return f"no reading: {alone[offsets[0]].method}"
+    # First whether B works alone: a flat base|AB proves nothing where B has no effect anyway.
     works = [each for each in known if not includes(alone[each], 1.0)]
     firm = [each for each in works if point_of(one.pooled, each).low >= CAPTURED]
     bent = [each for each in works if each not in firm and not includes(one.beyond_a.at(each), 0.0)]
