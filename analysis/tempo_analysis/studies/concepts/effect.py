@@ -1,9 +1,9 @@
-"""The causal check: silence the heads that separate the sides best, and as many random heads.
+"""The causal check: silence the heads that separate the sides best, or as many random heads.
 
 The effect is measured on the residual stream after the last layer at the last token, along the
 direction that separates the two sides there. Direction and heads are chosen on every other pair and
-the effect is measured on the rest. Random heads are matched layer by layer, because a late head
-moves the last stream more than an early one, whatever it does.
+the effect is measured on the rest. Random heads are matched layer by layer, because the depth of a
+head alone changes how far it moves the last stream.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from tempo.vocabulary import Head
 from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interval
 from tempo_analysis.studies.concepts.separation import TOP, ConceptHeads
 
+# Every other pair, not the first half: neighbouring pairs of a file may share a topic.
 FITTED = slice(0, None, 2)
 """Pairs on which heads and directions are chosen."""
 MEASURED = slice(1, None, 2)
@@ -62,6 +63,7 @@ def concept_effect(
         InputError: No draws, or a model whose last stream does not separate the sides at all.
     """
     fitted = base[:, FITTED].astype(np.float64)
+    # From the unchanged model only, so that all conditions are read along one direction.
     direction = (fitted[0] - fitted[1]).mean(0)
     size = float(np.linalg.norm(direction))
     if not len(without_random) or size == 0:
@@ -72,6 +74,7 @@ def concept_effect(
     margins = margins_along(base, direction / size)
     # shares of the mean margin, not of each pair's own: a pair with a margin near 0 has no share
     scale = float(margins.mean())
+    # Positive is a loss: unchanged minus silenced.
     top = (margins - margins_along(without_top, direction / size)) / scale
     random = np.stack([margins - margins_along(one, direction / size) for one in without_random])
     # averaged over draws first: the pair is the unit of the interval, not the draw
@@ -80,6 +83,7 @@ def concept_effect(
         base=estimate_with_interval(margins),
         lost_top=estimate_with_interval(top),
         lost_random=estimate_with_interval(others),
+        # Paired over pairs: a pair with a large margin loses more under any heads.
         difference=estimate_with_interval(top - others),
         n_draws=len(without_random),
     )
@@ -112,6 +116,7 @@ def chosen_heads(found: ConceptHeads, layers: Sequence[int], *, top: int = TOP) 
     # lexsort sorts by its last key first
     for place in np.lexsort((-found.written_norm.ravel(), -found.auroc.ravel())).tolist():
         layer, head = layers[place // n_heads], place % n_heads
+        # Half a layer at most: matched_random needs as many others from the same layer.
         if len(chosen) < top and taken.get(layer, 0) < n_heads // 2:
             taken[layer] = taken.get(layer, 0) + 1
             chosen.append(Head(layer, head))

@@ -1,4 +1,4 @@
-"""Figures of a concept; nothing is computed here but where the ink goes."""
+"""Figures of a concept; they draw numbers that were computed elsewhere."""
 
 import numpy as np
 from jaxtyping import Float64
@@ -25,7 +25,7 @@ from tempo_analysis.studies.concepts.separation import LEVEL
 _NULL = "null: pairs swap sides"
 _NO_ANSWER = "no more heads than are counted:\nthe share is 1 whatever they do"
 _DECADES = 2.0
-"""Lengths below this many decades under the longest share a colour."""
+"""Range of the colours of lengths, in decades below the longest; shorter ones share one colour."""
 
 
 def concept_drawings(found: ConceptNumbers) -> tuple[Drawing, ...]:
@@ -117,6 +117,7 @@ def _draw_tested(
 
 def _draw_lengths(figure: Figure, axes: Axes, found: ConceptNumbers) -> None:
     lengths = found.heads.written_norm
+    # 1.0 where all lengths are 0: a logarithmic scale needs a positive end.
     longest = float(lengths.max(initial=0.0)) or 1.0
     norm = LogNorm(longest / 10**_DECADES, longest, clip=True)
     image = _draw_map(axes, found, lengths, "viridis", norm)
@@ -130,6 +131,7 @@ def _draw_lengths(figure: Figure, axes: Axes, found: ConceptNumbers) -> None:
 
 def _draw_areas(figure: Figure, axes: Axes, found: ConceptNumbers) -> None:
     areas = found.heads.auroc
+    # Symmetric around chance, so that white is 0.5; at least 0.1, or noise would fill the colours.
     widest = max(float(np.abs(areas - EVEN_AREA).max(initial=0.0)), 0.1)
     norm = Normalize(EVEN_AREA - widest, EVEN_AREA + widest)
     image = _draw_map(axes, found, areas, "RdBu_r", norm)
@@ -147,11 +149,13 @@ def _draw_map(
     norm: Normalize,
 ) -> AxesImage:
     """One cell for each head, layer 0 at the top; a ring around each assigned head."""
+    # All layers of the model: skipped ones stay NaN and show the grey background.
     every = np.full((int(found.model["n_layers"]), values.shape[1]), np.nan)
     every[list(found.layers)] = values
     image = axes.imshow(every, aspect="auto", interpolation="nearest", cmap=colours, norm=norm)
     rows, heads = np.nonzero(found.heads.assigned)
     layers = np.array(found.layers)[rows]
+    # A white ring under a dark one is visible on every colour.
     for edge, width in (("white", 1.6), (INK, 0.7)):
         axes.scatter(heads, layers, s=14, facecolor="none", edgecolor=edge, linewidth=width)
     axes.set_facecolor(NO_DATA)

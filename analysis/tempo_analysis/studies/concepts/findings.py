@@ -1,4 +1,4 @@
-"""What one concept looks like in the heads of one model: document, tables, figures and facts."""
+"""Results of one concept in one model: sentences, document, tables, figures and facts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +73,7 @@ def quality_document(
 
 
 def _layer(found: ConceptHeads, place: int, layer: int) -> dict[str, object]:
+    # By written length: raw lengths of two heads have no common scale.
     order = np.argsort(-found.written_norm[place], kind="stable")[:TOP]
     return {
         "layer": layer,
@@ -162,6 +163,7 @@ class ConceptFindings(Findings, ConceptNumbers):
         quality = quality_document(
             self.heads, self.layers, skipped=self.skipped, effect=effect, facts=facts
         )
+        # Both replacements here; `quality_document` alone has room for one.
         return {**quality, "causal": self._causal(), "model_facts": plain(dict(self.model))}
 
     def tables(self) -> tuple[Table, ...]:

@@ -94,6 +94,7 @@ def concept_inputs(model: LanguageModel, pairs: Pairs, *, pooling: str = "last")
         found, streams = _all(model, texts[0] + texts[1], linears, pooling=pooling)
     # all positive texts come first, then all negative ones
     both = found.reshape(2, len(pairs.pairs), *found.shape[1:])
+    # A pair that ends differently can be separated by the last token alone; the report says so.
     last = [[int(ids[-1]) for ids in side] for side in texts]
     slices = [head_slices(linear.weight.detach(), model.n_heads) for linear in linears.values()]
     return ConceptInputs(
@@ -123,6 +124,7 @@ def readable_layers(model: LanguageModel) -> tuple[dict[int, Any], tuple[Skipped
         try:
             linears |= output_projections(model, (layer,))
         except ModelError as error:
+            # The reason alone: the sentence of the report repeats what was expected.
             reason = str(error).split(", got ", 1)[-1].removesuffix("; leave out values")
             skipped.append(Skipped(layer, mixer_name(model, layer), reason))
     if not linears:
@@ -139,6 +141,7 @@ def mixer_name(model: LanguageModel, layer: int) -> str:
     parts = decoder.layers[layer].modules()
     # in transformers, modules that keep a cache entry know the number of their layer
     numbered = [part for part in parts if getattr(part, "layer_idx", None) == layer]
+    # The last one: a mixer comes after the layer that contains it.
     return type(numbered[-1] if numbered else decoder.layers[layer]).__name__
 
 
@@ -159,6 +162,7 @@ def streams_without(
         attention_as(model.hf, "eager"),
         ablated(model, heads, means=means),
     ):
+        # No projections are watched: with heads silenced, only the stream at the end is compared.
         _, streams = _all(model, texts[0] + texts[1], {})
     return streams.reshape(2, len(pairs.pairs), -1)
 
@@ -167,6 +171,7 @@ def pooled_means(inputs: ConceptInputs, n_layers: int) -> Means:
     """Mean output of each head over both sides; zero in the layers that were skipped."""
     both = np.concatenate([inputs.positive, inputs.negative]).mean(0)
     means = np.zeros((n_layers, *both.shape[1:]), np.float32)
+    # By number of the layer, which differs from the row where layers were skipped.
     means[list(inputs.layers)] = both
     return means
 
@@ -194,6 +199,7 @@ def _all(
     Float32[np.ndarray, "text hidden"],
 ]:
     """Inputs of these projections and last streams, one row for each text, in the order given."""
+    # By length, so that texts of one length are neighbours and run together without padding.
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     inputs: list[np.ndarray] = []
     streams: list[np.ndarray] = []
@@ -208,14 +214,21 @@ def _all(
 def _run(
     model: LanguageModel, ids: IdBatch, linears: dict[int, Any], *, pooling: str
 ) -> tuple[np.ndarray, Float32[np.ndarray, "sequence hidden"]]:
-    """One batch."""
+    """Run one batch of texts of one length.
+
+    Returns:
+        Pooled inputs of the projections, [sequence, layer, head, channel], and the last stream.
+    """
     decoder: Any = model.hf.get_decoder()
     with (
         watched_inputs(linears) as given,
         watched_stream(model, lambda stream: stream[:, -1]) as depths,
     ):
         decoder(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False)
+    # Without bos: it is an attention sink, and its outputs are the same in every text. A text of
+    # that token alone keeps it, as a mean over nothing is undefined.
     skipped = int(ids.shape[1] > 1 and (ids[:, 0] == _bos(model)).all())
+    # -1 gives a mean over the last token only, which is that token.
     first = skipped if pooling == "mean" else -1
     pooled = [
         one[0][:, first:].float().mean(1).unflatten(-1, (model.n_heads, -1)).cpu().numpy()
@@ -230,6 +243,7 @@ def _bos(model: LanguageModel) -> int | None:
 
 
 FEWEST_PERMUTATIONS = 200
+# 20 = 1 / 0.05: the adjusted p-value of the best of n heads is n times its own.
 SWAPS_PER_HEAD = 20
 """The smallest p-value for n heads is then just below 1 / (20 n), and just below 0.05 once adjusted
 over heads: one head alone can be assigned."""
@@ -286,6 +300,7 @@ def concepts(
     found = concept_heads(
         inputs.positive, inputs.negative, inputs.out, permutations=swaps, seed=seed
     )
+    # Decided before the extra passes, which take most of the time.
     no_check = _why_no_check(found.n, loaded.n_heads) if check_effects else "it was not asked for"
     check = None
     if not no_check:
@@ -332,7 +347,7 @@ def enough_permutations(inputs: ConceptInputs) -> int:
 
 
 def _why_no_check(n_pairs: int, n_heads: int) -> str:
-    """Why the causal check cannot be made; empty where it can."""
+    """Reason why the causal check cannot be made; empty if it can."""
     if n_pairs < 2 * SMALLEST_SAMPLE:
         return (
             f"it chooses heads on one half of the pairs and measures on the other, which takes "
@@ -350,6 +365,8 @@ def _check(
     # only the AUROC is used of these scores: one permutation is enough
     fitted = concept_heads(half.positive, half.negative, half.out, permutations=1, seed=seed)
     heads = chosen_heads(fitted, inputs.layers, top=top)
+    # Chosen and drawn from the fitted half only: heads chosen on the measured pairs would separate
+    # them by selection alone.
     others = matched_random(heads, model.n_heads, seed=seed)
 
     measured = Pairs(pairs.name, pairs.pairs[MEASURED])
@@ -364,6 +381,7 @@ def _check(
         random = np.stack([silenced(each, means) for each in others])
         return concept_effect(inputs.stream, silenced(heads, means), random)
 
+    # Means of the fitted half, for the same reason as the choice of heads.
     means = pooled_means(half, model.n_layers)
     return ConceptCheck(heads, zero=effect(None), mean=effect(means))
 

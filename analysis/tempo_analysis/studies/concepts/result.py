@@ -17,7 +17,7 @@ BEST = 10
 
 @dataclass(frozen=True, slots=True)
 class ConceptCheck:
-    """The heads that were silenced, and what that did.
+    """The heads that were silenced, and the effects.
 
     Attributes:
         heads: Those that order held-out pairs best, chosen on every other pair.
@@ -39,13 +39,13 @@ class ConceptNumbers:
         concept: Name of the pairs.
         heads: The numbers of every captured head.
         layers: Number of each captured layer.
-        skipped: Layer, kind and reason of each of the others.
+        skipped: Layer, kind and reason of each layer that was not captured.
         pooling: "last" or "mean": which tokens of a text were read.
-        endings: Whether the two texts of a pair end alike, and how long they are.
-        permutations: Draws behind the null.
+        endings: Last tokens and lengths of the two texts of a pair.
+        permutations: Number of random swaps in the null.
         seed: Of every draw.
-        check: The causal check; None where there is none.
-        no_check: Why there is none.
+        check: The causal check; None if it was not made.
+        no_check: Why it was not made.
     """
 
     model: Mapping[str, Any]
@@ -63,6 +63,7 @@ class ConceptNumbers:
     def best_first(self) -> list[tuple[int, Head]]:
         """Every head with the row of its layer: assigned ones, then by AUROC, then by length."""
         found = self.heads
+        # lexsort sorts by its last key first; ~assigned puts True first.
         keys = (-found.written_norm.ravel(), -found.auroc.ravel(), ~found.assigned.ravel())
         n_heads = found.auroc.shape[1]
         order = [divmod(place, n_heads) for place in np.lexsort(keys).tolist()]

@@ -1,10 +1,10 @@
-"""How well each head separates the two sides of a concept, and how many heads of a layer do.
+"""Separation of the two sides of a concept by each head, and its concentration in few heads.
 
-The difference of means of a head is never zero, and is long in any head with long outputs. Each
-length therefore has a null, in which the two texts of a pair swap sides at random. Separation is
-measured on pairs that the direction was not fitted to. Lengths are taken after the output weights
-of the head, because its channels have no scale of their own: W_V times c with W_O / c is the same
-model.
+Noise alone makes the difference of means of a head longer than zero, the more so the longer its
+outputs are. Each length therefore has a null, in which the texts of a pair swap sides at random.
+Separation is measured on pairs that the direction was not fitted to. Lengths are taken after the
+output weights of the head, because its channels have no scale of their own: W_V times c with
+W_O / c is the same model.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from tempo_analysis.stats.association import EVEN_AREA
 from tempo_analysis.stats.averages import ByHead
 from tempo_analysis.stats.intervals import SEED, benjamini_hochberg
 
+# Four: three quarters of the pairs fit the direction, and with 8 pairs a fold still has 2.
 FOLDS = 4
 """Parts of the pairs; each is left out once when the direction is fitted."""
 PERMUTATIONS = 2000
@@ -133,6 +134,7 @@ def concept_heads(
             f"{len(negative)}; balance or add pairs"
         )
     change = (positive - negative).astype(np.float64)
+    # Differences within pairs: what the two texts share cancels before any mean.
     gram = head_gram(out)
     raw = np.linalg.norm(change.mean(0), axis=-1)
     written = written_length(change.mean(0), gram)
@@ -142,6 +144,7 @@ def concept_heads(
     p = (1 + (swapped >= written * (1 - _ROUNDING)).sum(0)) / (1 + permutations)
     return ConceptHeads(
         raw_norm=raw,
+        # Over the spread of the negatives: the concept itself may widen that of the positives.
         selectivity=_ratio(raw, _radius(negative)),
         written_norm=written,
         unbiased=_unbiased(change, gram, seed),
@@ -149,7 +152,9 @@ def concept_heads(
         auroc=held_out.auroc,
         paired=held_out.wins / len(change),
         p=p,
+        # Adjusted over all heads of all layers at once, as any of them could have been named.
         q=benjamini_hochberg(p),
+        # Over all heads: a bound for the largest of many heads, not for one head.
         null_p99=float(np.quantile(swapped, 0.99)),
         concentration=concentration(written, swapped),
         raw_concentration=concentration(raw, swapped_raw),
@@ -171,6 +176,7 @@ def concentration(
         null: The same when pairs swap sides at random.
         top: Number of heads counted.
     """
+    # In a small layer the share of all heads is 1 by definition; effective_heads covers that case.
     top = min(top, lengths.shape[-1])
     # 1e-12 below: shares and ratios that differ by rounding only are ties, and ties count
     share, drawn = top_share(lengths, top), top_share(null, top)
@@ -237,6 +243,7 @@ def _held_out(positive: SideInputs, negative: SideInputs, seed: int) -> _HeldOut
     Scores along different directions have different scales, so a fold is compared within itself.
     """
     n = len(positive)
+    # Shuffled: a file of pairs may be sorted by topic, and a fold of one topic is not typical.
     order = np.random.default_rng(seed).permutation(n)
     wins = np.zeros(positive.shape[1:3])
     areas: list[np.ndarray] = []
@@ -251,9 +258,12 @@ def _held_out(positive: SideInputs, negative: SideInputs, seed: int) -> _HeldOut
         above, below = (
             np.einsum("plhc,lhc->plh", side[left_out], direction) for side in (positive, negative)
         )
+        # Counted, not averaged: folds may differ in size by one pair.
         wins += (above > below).sum(0)
         pairs = above[:, None] - below[None]  # every positive with every negative of the fold
+        # A tie counts one half, so that scores without information give 0.5.
         areas.append(((pairs > 0) + 0.5 * (pairs == 0)).mean((0, 1)))
+        # ddof=1: a fold has few negatives, and the biased deviation would enlarge d'.
         gaps.append(_ratio(above.mean(0) - below.mean(0), below.std(0, ddof=1)))
     return _HeldOut(np.mean(areas, axis=0), np.mean(gaps, axis=0), wins)
 
@@ -299,6 +309,7 @@ def _unbiased(
     rng = np.random.default_rng([seed, 2])
     found = np.zeros(change.shape[1:3])
     for _ in range(splits):
+        # The square of one mean would include its noise: E|mean|^2 = |difference|^2 + variance.
         first, second = np.array_split(rng.permutation(len(change)), 2)
         found += _inner(change[first].mean(0), change[second].mean(0), gram)
     return found / splits
@@ -316,6 +327,7 @@ def _inner(
     gram: Float64[np.ndarray, "layer head channel channel"],
 ) -> Float64[np.ndarray, "*draws layer head"]:
     """Inner product after the output weights of the head."""
+    # optimize: contracts two operands at a time; all three at once would loop over both channels.
     return np.einsum("...lhc,lhcd,...lhd->...lh", one, gram, other, optimize=True)
 
 
@@ -323,4 +335,5 @@ def _ratio(
     over: Float[np.ndarray, "*shape"], under: Float[np.ndarray, "*shape"]
 ) -> Float64[np.ndarray, "*shape"]:
     """Elementwise; NaN where the divisor is 0."""
+    # where and out: a quotient by 0 is never computed, so there is no warning.
     return np.divide(over, under, out=np.full(np.shape(over), np.nan), where=under > 0)

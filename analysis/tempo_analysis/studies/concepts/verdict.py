@@ -14,7 +14,7 @@ from tempo_analysis.studies.concepts.separation import LEVEL
 
 @dataclass(frozen=True, slots=True)
 class Endings:
-    """How the two texts of a pair differ besides the concept.
+    """Differences of the two texts of a pair other than the concept.
 
     Attributes:
         same_last_token: Share of pairs whose texts end with the same token.
@@ -52,14 +52,17 @@ def carried(effect: ConceptEffect) -> Carried:
 def _verdict(effect: ConceptEffect) -> str:
     """The first condition that holds decides; positive means that the heads carry the concept."""
     base, top, difference = effect.base, effect.lost_top, effect.difference
+    # The order matters: without limits, or a base margin, the later tests have no meaning.
     if np.isnan(difference.low) or np.isnan(difference.high) or np.isnan(base.low):
         return f"no verdict: {difference.method}"
     if base.low <= 0:
         return "no verdict: the untouched model does not separate these pairs"
     if difference.low <= 0 <= difference.high:
         return "indistinguishable from random heads"
+    # The difference is chosen minus random, both as shares that are lost.
     if difference.high < 0:
         return "they carry less of the concept than random heads"
+    # Random heads may also increase the margin: a difference alone is then no loss.
     if top.low <= 0:
         return "they differ from random heads, but that the margin needs them is not shown"
     return "they carry more of the concept than random heads"
