@@ -41,6 +41,8 @@ class PairedRows:
 
     def odds(self, slot: int) -> Cells:
         """Mass on a slot over the mass on everything else; NaN where nothing else has any."""
+        # Summed, not 1 - w: near w = 1 the difference has no digits, and a learned sink is part of
+        # what the member competes with although it is no slot.
         rest = np.delete(self.weights, slot, axis=-1).sum(-1) + self.learned
         return self.weights[..., slot] / np.where(rest > 0, rest, np.nan)
 
@@ -51,6 +53,7 @@ def rows_after(trace: Trace, step: int) -> PairedRows:
     Raises:
         LevelError: The trace was reduced to group masses.
     """
+    # The rows of step k + 1, the first whose queries may see set k as earlier slots.
     weights = trace.attention(step + 1).astype(np.float64)
     return PairedRows(
         weights=weights,
@@ -62,6 +65,8 @@ def rows_after(trace: Trace, step: int) -> PairedRows:
 
 def reference_slots(n_prompt: int, reference: Sink) -> range:
     """The prompt, with slot 0 or without it."""
+    # The prompt is the same in both runs, so it is the common scale; generated slots are not, since
+    # members and what follows them differ in the two.
     return range({"with": 0, "without": 1}[reference], n_prompt)
 
 
@@ -88,7 +93,10 @@ def check_twin(in_set: Trace, alone: Trace, *, step: int, rank: int) -> None:
             f"expected a twin of {place} that feeds set {step + 1} too, got {alone.n_steps} steps; "
             "force the later sets on it"
         )
+    # The twin's slots are those of the run without the siblings, so its slot numbers are smaller by
+    # as many: compare through this list.
     kept = np.delete(np.arange(in_set.n_slots(step + 1)), np.delete(members, rank))
+    # Up to set k + 1 only: what is fed later cannot act on rows that are read before.
     _check_slots(in_set, alone, place=place, step=step, kept=kept)
     _check_sight(in_set, alone, place=place, step=step, kept=kept)
 
@@ -99,6 +107,7 @@ def check_set(trace: Trace, step: int) -> None:
     Raises:
         TwinError: It is one of these.
     """
+    # range excludes n_steps: the last set is read by no query.
     if step not in range(1, trace.n_steps):
         raise TwinError(
             f"expected a set with a step after it, 1 to {trace.n_steps - 1}, got {step}; the last "
@@ -137,6 +146,8 @@ def _check_slots(
 def _check_sight(
     in_set: Trace, alone: Trace, *, place: str, step: int, kept: Int64[np.ndarray, " slot"]
 ) -> None:
+    # In the run a query sees the siblings too; without these columns both must agree, in each
+    # layer, since windows differ by layer.
     ours: Bool[np.ndarray, "layer query slot"] = in_set.visible(step + 1)[..., kept]
     if not np.array_equal(ours, alone.visible(step + 1)):
         raise TwinError(
@@ -148,12 +159,15 @@ def _check_sight(
 def _learned_sink(trace: Trace, step: int, shape: tuple[int, ...]) -> Cells:
     sinks = trace.header.sinks or (None,) * len(trace.layers)
     scores = [
+        # No learned sink is a score of -inf, so that its mass is exactly 0.
         np.full(len(trace.heads), -np.inf) if layer is None else np.asarray(layer, np.float64)
         for layer in sinks
     ]
     logsumexp = trace.logsumexp(step).astype(np.float64)
+    # The stored logsumexp has the sink's score in it, so exp(score - logsumexp) is its share.
     return np.broadcast_to(np.exp(np.stack(scores)[..., None] - logsumexp), shape)
 
 
 def _log(mass: Cells) -> Cells:
+    # NaN, not -inf: float32 gives 0 to a tiny weight, and one -inf would decide every average.
     return np.log(np.where(mass > 0, mass, np.nan))

@@ -25,7 +25,10 @@ def inherited_labels(arm: SlotTable, greedy: SlotTable) -> Labels:
     if (greedy.width >= 2).any():
         raise InputError("expected the null run to have one slot in each step, got wider sets")
     n_steps = min(arm.n_steps, greedy.n_steps)
+    # The width when the set was written, pruned members included; cut at n_steps + 1, because entry
+    # 0 is the prompt.
     labels = np.bincount(arm.step, minlength=n_steps + 1)[: n_steps + 1] >= 2
+    # The prompt has many slots in one step, but is no parallel set.
     labels[PROMPT_STEP] = False
     return labels
 
@@ -64,6 +67,7 @@ def arms_of(run: Run) -> Arms:
     replays = dict(run.settings.get("replays", {}))
     axes = run.settings.get("axes", {})
     alone = run.settings.get("alone_of")
+    # Replays and members alone were fed sets that another arm chose: no free runs.
     fed = {*replays, f"alone@{alone}"}
     free = tuple(arm for arm in run.arms if arm not in fed)
     greedy = [arm for arm in free if _is_greedy(arm, run.policies.get(arm, {}))]
@@ -83,4 +87,5 @@ def pair_name(source: str, replay: str) -> str:
 
 def _is_greedy(arm: str, policy: Mapping[str, Any]) -> bool:
     select = policy.get("select")
+    # Runs from before policies were recorded identify it by the name of the arm alone.
     return arm == "greedy" if not isinstance(select, Mapping) else select.get("rule") == "Greedy"

@@ -87,8 +87,10 @@ def prompt_diversity(trace: Trace, *, length: int, n_tokens: int | None = None) 
         )
     if n_tokens is not None and n_tokens < 1:
         raise InputError(f"expected at least 1 token of text, got {n_tokens}")
+    # The cut makes arms comparable: distinct-n falls and repetition rises with length alone.
     path = top_path(trace.slots)[:length]
     n_text = length if n_tokens is None else n_tokens
+    # n_slots(0) is the prompt, which every arm pays for.
     n_slots = trace.n_slots(length) - trace.n_slots(0)
     weights = (trace.slots.weight[trace.members(step)] for step in range(1, length + 1))
     return PromptDiversity(
@@ -96,6 +98,7 @@ def prompt_diversity(trace: Trace, *, length: int, n_tokens: int | None = None) 
         effective_branches=np.array([effective_branches(weight) for weight in weights]),
         repetition=repetition(path),
         slots_per_token=n_slots / n_text,
+        # One forward pass feeds a whole set, whatever its width.
         forwards_per_token=length / n_text,
     )
 
@@ -140,6 +143,7 @@ def distinct(paths: Sequence[Path], n: int) -> float:
 
     Li et al. 2016, distinct-n; no n-gram spans two paths.
     """
+    # Counted path by path, so that no n-gram spans two of them.
     counts = sum((_grams(path, n) for path in paths), Counter[tuple[int, ...]]())
     return len(counts) / counts.total() if counts else float("nan")
 
@@ -174,12 +178,16 @@ def bleu(path: Path, references: Sequence[Path]) -> float:
             f"tokens and {len(references)} references; compare longer paths"
         )
     matches = np.array([_matches(path, references, n) for n in range(1, BLEU_ORDER + 1)], float)
+    # Smoothing would give a positive score to texts that share nothing at all.
     if matches[0] == 0:
         return 0.0
+    # A path of L tokens has L - n + 1 n-grams, for n = 1 to 4.
     totals = len(path) - np.arange(BLEU_ORDER)
     precision = np.where(matches > 0, matches, SMOOTHING) / totals
+    # The second key breaks ties towards the shorter reference, as Papineni et al. do.
     nearest = min((len(each) for each in references), key=lambda n: (abs(n - len(path)), n))
     penalty = min(0.0, 1 - nearest / len(path))
+    # The geometric mean by logarithms; smoothing keeps log 0 out.
     return float(np.exp(penalty + np.log(precision).mean()))
 
 
@@ -188,6 +196,7 @@ def effective_branches(weight: np.ndarray) -> float:
     total = float(weight.sum(dtype=np.float64))
     if total <= 0:
         return float("nan")
+    # Rescaled: members' shares in the readout do not sum to 1, as most tokens are left out.
     share = weight.astype(np.float64) / total
     return float(np.exp(-xlogy(share, share).sum()))
 
@@ -200,5 +209,6 @@ def _matches(path: Path, references: Sequence[Path], n: int) -> int:
     """N-grams of the path found in a reference, each clipped to its largest count in one."""
     largest = Counter[tuple[int, ...]]()
     for reference in references:
+        # `|` of counters takes the larger count, `&` the smaller: clipping by the best reference.
         largest |= _grams(reference, n)
     return (_grams(path, n) & largest).total()

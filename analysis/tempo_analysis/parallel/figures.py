@@ -38,6 +38,8 @@ from tempo_analysis.report.figure_style import (
 )
 from tempo_analysis.stats.intervals import Curve
 
+# Factors that a reader knows; matplotlib's own ticks on a log axis are powers of ten, of which a
+# range from 0.5 to 2 has one.
 FACTOR_TICKS = (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 2.0, 3.0, 4.0)
 _SPLIT_LOOKS: Mapping[str, tuple[str, dict[str, str]]] = {
     "drift": ("score drift", {"color": COLOURS[0]}),
@@ -108,12 +110,14 @@ def _first_traces(run: Run) -> list[Trace]:
 
 
 def _file_name(arm: str) -> str:
+    # Names of arms hold `@` and `|`, which are no good in file names.
     return re.sub(r"[^\w.-]+", "_", arm)
 
 
 def ratio_figure(ratios: Mapping[str, Mapping[str, AttentionRatio]]) -> Figure:
     """The ratio by step for each arm, with and without the sink, beside its null and chance."""
     with house_style():
+        # A fixed part for the legend, then one row for each arm.
         figure = new_figure(0.6 + 1.75 * len(ratios))
         panels = figure.subplots(len(ratios), 2, sharex=True, sharey=True, squeeze=False)
         for row, (arm, by_sink) in zip(panels, ratios.items(), strict=True):
@@ -133,6 +137,7 @@ def entropy_figure(funnels: Mapping[str, EntropyFunnel], null: str | None) -> Fi
         figure = new_figure(2.7)
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for number, (arm, funnel) in enumerate(funnels.items()):
+            # The null looks the same in every figure, whatever its number among the arms.
             look = {"color": INK, "linestyle": "--"} if arm == null else {"color": colour(number)}
             label = f"{arm} (null)" if arm == null else arm
             _draw_curve(panels[0], funnel.normalised, label, **look)
@@ -180,6 +185,7 @@ def divergence_figure(pairs: Mapping[str, Divergence]) -> Figure:
             axes.axhline(same, color=FAINT, linestyle=":", label="identical readouts")
             axes.set_xlabel("step")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        # A little below 0, or a curve at exactly 0 would lie under the axis.
         panels[0].set_ylim(bottom=-0.02 * panels[0].get_ylim()[1])
         panels[1].set_ylim(0, 1.06)
         _draw_legend(figure, panels, n_columns=4)
@@ -229,6 +235,7 @@ def _draw_ratio(axes: Axes, ratio: AttentionRatio) -> None:
 def _name_factors(axes: Axes, ticks: tuple[float, ...]) -> None:
     """Plain numbers on a logarithmic axis, whole ones on the other."""
     axes.yaxis.set_major_locator(FixedLocator(ticks))
+    # Minor ticks of a log axis get labels of their own in a narrow range.
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -238,7 +245,10 @@ def _draw_ratio_map(figure: Figure, axes: Axes, ratio: AttentionRatio) -> None:
     """Log-ratios on a scale symmetrical around 1, labelled as ratios."""
     logs = ratio.log_ratio_by_head
     finite = np.abs(logs[np.isfinite(logs)])
+    # At least log 2 to each side: maps of heads that hardly differ from 1 would show noise in full
+    # colour.
     largest = max(float(finite.max(initial=0.0)), float(np.log(2)))
+    # Symmetric in the logarithm, so that half and double are equally far from white.
     image = _draw_map(axes, logs, ratio, "RdBu_r", Normalize(-largest, largest))
     ticks = [tick for tick in RATIO_TICKS if abs(np.log(tick)) <= largest]
     bar = figure.colorbar(image, ax=axes, ticks=np.log(ticks), location="bottom", shrink=0.9)
@@ -266,10 +276,12 @@ def _draw_map(
     norm: Normalize,
 ) -> AxesImage:
     """One cell for each head; cells without data are grey."""
+    # imshow leaves NaN cells transparent, so the face of the axes is their colour.
     axes.set_facecolor(NO_DATA)
     axes.spines[:].set_visible(False)
     image = axes.imshow(values, aspect="auto", cmap=colours, norm=norm, interpolation="nearest")
     for axis, numbers in ((axes.yaxis, table.layers), (axes.xaxis, table.heads)):
+        # About ten labels on an axis, whatever the number of heads.
         shown = range(0, len(numbers), max(1, len(numbers) // 10))
         axis.set_ticks(list(shown), [str(numbers[place]) for place in shown])
     axes.set(xlabel="head", ylabel="layer")
@@ -281,5 +293,6 @@ def _draw_legend(figure: Figure, panels: Iterable[Axes], *, n_columns: int) -> N
     found: dict[str, Artist] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
+        # By label: the same curve in several panels has one entry.
         found |= dict(zip(labels, handles, strict=True))
     figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=n_columns)

@@ -30,9 +30,12 @@ MEASURES = (
 """Columns of the head table. All are shares in [0, 1] but the distance, in positions."""
 
 KINDS = ("sink", "long-range", "local", "diffuse", "balanced")
+# No index of KINDS; a head without data is not "balanced".
 UNTYPED = -1
 
 SINK_FROM = 0.5
+# Relative to chance: in a short text most slots are within 8 positions, so even attention alone
+# would make every head "local".
 EXCESS_FROM = 0.5
 DIFFUSE_FROM = 0.9
 
@@ -105,12 +108,14 @@ def prompt_heads(observed: ObservedTrace, entropy: PromptEntropy) -> PromptHeads
         LevelError: The trace was reduced to group masses.
     """
     steps = [_step_measures(step) for step in observed.steps]
+    # The last two, the entropies, come from `PromptEntropy` of the same rows.
     n_own = len(MEASURES) - 2
     value, chance = (
         [observed.average([step[side][number] for step in steps]) for number in range(n_own)]
         for side in (0, 1)
     )
     ends = [entropy.normalised, entropy.normalised_without_sink]
+    # NaN where no row has an entropy: a chance value stands beside a value only.
     free = [np.where(average.count.sum(0) > 0, EVEN_ENTROPY, np.nan) for average in ends]
     return PromptHeads(
         value=np.stack([average.by_head() for average in value + ends], -1),
@@ -125,6 +130,7 @@ def head_table(
     values = np.stack([prompt.value for prompt in prompts])
     value = mean_over_prompts(values)
     chance = mean_over_prompts(np.stack([prompt.chance for prompt in prompts]))
+    # The first measure, sink mass, exists for every row, so any value there means data.
     n = int((~np.isnan(values[..., 0])).any((1, 2)).sum())
     return HeadTable(layers, heads, value, chance, kind_of(value, chance), n)
 
@@ -137,6 +143,8 @@ def kind_of(
 
     def excess(measure: str) -> Float64[np.ndarray, "layer head"]:
         share, even = (side[..., MEASURES.index(measure)] for side in (value, chance))
+        # Where every visible slot is of the kind, even attention has share 1 and there is nothing
+        # to exceed.
         room = np.where(even < 1, 1 - even, np.nan)
         return (share - even) / room
 
@@ -147,6 +155,7 @@ def kind_of(
         excess("distant_without_sink") >= EXCESS_FROM,
         excess("local_without_sink") >= EXCESS_FROM,
         diffuse,
+        # Always true, so that argmax (the first true line) finds "balanced" last.
         np.ones_like(diffuse),
     ]
     return np.where(np.isnan(sink), UNTYPED, np.argmax(holds, axis=0))
@@ -160,13 +169,17 @@ def _step_measures(rows: Observation) -> tuple[MeasureColumns, MeasureColumns]:
     weights = rows.rows()
     places, distance = _places(rows)
     mass = mass_on(weights, places)
+    # Even attention as a row, for measures that are no sum over a part, such as distance.
     even = rows.visible / np.maximum(rows.visible.sum(-1, keepdims=True), 1)
     spread = np.broadcast_to(even[:, None], weights.shape)
+    # Chance is visible slots of the part over visible slots, row by row, as both differ by row.
     count = count_on(rows.visible, places)[:, None] / rows.count.sum(-1)[:, None, :, None]
     even_mass = np.broadcast_to(count, mass.shape)
     own_sets = rows.mass[..., GROUP["earlier_sets"]]
     even_sets = rows.count[..., GROUP["earlier_sets"]] / rows.count.sum(-1)
     even_own_sets = np.broadcast_to(even_sets[:, None], own_sets.shape)
+    # Part 0 is the sink. The same rows are kept for chance, or value and chance would be means over
+    # different rows.
     kept = mass[..., 1:].sum(-1) >= SMALLEST_REST
     return (
         _columns(mass, own_sets, weights, distance, kept=kept),
@@ -185,6 +198,8 @@ def _columns(
     _, own, siblings, recent, distant = (mass[..., part] for part in range(len(PLACES)))
     rest = own + siblings + recent + distant
     rest = np.where(kept & (rest > 0), rest, np.nan)
+    # The sink has distance 0 here: it is left out of numerator and denominator alike, because mass
+    # on slot 0 would make every sink head "long-range".
     travelled = np.einsum("lhqs,qs->lhq", weights, distance, dtype=np.float64)
     return [
         *(mass[..., part] for part in range(len(PLACES))),
@@ -205,17 +220,21 @@ def _places(
     distance = position[rows.queries, None] - position[None, :]
     is_sink = np.broadcast_to(slots == SINK_SLOT, distance.shape)
     is_self = slots[None, :] == rows.queries[:, None]
+    # By step, not by position: siblings share the query's position or, with offsets, nearly.
     is_sibling = (rows.table.step == rows.step)[None, :] & ~is_self
     earlier = ~is_sink & ~is_self & ~is_sibling
     recent = earlier & (distance <= RECENT_WINDOW)
     places = [is_sink, is_self, is_sibling, recent, earlier & ~recent]
+    # Slot 0 gets no distance, so that its mass adds nothing to the mean distance.
     return np.stack(places, -1), np.where(is_sink, 0.0, distance)
 
 
 PERMUTATIONS = 9999
 LEVEL = 0.05
 
+# Permutations in memory at once.
 _BATCH = 500
+# Permutations that give the same share differ by rounding; they must count as equal.
 _ROUNDING = 1e-9
 
 
@@ -253,12 +272,15 @@ def index_effect(
     Raises:
         InputError: Fewer than two layers have all values, or no head differs from another.
     """
+    # Whole layers only: a head number with fewer layers would have a noisier mean and bias the sum
+    # of squares between numbers.
     kept = values[~np.isnan(values).any((1, 2))].astype(np.float64)
     if len(kept) < 2 or kept.shape[1] < 2:
         raise InputError(
             "expected at least two layers in which two heads or more have a value, got "
             f"{len(kept)} layers of {values.shape[1]} heads; give more layers or heads"
         )
+    # Within layers: differences between layers say nothing about head numbers.
     centred = kept - kept.mean(1, keepdims=True)
     total = float((centred**2).sum())
     if total <= _ROUNDING * float((kept**2).sum()):
@@ -267,8 +289,10 @@ def index_effect(
     drawn = _permuted(centred, permutations, seed) / total
     return IndexEffect(
         share=share,
+        # Under permutation the mean of a number over L layers has 1 / L of the variance.
         chance=1 / len(kept),
         detectable=float(np.quantile(drawn, 1 - LEVEL)),
+        # The observed order counts as one permutation, so p is never 0 (Phipson and Smyth 2010).
         p=float((1 + np.sum(drawn >= share - _ROUNDING)) / (1 + permutations)),
         index_mean=centred.mean(0),
         n_layers=len(kept),
@@ -291,6 +315,7 @@ def index_shares(
 def kind_columns(kind: Int[np.ndarray, "layer head"]) -> Float64[np.ndarray, "layer head kind"]:
     """A column for each of `KINDS`, 1 where a head is of it; NaN without a kind."""
     columns = (kind[..., None] == np.arange(len(KINDS))).astype(np.float64)
+    # NaN, not zeros: otherwise a head without data would count as one of no kind.
     columns[kind == UNTYPED] = np.nan
     return columns
 
@@ -304,6 +329,7 @@ def _between(
     centred: Float64[np.ndarray, "sample layer head column"],
 ) -> Float64[np.ndarray, " sample"]:
     """Sum of squares between the means of the head numbers."""
+    # Each number's mean stands for as many cells as there are layers.
     return centred.shape[1] * (centred.mean(1) ** 2).sum((1, 2))
 
 
@@ -316,6 +342,7 @@ def _permuted(
     found = []
     for start in range(0, permutations, _BATCH):
         n = min(_BATCH, permutations - start)
+        # Sorting random numbers permutes the heads of each layer independently, all at once.
         order = rng.random((n, *centred.shape[:2])).argsort(-1)
         found.append(_between(centred[layers, order]))
     return np.concatenate(found)

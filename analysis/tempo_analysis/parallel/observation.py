@@ -79,6 +79,7 @@ class ObservedTrace:
 
 def observe(trace: Trace) -> ObservedTrace:
     """Read every step after the prompt once."""
+    # From step 1: rows of the prompt see no generated slot and would only dilute averages.
     steps = tuple(_observe_step(trace, step) for step in range(1, trace.n_steps + 1))
     return ObservedTrace(trace.layers, trace.heads, steps)
 
@@ -87,6 +88,8 @@ def mass_on(
     weights: Weights, chosen: Bool[np.ndarray, "query slot part"]
 ) -> Float64[np.ndarray, "layer head query part"]:
     """Sum of each row over each of several parts of its slots, in float64."""
+    # Query first: each query has its own parts, so this is one matrix product per query; float64,
+    # as parts may sum a thousand float32 weights.
     by_query = np.moveaxis(weights, 2, 0).astype(np.float64)
     summed = np.einsum("qlhs,qsp->qlhp", by_query, chosen.astype(np.float64), optimize=True)
     return np.moveaxis(summed, 0, 2)
@@ -96,6 +99,7 @@ def count_on(
     visible: Bool[np.ndarray, "layer query slot"], chosen: Bool[np.ndarray, "query slot part"]
 ) -> Int64[np.ndarray, "layer query part"]:
     """Number of visible slots in each of several parts."""
+    # int64, since a product of booleans would be "any", not a number.
     by_query = np.moveaxis(visible, 1, 0).astype(np.int64)
     return np.moveaxis(by_query @ chosen.astype(np.int64), 0, 1)
 
@@ -108,11 +112,14 @@ def share(
 
 
 def _observe_step(trace: Trace, step: int) -> Observation:
+    # Only what was written when the step ran: later slots do not exist for its queries.
     table = trace.slots.upto(trace.n_slots(step))
     queries = trace.members(step)
     visible = trace.visible(step)
     groups = group_onehot(group_of(table, queries)).astype(bool)
     reduced = trace.level == "reduced"
+    # A reduced trace has group masses and entropies only; they are read as stored, and everything
+    # that can be answered from them is.
     weights = None if reduced else trace.attention(step)
     return Observation(
         step=step,
@@ -124,5 +131,7 @@ def _observe_step(trace: Trace, step: int) -> Observation:
         else mass_on(weights, groups),
         count=count_on(visible, groups),
         weights=weights,
+        # Where the rows are there, entropies come from them in float64, not from the stored
+        # float32.
         entropy_nats=trace.entropy_nats(step) if reduced else None,
     )

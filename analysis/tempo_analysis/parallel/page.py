@@ -52,6 +52,7 @@ def prompt_document(
 ) -> Document:
     """One prompt under every arm that has a trace of it, as JSON values."""
     traces = {arm: run.traces[prompt_id, arm] for arm in arms if (prompt_id, arm) in run.traces}
+    # last_step is -1 in a trace of which not even the prompt was written.
     begun = {arm: trace for arm, trace in traces.items() if trace.header.last_step >= 0}
     return {"id": prompt_id, "arms": {arm: _arm(t, most_bytes) for arm, t in begun.items()}}
 
@@ -89,6 +90,8 @@ def _rows(trace: Trace, most_bytes: int) -> Document | None:
     if trace.level == "reduced" or not steps:
         return None
     packed = pack_weights([trace.attention(step) for step in steps], most_bytes=most_bytes)
+    # Visibility depends on the layer through its window only, so it is stored once for each window
+    # and not for each layer.
     windows = list(dict.fromkeys(trace.header.window))
     visible = {step: trace.visible(step) for step in steps}
     first = [trace.header.window.index(window) for window in windows]
@@ -97,6 +100,8 @@ def _rows(trace: Trace, most_bytes: int) -> Document | None:
         "data": base64(packed.data),
         "levels": packed.levels,
         "floor": packed.floor,
+        # With learned sinks the slots of a row sum to less than 1; the page must not show the rest
+        # as missing.
         "sumsToOne": not any(trace.header.sinks or ()),
         "relativeError": packed.relative_error,
         "windows": windows,
@@ -106,6 +111,7 @@ def _rows(trace: Trace, most_bytes: int) -> Document | None:
 
 
 def _bits(seen: Sequence[Bool[np.ndarray, "_ _"]]) -> str:
+    # One bit a cell, steps on end without padding: `decode.js` reads it as one stream.
     return base64(np.packbits(np.concatenate([one.ravel() for one in seen])).tobytes())
 
 
@@ -140,6 +146,7 @@ def write_page(
     folder = Path(folder)
     arms = shown_arms(run, arms_of(run))
     with disk_errors(folder):
+        # Files of an earlier, larger run would stay beside the page and never be read.
         shutil.rmtree(folder / DATA_FOLDER, ignore_errors=True)
         embedded = _write_prompts(run, arms, folder / DATA_FOLDER)
     return save_page(run_page_text(run, results, tables, embedded, role_maps=role_maps), folder)
@@ -163,6 +170,7 @@ def run_page_text(
         styles=[HERE / "page.css"],
         title=str(model_facts(run)["name"]),
         run=json_inside(document),
+        # Markup: the text is JSON in which `<`, `>` and `&` are escaped already.
         prompts=[(prompt_id, Markup(text)) for prompt_id, text in embedded],
         results=results,
         sentences=list(sentences(results)),
@@ -205,13 +213,17 @@ def _write_prompts(run: Run, arms: Sequence[str], folder: Path) -> list[tuple[st
     """Write what does not fit into the page; gives what goes into it."""
     embedded: list[tuple[str, str]] = []
     for prompt_id, text in _documents(run, arms):
+        # Characters and bytes are the same: JSON is written in ASCII.
         size = sum(len(one) for _, one in embedded) + len(text)
+        # The folder was removed before, so it exists once the first prompt did not fit.
         if folder.exists():
             _write_prompt(folder, prompt_id, text)
         elif size <= MOST_EMBEDDED or not embedded:
             embedded.append((prompt_id, text))
         else:
             folder.mkdir()
+            # Once one prompt lies outside, all but the first do: the page then opens quickly and
+            # loads every other prompt the same way.
             for one in [*embedded[1:], (prompt_id, text)]:
                 _write_prompt(folder, *one)
             del embedded[1:]
@@ -220,11 +232,13 @@ def _write_prompts(run: Run, arms: Sequence[str], folder: Path) -> list[tuple[st
 
 def _documents(run: Run, arms: Sequence[str]) -> Iterator[tuple[str, str]]:
     for number, prompt in enumerate(run.prompts):
+        # Only the first prompt is sure to be inside the page.
         most = MOST_BYTES if number == 0 else MOST_BYTES_BESIDE
         yield prompt.id, json_inside(prompt_document(run, prompt.id, arms, most_bytes=most))
 
 
 def _write_prompt(folder: Path, prompt_id: str, text: str) -> None:
+    # A script and not JSON: a page opened from disk may not fetch files, but may load scripts.
     script = f"tempoPrompt({text});\n"
     (folder / f"{prompt_id}.js").write_text(script, encoding="utf-8")
 

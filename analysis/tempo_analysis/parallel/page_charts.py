@@ -58,6 +58,7 @@ def _ratio(arm: str, by_sink: Mapping[str, AttentionRatio]) -> Chart:
     panels = []
     for word, ratio in by_sink.items():
         both = [_series(arm, ratio.by_step), _series("null", ratio.null_by_step, is_null=True)]
+        # A series without points would still have its name in the key.
         has_null = bool((ratio.null_by_step.n > 0).any())
         panels.append(_panel(f"{word} slot 0", both[: 1 + has_null], EVEN_RATIO, "even attention"))
     return _chart(
@@ -77,6 +78,7 @@ def _split(effect: SetEffect) -> Chart:
     panels = []
     for title, part in (("first sets", effect.first), ("all sets", effect.all_sets)):
         parts = [
+            # In logarithms, because only there the two parts add up to the total of the stack.
             _series("score drift", _logarithm(part.by_layer["drift"])),
             _series("competition", _logarithm(part.by_layer["competition"])),
         ]
@@ -141,6 +143,7 @@ def _panel(
 
 
 def _series(name: str, curve: Curve, *, is_null: bool = False) -> Series:
+    # Points without data are left out, not drawn at 0; NaN would become null in JSON.
     kept = curve.n > 0
     columns = ("x", "estimate", "low", "high", "n")
     values = {column: plain(getattr(curve, column)[kept]) for column in columns}
@@ -148,6 +151,7 @@ def _series(name: str, curve: Curve, *, is_null: bool = False) -> Series:
 
 
 def _logarithm(curve: Curve) -> Curve:
+    # A factor of 0 is -inf in nats, which `plain` writes as null.
     with np.errstate(divide="ignore"):
         estimate, low, high = (np.log(each) for each in (curve.estimate, curve.low, curve.high))
     return Curve(curve.x, estimate, low, high, curve.n, curve.methods, curve.simultaneous)
@@ -187,6 +191,7 @@ def head_maps(results: RunNumbers) -> dict[str, list[HeadMap]]:
 
 def _ratio_maps(found: ArmResults) -> Iterator[HeadMap]:
     for sink, ratio in found.ratio.items():
+        # exp of a large log-ratio overflows to infinity, which is a valid value here and no error.
         with np.errstate(over="ignore"):
             value, null = np.exp(ratio.log_ratio_by_head), np.exp(ratio.log_null_by_head)
         yield coded_map(
@@ -224,5 +229,7 @@ def coded_map(
     0 to the largest score or the threshold, on both sides of 0 where scores fall below it.
     """
     arrays = {"value": value, **beside}
+    # Little-endian float32 whatever the machine, as the page's typed arrays expect; three digits
+    # are shown, so float64 would be twice the bytes for nothing.
     coded = {name: base64(each.astype("<f4").tobytes()) for name, each in arrays.items()}
     return {"key": key, "label": label, "scale": scale} | coded

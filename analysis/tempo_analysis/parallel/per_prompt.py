@@ -39,6 +39,7 @@ def measure_prompt(traces: Mapping[str, Trace], arms: Arms) -> dict[str, PromptM
     greedy = traces.get(arms.greedy) if arms.greedy else None
     seen = observe(greedy) if greedy else None
     return {
+        # Reading rows is the costly part: the greedy trace is read once, also when it is the arm.
         arm: _measure_arm(trace, seen if seen and trace is greedy else observe(trace), greedy, seen)
         for arm, trace in traces.items()
     }
@@ -62,6 +63,7 @@ def _paired(
     trace: Trace, observed: ObservedTrace, greedy: Trace | None, seen: ObservedTrace | None
 ) -> PairedRatio:
     """The ratio beside its null; a greedy run without rows cannot be labelled and gives none."""
+    # The greedy run beside itself would be a null equal to the arm by construction.
     if greedy is None or trace is greedy or not _keeps_rows(greedy):
         return paired_ratio(observed)
     return paired_ratio(observed, seen, inherited_labels(trace.slots, greedy.slots))

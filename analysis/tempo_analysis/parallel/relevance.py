@@ -65,8 +65,10 @@ def value_weighted(
     norms: Float[np.ndarray, "layer head slot"],
 ) -> Float64[np.ndarray, "layer head query slot"]:
     """Rows weighted by the norms of their slots, each summing to 1; NaN where nothing is left."""
+    # A norm belongs to (layer, head, slot) and is the same for every query.
     moved = weights.astype(np.float64) * norms[:, :, None]
     total = moved.sum(-1, keepdims=True)
+    # Rows are rescaled to 1 so that the ratio and its chance value mean the same as for plain rows.
     return moved / np.where(total > 0, total, np.nan)
 
 
@@ -76,6 +78,7 @@ def recorded_value_norms(trace: Trace, step: int) -> Float32[np.ndarray, "layer 
     Raises:
         LevelError: The trace holds no norms of values.
     """
+    # Each step stored the norms of the slots it wrote, step 0 those of the prompt.
     steps = range(step + 1)
     return np.concatenate([trace.tensor(earlier, VALUE_NORM) for earlier in steps], axis=-1)
 
@@ -105,6 +108,7 @@ def prompt_relevance(trace: Trace, greedy: Trace | None = None) -> PromptRelevan
         ratio = paired_ratio(seen, observe_values(greedy), labels)
     shares = [step.mass[..., GROUP["sink"]] for step in seen.steps]
     masses = [
+        # The plain mass over the same rows, or the difference would compare two samples of rows.
         np.where(np.isnan(share), np.nan, step.mass[..., GROUP["sink"]])
         for step, share in zip(plain.steps, shares, strict=True)
     ]
@@ -131,6 +135,7 @@ def relevance(
         ratio=attention_ratio(ratios, sink=sink, layers=layers, heads=heads, seed=seed),
         sink_share=estimate_with_interval(share, seed=seed),
         sink_mass=estimate_with_interval(mass, seed=seed),
+        # Paired: both are over the same rows of the same prompt.
         sink_change=estimate_with_interval(share - mass, seed=seed),
     )
 
@@ -143,6 +148,7 @@ def _with_values(trace: Trace, observed: ObservedTrace) -> ObservedTrace:
 
 
 def _weighted_step(rows: Observation, norms: Float32[np.ndarray, "layer head slot"]) -> Observation:
+    # float32 as stored rows are; sums over it are in float64 again.
     weights: Weights = value_weighted(rows.rows(), norms).astype(np.float32)
     groups = group_onehot(group_of(rows.table, rows.queries)).astype(bool)
     return replace(rows, weights=weights, mass=mass_on(weights, groups))

@@ -25,6 +25,7 @@ _TEMPLATE = Path(__file__).with_name("report.md.j2")
 
 def report_text(run: Run, results: RunNumbers, drawings: Sequence[Drawing]) -> str:
     """The report in Markdown; it names the files of the drawings in `figures/`."""
+    # No escaping: Markdown is no HTML, and cells are escaped by their own filter.
     environment = Environment(
         autoescape=False, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
@@ -41,9 +42,11 @@ def report_text(run: Run, results: RunNumbers, drawings: Sequence[Drawing]) -> s
         figures={one.title: f"{one.name}.png" for one in drawings},
         lattices=lattices(run, results),
     )
+    # Sections that are left out leave their blank lines behind.
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def _cell(value: object) -> str:
     """Text that stays inside its cell of a table."""
+    # A `|` would end the cell and a line break the row.
     return " ".join(str(value).replace("|", "\\|").split())

@@ -31,7 +31,7 @@ from tempo_analysis.report.numbers import number, stated
 from tempo_analysis.report.table import Table
 from tempo_analysis.stats.intervals import Unanswered
 
-# Of `results.json`: readers refuse a number they do not know.
+# To be raised with any change of `results.json` that breaks its readers.
 FORMAT = 1
 
 

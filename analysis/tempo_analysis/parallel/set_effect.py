@@ -149,7 +149,7 @@ def split_set(in_set: Trace, alones: Sequence[Trace], *, step: int, reference: S
 def _split(inside: PairedRows, alone: PairedRows, rank: int, reference: Sink) -> MemberSplit:
     slots = reference_slots(inside.n_prompt, reference)
     # log(in set / alone) = [lambda in set - lambda alone] + [log M_R in set - log M_R alone],
-    # lambda = log a - log M_R (judging.md, section 3). Exact for each layer, head and query, and
+    # lambda = log a - log M_R. Exact for each layer, head and query, and
     # only there: the logarithm of an average does not split.
     total = inside.log_mass([int(inside.members[rank])]) - _own_mass(alone)
     competition = inside.log_mass(slots) - alone.log_mass(slots)

@@ -54,10 +54,12 @@ def prompt_siblings(observed: ObservedTrace) -> PromptSiblings:
     steps = [step for step in observed.steps if len(step.queries) >= 2]
     masses = [step.mass[..., GROUP["siblings"]] for step in steps]
     hidden = [
+        # Rows with no visible sibling are the test of the mask: their mass must be exactly 0.
         np.where(step.count[..., GROUP["siblings"]][:, None] == 0, mass, np.nan)
         for step, mass in zip(steps, masses, strict=True)
     ]
     return PromptSiblings(
+        # Hidden rows are in the mean with their 0: in an isolated set that is the answer.
         mass=observed.average(masses).merged(),
         chance=observed.average([_chance(step) for step in steps]).merged(),
         largest=_largest(masses),
@@ -88,5 +90,6 @@ def _chance(rows: Observation) -> np.ndarray:
 
 def _largest(values: Sequence[np.ndarray]) -> float:
     """Largest value that is not NaN; NaN where there is none."""
+    # Not np.nanmax, which warns on an array of NaN only.
     known = [float(array[~np.isnan(array)].max()) for array in values if not np.isnan(array).all()]
     return max(known, default=float("nan"))

@@ -28,6 +28,8 @@ from tempo_analysis.report.figure_style import (
 )
 
 COLUMNS_PER_ROW = 10
+# The font that is drawn with, asked for its glyphs: a missing one would be an empty box and a
+# warning.
 _FONT = get_font(findfont(FontProperties(family="DejaVu Sans")))
 _BOX_HEIGHT, _BOX_WIDTH = 0.72, 0.86
 
@@ -52,6 +54,7 @@ def lattice_figure(trace: Trace, *, n_steps: int = 24) -> Figure:
     row; steps after the first `n_steps` are left out and counted in the title.
     """
     shown = min(trace.n_steps, n_steps)
+    # max(..., 1): a trace without steps still gets one, empty, row.
     starts = range(1, max(shown, 1) + 1, COLUMNS_PER_ROW)
     spans = [range(start, min(start + COLUMNS_PER_ROW, shown + 1)) for start in starts]
     heights = [max((len(trace.members(step)) for step in span), default=1) for span in spans]
@@ -85,6 +88,8 @@ def _cells(trace: Trace, span: range) -> list[_Cell]:
 
 
 def _draw_row(axes: Axes, trace: Trace, span: range, height: int) -> None:
+    # The y axis is turned round, so that the top-ranked member is on top; the same x range in all
+    # rows keeps boxes of a short last row as wide as the others.
     axes.set(xlim=(-0.55, COLUMNS_PER_ROW - 0.45), ylim=(height - 0.45, -0.55), yticks=[])
     axes.spines[:].set_visible(False)
     axes.set_xticks(range(len(span)), [f"step {step}" for step in span], fontsize=6, color=FAINT)
@@ -96,6 +101,7 @@ def _draw_row(axes: Axes, trace: Trace, span: range, height: int) -> None:
 
 def _draw_cell(axes: Axes, cell: _Cell) -> None:
     known = np.isfinite(cell.probability)
+    # Grey where no probability was recorded (NaN).
     colour = colormaps["viridis"](cell.probability) if known else (0.8, 0.8, 0.8, 1.0)
     box = FancyBboxPatch(
         (cell.column - _BOX_WIDTH / 2, cell.level - _BOX_HEIGHT / 2),
@@ -108,6 +114,7 @@ def _draw_cell(axes: Axes, cell: _Cell) -> None:
         zorder=2,
     )
     axes.add_patch(box)
+    # Relative luminance (Rec. 709): black text on bright boxes, white on dark ones.
     bright = 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2] > 0.45
     text = drawable_glyphs(cell.text)
     axes.text(
@@ -196,15 +203,19 @@ def _step_rows(trace: Trace, step: int, layer: int, head: int) -> Float32[np.nda
     weights, visible = trace.attention(step)[layer, head], trace.visible(step)[layer]
     seen = np.where(visible, weights, np.float32(np.nan))
     unwritten = len(trace.slots) - seen.shape[1]
+    # Slots of later steps do not exist yet for these queries: NaN, so all steps stack.
     return np.pad(seen, ((0, 0), (0, unwritten)), constant_values=np.nan)
 
 
 def _draw_rows(axes: Axes, trace: Trace, rows: Float32[np.ndarray, "query slot"]) -> None:
     step = trace.slots.step
     queries = np.flatnonzero(step > 0)
+    # Two kinds of NaN: not visible (grey) and not yet written (blank). Only the table tells them
+    # apart.
     unwritten = step[None, :] > step[queries, None]
     colours = colormaps["viridis"].with_extremes(bad=NO_DATA)
     axes.imshow(rows, cmap=colours, norm=PowerNorm(_GAMMA, 0, 1), aspect="auto")
+    # Value 1 of a map from 1 to 2 is its first colour, white, drawn over the grey.
     blank = np.ma.masked_where(~unwritten, np.ones(rows.shape))
     axes.imshow(blank, cmap="binary", vmin=1, vmax=2, aspect="auto")
     for row, column in np.argwhere(siblings(trace)).tolist():

@@ -46,6 +46,7 @@ def sentences(results: RunNumbers) -> Iterator[Sentence]:
 def _value(metric: Metric) -> str:
     found = metric.interval
     limits = f"{number(found.low)} to {number(found.high)}"
+    # Without limits the method says why, for example too few prompts.
     beside = [f"95 % interval {limits}, {found.method}" if np.isfinite(found.low) else found.method]
     beside += [f"{found.n} prompts"]
     beside += [f"chance {number(metric.chance)}"] if np.isfinite(metric.chance) else []

@@ -65,6 +65,7 @@ class Widths:
 
 def prompt_widths(trace: Trace) -> PromptWidths:
     """Describe the sets of one prompt."""
+    # [1:] leaves the prompt out; minlength keeps the slice valid for an empty table.
     width = np.bincount(trace.slots.step, minlength=1)[1:].astype(np.int64)
     reasons = [
         token.reason for step in range(1, trace.n_steps + 1) for token in trace.dropped(step)
@@ -83,6 +84,7 @@ def widths(prompts: Sequence[PromptWidths], *, seed: int = SEED) -> Widths:
     """Combine prompts."""
     table = aligned_steps([prompt.width.astype(np.float64) for prompt in prompts])
     x = np.arange(1, table.shape[1] + 1)
+    # NaN >= 2 is False, which would count prompts that ended earlier as sets of width 1.
     parallel = np.where(np.isnan(table), np.nan, table >= 2)
     return Widths(
         width_by_step=curve(x, table, seed=seed),
@@ -102,6 +104,7 @@ def top_path(table: SlotTable) -> Int64[np.ndarray, " step"]:
 def repetition(path: Int64[np.ndarray, " step"]) -> float:
     """Share of trigrams that occurred before in the path; NaN with fewer than three tokens."""
     grams = [tuple(path[start : start + GRAM].tolist()) for start in range(len(path) - GRAM + 1)]
+    # Each different trigram is new once, all others occurred before.
     return 1 - len(set(grams)) / len(grams) if grams else float("nan")
 
 
@@ -171,20 +174,25 @@ class Collapse:
 def prompt_collapse(trace: Trace) -> PromptCollapse:
     """Look at the end of the top path of one trace, at any level."""
     path = top_path(trace.slots)
+    # The end-of-sequence token would break any loop that it ends.
     return path_collapse(path[:-1] if trace.header.stopped == "eos" else path)
 
 
 def path_collapse(path: Int64[np.ndarray, " step"]) -> PromptCollapse:
     """Look at the end of any path of tokens; its first token is that of step 1."""
+    # The shortest period first: a loop of one token is also one of two, three and four.
     starts = ((period, _loop_start(path, period)) for period in range(1, LONGEST_PERIOD + 1))
     found = [
         (start, period)
         for period, start in starts
+        # From `start` on the path has that period; three full periods make it a loop.
         if len(path) - start >= SMALLEST_REPEATS * period
     ]
+    # NEVER - 1, because 1 is added below: an index of the path, from 0, becomes a step, from 1.
     start, period = found[0] if found else (NEVER - 1, NEVER)
     tail = path[-TAIL:]
     share = repetition(tail)
+    # NaN (a short path) compares as False.
     is_repetitive = share >= REPEATED_SHARE
     first = len(path) - len(tail) + _first_repeated(tail) if is_repetitive else NEVER - 1
     return PromptCollapse(start + 1, period, share, first + 1)
@@ -219,6 +227,7 @@ def without_collapsed(
                 f"expected one value for each of {len(arm.is_collapsed)} prompts, got "
                 f"{len(kept)}; give the prompts of the arm in its order"
             )
+        # In every arm alike: dropping a prompt from one arm only would unpair the arms.
         kept[arm.is_collapsed] = np.nan
     return kept
 
@@ -226,6 +235,7 @@ def without_collapsed(
 def _loop_start(path: Int64[np.ndarray, " step"], period: int) -> int:
     """First index from which every token equals the one a period later."""
     differs = np.flatnonzero(path[:-period] != path[period:])
+    # One after the last place where the path differs from itself a period later.
     return int(differs[-1]) + 1 if differs.size else 0
 
 

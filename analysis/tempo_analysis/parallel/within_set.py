@@ -115,6 +115,7 @@ def intra_step(
         )
     width = max(each.rows.shape[-1] for each in sums)
     sums = [_padded(each, width) for each in sums]
+    # Key rank - query rank, from -(width - 1) to width - 1.
     differences = np.arange(1 - width, width)
     by_difference, chance_by_difference = (
         np.stack([_by_difference(getattr(each, name), each.seen) for each in sums])
@@ -140,6 +141,7 @@ def intra_step(
 
 def _rank_sums(observed: ObservedTrace, sink: Sink) -> RankSums:
     steps = [rows for rows in observed.steps if len(rows.queries) >= 2]
+    # 1 where there is no set, so that the arrays have their axes and sum to nothing.
     width = max((len(rows.queries) for rows in steps), default=1)
     shape = (len(observed.layers), len(observed.heads), width, width)
     weight, even = np.zeros((2, *shape))
@@ -148,9 +150,14 @@ def _rank_sums(observed: ObservedTrace, sink: Sink) -> RankSums:
         mass, n_slots = _row_sums(rows, sink)
         usable = ~np.isnan(mass)
         here = np.s_[..., : len(rows.queries), : len(rows.queries)]
+        # Rows without mass outside the sink leave numerator, chance and counts together.
         shown = rows.visible[:, None][..., rows.queries] & usable[..., None]
+        # Rescaled row by row, before summing: a sum of rows would weigh them by their sink-free
+        # mass.
         scaled = rows.rows()[..., rows.queries] / mass[..., None]
         weight[here] += np.where(usable[..., None], scaled, 0.0)
+        # The row spread evenly over what it may see: the slots of the set are a part of these, not
+        # all.
         even[here] += shown / np.maximum(n_slots, 1)[:, None, :, None]
         seen[here] += shown
         n_rows[here[:-1]] += usable
@@ -163,6 +170,7 @@ def _row_sums(
     """What a row is divided by (NaN where it is left out), and the slots it spreads over."""
     if sink == "without":
         return outside_sink(rows)
+    # Divided by 1: with the sink rows stay as they are, also where a learned sink takes a part.
     return np.ones(rows.mass.shape[:-1]), rows.count.sum(-1)
 
 
@@ -204,6 +212,7 @@ def _share(
     keys: np.ndarray,
     rows: Int64[np.ndarray, "layer head query_rank"],
 ) -> Float64[np.ndarray, " layer"]:
+    # Over the rows of a head first, then over heads: each head counts once (averages last).
     by_head = quotient(np.where(keys, values, 0.0).sum((-2, -1)), rows.sum(-1))
     return mean_over_prompts(by_head.T)
 
@@ -216,6 +225,7 @@ def _by_difference(
     width = values.shape[-1]
     offsets = range(1 - width, width)
     by_head, counts = (
+        # The diagonal at offset d has key rank - query rank = d; axes 2 and 3 are these ranks.
         np.stack([table.diagonal(offset, 2, 3).sum(-1) for offset in offsets])
         for table in (values, seen)
     )

@@ -15,6 +15,8 @@ from tempo_analysis.stats.intervals import Interval
 
 TABLES = "tables"
 _ENDS = ("", "_low", "_high")
+# The last four are full-width `= + - @`, which some spreadsheets read as the plain ones. Tokens of
+# a model are arbitrary text, so any of them may come first (OWASP, CSV injection).
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 """A text that begins with one of these is run as a formula by some spreadsheet."""
 
@@ -37,6 +39,7 @@ def write_tables(tables: Sequence[Table], folder: Path) -> tuple[Path, ...]:
         place.mkdir(parents=True, exist_ok=True)
         for path, table in zip(paths, tables, strict=True):
             write_atomic(path, csv_text(table))
+        # After writing: if the disk refuses, the earlier tables are still whole.
         for old in set(place.glob("*.csv")) - set(paths):
             old.unlink()
     return paths
@@ -66,9 +69,12 @@ def _keys(column: Column) -> list[str]:
 def _cells(value: Cell, column: Column) -> list[str]:
     if isinstance(value, Interval):
         return [_digits(each) for each in (value.estimate, value.low, value.high)]
+    # Three cells, since a missing interval still has three columns.
     if value is None:
         return [""] * len(_ENDS)
     if isinstance(value, str):
+        # The apostrophe makes it text for a spreadsheet; numbers are written by `_digits` and keep
+        # their minus sign.
         return [f"'{value}" if value.startswith(_FORMULA) else value]
     return [str(int(value)) if column.kind == "count" else _digits(value)]
 

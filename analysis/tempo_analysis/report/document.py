@@ -29,11 +29,13 @@ def plain(value: Any) -> Any:
         return {column.name: plain(getattr(value, column.name)) for column in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
+    # tolist gives Python numbers, which then go through the test for NaN below.
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     if isinstance(value, float):
+        # JSON has no NaN and no infinity.
         return value if np.isfinite(value) else None
     return value
 
@@ -44,6 +46,7 @@ def json_text(document: Mapping[str, Any]) -> str:
     Raises:
         ValueError: A number is NaN or infinite; `plain` replaces those by `None`.
     """
+    # Keys in the order given, which is that of the fields; the same results give the same bytes.
     return json.dumps(document, allow_nan=False, indent=1) + "\n"
 
 

@@ -32,6 +32,7 @@ def house_style() -> Generator[None]:
         "lines.linewidth": 1.4,
         "legend.frameon": False,
         "legend.fontsize": 7,
+        # Without a salt ids in SVG are random, and equal figures would differ from run to run.
         "svg.hashsalt": "tempo",
     }
     with rc_context(style):
@@ -57,6 +58,7 @@ class Drawing:
 def new_figure(height_inches: float) -> Figure:
     """An empty figure as wide as a column of text."""
     figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+    # Attached by hand, because only pyplot does it otherwise, and pyplot keeps global state.
     FigureCanvasAgg(figure)
     return figure
 
@@ -64,8 +66,11 @@ def new_figure(height_inches: float) -> Figure:
 def save_figure(figure: Figure, folder: Path, name: str) -> str:
     """Write `name.png` and `name.svg`, each whole or not at all; gives the name of the PNG."""
     with house_style():
+        # No date in the SVG: equal numbers give equal files.
         for kind, metadata in (("png", {}), ("svg", {"Date": None})):
             path = folder / f"{name}.{kind}"
+            # `format` is named below, since the suffix of the temporary file is not that of an
+            # image.
             temporary = path.with_name(path.name + ".tmp")
             figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata)
             temporary.replace(path)
@@ -89,4 +94,5 @@ def colour(number: int) -> str:
 
 def plain_text(text: str) -> str:
     """A label in which `$` is no mathematics."""
+    # Two `$` in a token or arm would switch matplotlib to its mathematics and may fail to parse.
     return text.replace("$", r"\$")

@@ -27,6 +27,7 @@ class Findings(ABC):
         file: Name of the file that holds the document.
     """
 
+    # Subclasses are slotted dataclasses; a base without slots would give them a `__dict__`.
     __slots__ = ()
     file: ClassVar[str]
 
@@ -127,6 +128,7 @@ class Findings(ABC):
             texts = self.texts(drawings)
             for name, text in texts.items():
                 write_atomic(folder / name, text)
+        # Last, because it reads the saved SVG files and is what a reader opens first.
         page = self.write_page(folder, tables, drawings)
         return [page, *(folder / name for name in texts), *written, *drawn]
 
@@ -167,6 +169,7 @@ def refuse_other_files(folder: Path, file: str, *, force: bool = False) -> None:
         raise OutputError(f"expected a folder at {folder}, got a file; give another --out")
     if not folder.exists() or not any(folder.iterdir()):
         return
+    # The document marks a folder as ours; `force` must not delete anything in another.
     if not (folder / file).exists():
         raise OutputError(
             f"expected an empty folder at {folder}, got other files; give another --out"

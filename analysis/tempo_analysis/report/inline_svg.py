@@ -7,6 +7,7 @@ from tempo.errors import InputError
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}"
+# A reference inside the file, as in clip-path="url(#p1)", with or without quotes.
 _LOCAL = re.compile(r"url\((['\"]?)#([^)'\"]+)\1\)")
 _RULE = re.compile(r"([^{}]+)\{")
 
@@ -22,15 +23,19 @@ def inline_svg(svg: str, *, label: str, prefix: str) -> str:
         InputError: The text is no SVG.
     """
     root = _parsed(svg)
+    # A list, because children are removed while the tree is walked.
     for parent in list(root.iter()):
         for child in [one for one in parent if not _is_svg(one)]:
             parent.remove(child)
     for element in root.iter():
+        # HTML knows SVG elements without a prefix; ElementTree would write `ns0:` before each.
         element.tag = element.tag.removeprefix(f"{{{_SVG}}}")
         _rename(element, prefix)
+    # xmlns keeps the element valid when it is saved from the page as a file of its own.
     root.attrib |= {"xmlns": _SVG, "id": f"{prefix}svg", "role": "img", "aria-label": label}
     title = ElementTree.Element("title")
     title.text = label
+    # A title must be the first child to be read out as the name.
     root.insert(0, title)
     return ElementTree.tostring(root, encoding="unicode")
 
@@ -51,15 +56,20 @@ def _is_svg(element: ElementTree.Element) -> bool:
     """Whether it is drawn or says how; its own title gives way to the label of the figure."""
     tag = element.tag
     local = tag.removeprefix(f"{{{_SVG}}}")
+    # Elements without the SVG namespace (RDF metadata) are not drawn; scripts do not belong in a
+    # page whose policy allows one script only.
     return tag != local and local not in ("metadata", "script", "title")
 
 
 def _rename(element: ElementTree.Element, prefix: str) -> None:
+    # `href` without a namespace, which SVG 2 and HTML read; a prefix would need its declaration.
     given = {key.replace(_XLINK, ""): value for key, value in element.attrib.items()}
     element.attrib.clear()
     for key, value in given.items():
         element.set(key, _renamed(key, value, prefix))
     if element.tag == "style":
+        # A style element inside a page applies to the whole page: every selector is put under the
+        # id of this figure.
         scoped = _RULE.sub(lambda found: _scoped(found[1], prefix), element.text or "")
         element.text = _LOCAL.sub(rf"url(#{prefix}\2)", scoped)
 
@@ -67,6 +77,7 @@ def _rename(element: ElementTree.Element, prefix: str) -> None:
 def _renamed(key: str, value: str, prefix: str) -> str:
     if key == "id":
         return f"{prefix}{value}"
+    # Only references inside the file; an address or embedded data stays as it is.
     if key == "href" and value.startswith("#"):
         return f"#{prefix}{value[1:]}"
     return _LOCAL.sub(rf"url(#{prefix}\2)", value)

@@ -5,7 +5,9 @@ from html import escape
 
 from tempo.trace.glyphs import line_glyphs
 
+# A notebook file keeps its output, so long tables are cut; the object has all rows.
 MOST_ROWS = 120
+# Colours are those around it (inherit, currentColor), so dark notebooks stay readable.
 _CELL = (
     "padding:2px 8px;text-align:left;vertical-align:top;background:transparent;color:inherit;"
     "border:none;border-bottom:1px solid currentColor"
@@ -51,4 +53,5 @@ def _line(cells: str) -> str:
 
 def shown_markup(text: str) -> str:
     """A text on one line, escaped."""
+    # Line breaks become visible marks first, so that a token cannot break the row; then markup.
     return escape(line_glyphs(text))

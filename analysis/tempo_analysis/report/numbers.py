@@ -14,6 +14,7 @@ def number(value: float) -> str:
 
 def stated(found: Interval) -> str:
     """A number with its interval, or alone where there is none."""
+    # Estimates of fewer than 8 prompts have no limits; a pair of dashes would tell no more.
     return limits(found) if np.isfinite(found.low) else number(found.estimate)
 
 

@@ -39,6 +39,7 @@ def page_text(
         filters: Further filters of the template.
         parts: What the template shows.
     """
+    # Prompts and tokens are arbitrary text; a name that the template misspells must fail.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     for name, shown in (filters or {}).items():
         environment.filters[name] = shown
@@ -46,6 +47,7 @@ def page_text(
     style = "".join(file.read_text(encoding="utf-8") for file in styles)
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         script=Markup(script),
+        # Of the bytes exactly as they stand in the page: one space more and a browser refuses them.
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         style=Markup(style),
         **parts,
@@ -66,6 +68,9 @@ def save_page(text: str, folder: Path) -> Path:
 
 def json_inside(value: Any) -> Markup:
     """JSON that is also safe inside a script element: `<`, `>` and `&` are escaped."""
+    # NaN is no JSON; Python would write it and the page's parser fail.
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    # `</script>` or `<!--` in a token would end the element; inside JSON strings \u003c is the same
+    # character.
     safe = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     return Markup(safe)

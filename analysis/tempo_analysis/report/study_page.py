@@ -69,6 +69,7 @@ def study_page_text(
     _check_unique("figures", [figure.name for figure in figures])
     _check_unique("tables", [table.name for table in tables])
     sheets = [prediction_sheet(predictions), shift_sheet(predictions)] if predictions else []
+    # The two prediction tables have sections of their own but can be saved like the others.
     own = {sheet.name for sheet in sheets}
     files = {table.name: csv_text(table) for table in (*tables, *sheets)}
     return page_text(
@@ -92,10 +93,12 @@ def study_page_text(
 
 def signed(value: float) -> str:
     """Three significant digits with their sign; a dash where there are no data."""
+    # Only NaN differs from itself. A true minus sign is as wide as the plus.
     return DASH if value != value else f"{value:+.3g}".replace("-", "\u2212")
 
 
 def _drawn(number: int, figure: Figure) -> str:
+    # The number of the figure makes ids unique on the page.
     return inline_svg(figure.svg, label=figure.title, prefix=f"figure-{number}-")
 
 
@@ -105,6 +108,7 @@ def _by_category(
     """Categories as they first appear; every table with its number on the page."""
     found: dict[str, list[tuple[int, PredictionTable]]] = {}
     for table in predictions:
+        # The number is filled in below, when the order on the page is known.
         found.setdefault(table.prompt.category or _NO_CATEGORY, []).append((0, table))
     number = iter(range(len(predictions)))
     return {name: [(next(number), table) for _, table in each] for name, each in found.items()}

@@ -97,7 +97,7 @@ def divergence_verdict(nats: Interval) -> str:
 def parallel_verdict(
     over_null: Interval, drift: Interval, dilution: Interval, *, n_sets: int
 ) -> str:
-    """What parallel tokens show, from three log-ratios over prompts (judging.md, section 7).
+    """What parallel tokens show, from three log-ratios over prompts.
 
     "Below 0" means that the upper limit is below -1e-6 (rounding), "above 0" the mirror image;
     "equivalent" that the whole interval lies strictly within +-log 1.1. The first rule that
