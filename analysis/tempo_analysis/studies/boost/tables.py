@@ -1,8 +1,8 @@
 """The tables of a boost as data, for whoever shows or stores them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from tempo_analysis.report.table import Cell, Column, Table
+from tempo_analysis.report.table import Column, Table
 from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.boost.dose_response import (
     FORCED,
@@ -43,11 +43,15 @@ _REPAIRS_NOTE = "What happens at the doses that give members their mass alone; l
 
 def boost_tables(found: BoostNumbers) -> tuple[Table, ...]:
     """Every table that has a row."""
+    forced, free = (
+        _at_doses(found.doses, FORCED, found.seed),
+        _at_doses(found.free, FREE, found.seed),
+    )
     tables = (
         restoring_table(found),
         repairs_table(found),
-        _doses("dose_response", "Dose and response", _FORCED_NOTE, found.doses, FORCED, found.seed),
-        _doses("free_decoding", "Decoded freely", _FREE_NOTE, found.free, FREE, found.seed),
+        Table.of("dose_response", "Dose and response", _DOSES, forced, _FORCED_NOTE),
+        Table.of("free_decoding", "Decoded freely", _DOSES, free, _FREE_NOTE),
         _slopes(found),
         _pairs(found),
         _targets(found),
@@ -58,182 +62,128 @@ def boost_tables(found: BoostNumbers) -> tuple[Table, ...]:
 
 def response_table(found: BoostNumbers, measures: Sequence[str] = ("kl", "set_nll")) -> Table:
     """A few changes of every target, for a short look."""
+    columns = [column for column in _DOSES if column.key not in ("unit", "value")]
     quantities = [one for one in FORCED if one.name in measures]
-    note = "Change from the run without a bias."
-    whole = _doses("response", "Response", note, found.doses, quantities, found.seed)
-    kept = [column for column in whole.columns if column.key in ("target", "beta", "measure")]
-    kept += [column for column in whole.columns if column.key in ("change", "n")]
-    keys = [column.key for column in kept]
-    rows = tuple({key: row[key] for key in keys} for row in whole.rows if row["beta"] != 0)
-    return Table(whole.name, whole.title, note, tuple(kept), rows)
+    items = (item for item in _at_doses(found.doses, quantities, found.seed) if item[2] != 0)
+    return Table.of("response", "Response", columns, items, "Change from the run without a bias.")
 
 
 def restoring_table(found: BoostNumbers) -> Table:
     """The dose that restores the mass alone."""
     columns = (
-        Column("target", "target", "text"),
-        Column("loss", "log(mass in the set / alone)", "interval"),
-        Column("measured", "restoring dose, nats", "interval"),
-        Column("law", "by the odds law", "interval"),
-        Column("difference", "measured less law", "interval"),
-        Column("pooled", "pooled", "number"),
-        Column("pooled_law", "pooled law", "number"),
-        Column("n", "prompts", "count"),
-        Column("without", "prompts without", "count"),
-    )
-    rows = tuple(
-        {
-            "target": one.target,
-            "loss": one.loss,
-            "measured": one.measured,
-            "law": one.law,
-            "difference": one.difference,
-            "pooled": one.pooled,
-            "pooled_law": one.pooled_law,
-            "n": one.measured.n,
-            "without": one.n_without,
-        }
-        for one in found.restoring
+        Column("target", "target", "text", lambda one: one.target),
+        Column("loss", "log(mass in the set / alone)", "interval", lambda one: one.loss),
+        Column("measured", "restoring dose, nats", "interval", lambda one: one.measured),
+        Column("law", "by the odds law", "interval", lambda one: one.law),
+        Column("difference", "measured less law", "interval", lambda one: one.difference),
+        Column("pooled", "pooled", "number", lambda one: one.pooled),
+        Column("pooled_law", "pooled law", "number", lambda one: one.pooled_law),
+        Column("n", "prompts", "count", lambda one: one.measured.n),
+        Column("without", "prompts without", "count", lambda one: one.n_without),
     )
     title = "The dose that gives members their mass alone"
-    return Table("restoring", title, _RESTORING_NOTE, columns, rows)
+    return Table.of("restoring", title, columns, found.restoring, _RESTORING_NOTE)
 
 
 def repairs_table(found: BoostNumbers) -> Table:
     """What happens at that dose."""
     columns = (
-        Column("repair", "repair", "text"),
-        Column("measure", "measure", "text"),
-        Column("unit", "unit", "text"),
-        Column("change", "change", "interval"),
-        Column("n", "prompts", "count"),
-        Column("verdict", "verdict", "text"),
+        Column("repair", "repair", "text", lambda one, quantity, change: one.name),
+        Column("measure", "measure", "text", lambda one, quantity, change: quantity.title),
+        Column("unit", "unit", "text", lambda one, quantity, change: quantity.unit),
+        Column("change", "change", "interval", lambda one, quantity, change: change),
+        Column("n", "prompts", "count", lambda one, quantity, change: change.n),
+        Column("verdict", "verdict", "text", lambda one, quantity, change: side(change)),
     )
-    rows: list[Mapping[str, Cell]] = []
-    for one in found.repairs:
-        for quantity in (*FORCED, *FREE):
-            if quantity.name in one.values:
-                change = one.change(quantity.name, seed=found.seed)
-                rows.append(
-                    {
-                        "repair": one.name,
-                        "measure": quantity.title,
-                        "unit": quantity.unit,
-                        "change": change,
-                        "n": change.n,
-                        "verdict": side(change),
-                    }
-                )
-    return Table("repairs", "Repaired attention", _REPAIRS_NOTE, columns, tuple(rows))
+    items = (
+        (one, quantity, one.change(quantity.name, seed=found.seed))
+        for one in found.repairs
+        for quantity in (*FORCED, *FREE)
+        if quantity.name in one.values
+    )
+    return Table.of("repairs", "Repaired attention", columns, items, _REPAIRS_NOTE)
 
 
-def _doses(
-    name: str,
-    title: str,
-    note: str,
-    doses: Sequence[Dose],
-    quantities: Sequence[Quantity],
-    seed: int,
-) -> Table:
-    columns = (
-        Column("target", "target", "text"),
-        Column("measure", "measure", "text"),
-        Column("unit", "unit", "text"),
-        Column("beta", "beta, nats", "number"),
-        Column("value", "value", "interval"),
-        Column("change", "change", "interval"),
-        Column("n", "prompts", "count"),
-    )
-    rows: list[Mapping[str, Cell]] = []
+_DOSES = (
+    Column("target", "target", "text", lambda dose, *_: dose.target),
+    Column("measure", "measure", "text", lambda dose, one, *_: one.title),
+    Column("unit", "unit", "text", lambda dose, one, *_: one.unit),
+    Column("beta", "beta, nats", "number", lambda dose, one, beta, *_: beta),
+    Column("value", "value", "interval", lambda dose, one, beta, value, change: value),
+    Column("change", "change", "interval", lambda dose, one, beta, value, change: change),
+    Column("n", "prompts", "count", lambda dose, one, beta, value, change: value.n),
+)
+"""Columns of the items of `_at_doses`."""
+
+
+def _at_doses(
+    doses: Sequence[Dose], quantities: Sequence[Quantity], seed: int
+) -> Iterator[tuple[Dose, Quantity, float, Interval, Interval]]:
+    """Every measure of every target at every dose: the dose in nats, the value, its change."""
     for dose in doses:
         for one in measured(dose, quantities):
             values = at_doses(dose.values[one.name], seed=seed)
             changes = at_doses(dose.change(one.name), seed=seed)
-            same = {"target": dose.target, "measure": one.title, "unit": one.unit}
-            rows += [
-                same | {"beta": beta, "value": value, "change": change, "n": value.n}
-                for beta, value, change in zip(dose.betas, values, changes, strict=True)
-            ]
-    return Table(name, title, note, columns, tuple(rows))
+            for beta, value, change in zip(dose.betas, values, changes, strict=True):
+                yield dose, one, beta, value, change
 
 
 def _slopes(found: BoostNumbers) -> Table:
     columns = (
-        Column("target", "target", "text"),
-        Column("measure", "measure", "text"),
-        Column("unit", "unit", "text"),
-        Column("slope", "slope", "interval"),
-        Column("n", "prompts", "count"),
+        Column("target", "target", "text", lambda dose, one, slope: dose.target),
+        Column("measure", "measure", "text", lambda dose, one, slope: one.title),
+        Column("unit", "unit", "text", lambda dose, one, slope: one.slope),
+        Column("slope", "slope", "interval", lambda dose, one, slope: slope),
+        Column("n", "prompts", "count", lambda dose, one, slope: slope.n),
     )
-    rows: list[Mapping[str, Cell]] = []
-    for dose in found.doses:
-        for one in measured(dose, FORCED):
-            if one.slope:
-                slope = slope_of(dose, one.name, seed=found.seed)
-                same = {"target": dose.target, "measure": one.title, "unit": one.slope}
-                rows.append(same | {"slope": slope, "n": slope.n})
-    return Table("slopes", "Slopes of the response", _SLOPES_NOTE, columns, tuple(rows))
+    items = (
+        (dose, one, slope_of(dose, one.name, seed=found.seed))
+        for dose in found.doses
+        for one in measured(dose, FORCED)
+        if one.slope
+    )
+    return Table.of("slopes", "Slopes of the response", columns, items, _SLOPES_NOTE)
 
 
 def _pairs(found: BoostNumbers) -> Table:
     columns = (
-        Column("first", "target", "text"),
-        Column("second", "less", "text"),
-        Column("measure", "measure", "text"),
-        Column("beta", "beta, nats", "number"),
-        Column("difference", "difference", "interval"),
-        Column("n", "prompts", "count"),
-        Column("verdict", "verdict", "text"),
+        Column("first", "target", "text", lambda pair, *_: pair[0].target),
+        Column("second", "less", "text", lambda pair, *_: pair[1].target),
+        Column("measure", "measure", "text", lambda pair, one, *_: one.title),
+        Column("beta", "beta, nats", "number", lambda pair, one, beta, change: beta),
+        Column("difference", "difference", "interval", lambda pair, one, beta, change: change),
+        Column("n", "prompts", "count", lambda pair, one, beta, change: change.n),
+        Column("verdict", "verdict", "text", lambda pair, one, beta, change: side(change)),
     )
-    rows = tuple(
-        _pair_row(first, second, one, (beta, row))
-        for first, second in found.pairs()
-        for one in measured(first, FORCED)
-        for beta, row in zip(
-            first.betas, less(first, second, one.name, seed=found.seed), strict=True
-        )
+    items = (
+        (pair, one, beta, change)
+        for pair in found.pairs()
+        for one in measured(pair[0], FORCED)
+        for beta, change in zip(pair[0].betas, less(*pair, one.name, seed=found.seed), strict=True)
         if beta
     )
-    return Table("pairs", "Targets side by side", _PAIRS_NOTE, columns, rows)
-
-
-def _pair_row(
-    first: Dose, second: Dose, one: Quantity, found: tuple[float, Interval]
-) -> Mapping[str, Cell]:
-    return {
-        "first": first.target,
-        "second": second.target,
-        "measure": one.title,
-        "beta": found[0],
-        "difference": found[1],
-        "n": found[1].n,
-        "verdict": side(found[1]),
-    }
+    return Table.of("pairs", "Targets side by side", columns, items, _PAIRS_NOTE)
 
 
 def _targets(found: BoostNumbers) -> Table:
+    def half(dose: Dose, place: int) -> str:
+        return " ".join(found.heads.get(dose.target, ((), ()))[place])
+
+    first = "heads for the first half of the prompts"
     columns = (
-        Column("target", "target", "text"),
-        Column("heads", "heads", "count"),
-        Column("about", "where the bias acts", "text"),
-        Column("first_half", "heads for the first half of the prompts", "text"),
-        Column("second_half", "heads for the second half", "text"),
+        Column("target", "target", "text", lambda dose: dose.target),
+        Column("heads", "heads", "count", lambda dose: dose.n_heads),
+        Column("about", "where the bias acts", "text", lambda dose: dose.about),
+        Column("first_half", first, "text", lambda dose: half(dose, 0)),
+        Column("second_half", "heads for the second half", "text", lambda dose: half(dose, 1)),
     )
-    rows = tuple(
-        {
-            "target": dose.target,
-            "heads": dose.n_heads,
-            "about": dose.about,
-            "first_half": " ".join(found.heads.get(dose.target, ((), ()))[0]),
-            "second_half": " ".join(found.heads.get(dose.target, ((), ()))[1]),
-        }
-        for dose in found.doses
-    )
-    return Table("targets", "Where the bias acts", "", columns, rows)
+    return Table.of("targets", "Where the bias acts", columns, found.doses)
 
 
 def _refused(found: BoostNumbers) -> Table:
-    columns = (Column("what", "prompt or target", "text"), Column("reason", "reason", "text"))
-    pairs = [*found.refused.items(), *found.skipped.items()]
-    rows = tuple({"what": name, "reason": why} for name, why in pairs)
-    return Table("refused", "Without an answer", "", columns, rows)
+    columns = (
+        Column("what", "prompt or target", "text", lambda name, reason: name),
+        Column("reason", "reason", "text", lambda name, reason: reason),
+    )
+    items = (*found.refused.items(), *found.skipped.items())
+    return Table.of("refused", "Without an answer", columns, items)
