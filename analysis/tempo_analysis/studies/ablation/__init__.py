@@ -1,1 +1,1 @@
-"""Heads, values and edges taken out at one token, and what that changes."""
+"""Effects of removing heads, values and edges at one token."""

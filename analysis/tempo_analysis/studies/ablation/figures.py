@@ -41,7 +41,7 @@ _EVERY = 5
 def panel_heads(
     found: OffsetFindings, comparison: Comparison, named: Sequence[Head]
 ) -> tuple[Head, ...]:
-    """The named heads, then those that the comparison changes most."""
+    """The named heads, then the heads that the comparison changes most, at most `MOST_PANELS`."""
     changed = [one.head for one in found.changes if one.comparison == comparison]
     return tuple(dict.fromkeys([*named, *changed]))[:MOST_PANELS]
 
@@ -49,7 +49,7 @@ def panel_heads(
 def distribution_figure(
     found: OffsetFindings, comparison: Comparison, heads: Sequence[Head]
 ) -> Figure:
-    """Each head's row at t under reference and changed; mean and one sd, one scale for all."""
+    """The row of t of each head in both passes: mean and one sd, on one scale for all heads."""
     own = {(one.head, one.condition): one for one in found.distributions}
 
     def draw(axes: Axes, head: Head) -> None:
@@ -68,7 +68,7 @@ def distribution_figure(
 def difference_figure(
     found: OffsetFindings, comparison: Comparison, heads: Sequence[Head]
 ) -> Figure:
-    """Each head's paired differences with their band, one scale for all."""
+    """The paired differences of each head with their band, on one scale for all heads."""
     own = {one.head: one for one in found.differences if one.comparison == comparison}
 
     def draw(axes: Axes, head: Head) -> None:
@@ -163,7 +163,7 @@ def _name_bins(axes: Axes, n_bins: int, *, last: int) -> None:
 
 
 _WIDE = 30
-"""Values this many times apart need another scale."""
+"""Ratio of the largest to the smallest value above which the scale is symlog."""
 _NEXT_TOKEN = (
     ("kl_at_t_nats", "KL at t, nats"),
     ("top_1_changed_at_t", "top-1 changed at t, share of prompts"),
@@ -343,7 +343,7 @@ def _draw_curve(axes: Axes, curve: Curve, label: str, **look: Any) -> None:
 def _draw_points(
     axes: Axes, points: Curve, shift: float, label: str, look: tuple[str, str]
 ) -> None:
-    """Points with bars, no line: each has limits by itself."""
+    """Points with bars and no line, as the limits of each point hold for that point only."""
     ink, marker = look
     x = points.x + shift
     axes.plot(x, points.estimate, marker=marker, markersize=4, color=ink, label=label, ls="")

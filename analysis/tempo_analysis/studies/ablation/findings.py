@@ -32,7 +32,7 @@ class Ablation(Findings):
         return f"Ablation of {', '.join(map(str, self.numbers.facts.heads))}"
 
     def sentences(self) -> list[str]:
-        """What was found, one statement each."""
+        """The results, one sentence for each statement."""
         return self.numbers.sentences()
 
     def document(self) -> Document:

@@ -318,15 +318,15 @@ def ablate(
         conditions: As `tempo_analysis.studies.ablation.plan.parse_condition` reads them.
         at: The token t: "last", "random" (uniform among tokens with enough tokens before them), or
             its index from 0.
-        redundancy: Whether to test if the heads have already removed what the value of the token
-            before t contributes.
+        redundancy: Whether to test if removing the heads has already removed the contribution of
+            the value of the token before t.
         sweep: Run the same test for values from 1 to this many tokens before t; 0 for none.
         donor: Text whose head outputs are used for `head:resample`; a random other prompt if None.
         seed: Of every draw and interval.
         on_progress: Called after each prompt with the number of prompts done.
 
     Returns:
-        An `Ablation`: every condition beside its control, with intervals over prompts.
+        An `Ablation`: every condition and its control, with intervals over prompts.
 
     Raises:
         InputError: A head, condition, token or donor cannot be used; nothing was run.

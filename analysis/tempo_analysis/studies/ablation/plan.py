@@ -27,7 +27,7 @@ class Donors:
 
     Attributes:
         means: Mean output of every head, [layer, head, channel]; None if no condition needs it.
-        rows: Head outputs of another prompt, [layer, query, head, channel]; None likewise.
+        rows: Head outputs of another prompt, [layer, query, head, channel]; None if not needed.
     """
 
     means: np.ndarray | None = None
@@ -301,7 +301,7 @@ class AblationPlan:
     """The passes and comparisons that are made for every prompt.
 
     In the redundancy test and the sweep, A removes the outputs of heads and B a value before t; the
-    question is whether A has already removed what B would.
+    question is whether A has already removed what B removes.
 
     Attributes:
         heads: The listed heads.

@@ -159,7 +159,7 @@ class PromptRedundancy:
 
     Attributes:
         nip: By comparison, in the order of `COMPARISONS`, and layer.
-        cosine: Likewise.
+        cosine: By comparison and layer, in the same order.
         overlap: By scope, in the order of `SCOPES`, and layer; NaN if B changes nothing.
     """
 
@@ -351,7 +351,7 @@ class LayerSweep:
         beyond_a: base|AB minus base|A, paired by prompt: 0 if B adds nothing to A, and minus the
             loss of base|B if B removes as much as it does alone.
         pooled: R at each offset, with pointwise limits.
-        overlap: Share of the vector removed by B that A has already removed; limits likewise.
+        overlap: Share of the vector removed by B that A has already removed, with pointwise limits.
     """
 
     layer: int

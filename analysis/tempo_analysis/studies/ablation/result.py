@@ -97,10 +97,10 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AblationFacts:
-    """What was done, in plain values.
+    """A description of the experiment, in plain values.
 
     Attributes:
-        model: What identifies the model, as in a trace; its `name`, at least.
+        model: Identity of the model, as in a trace; it must have `name`.
         heads: Those that the conditions name; shown in every figure of heads.
         layers: Where the ablation acts.
         conditions: What each pass does, in words, by its name.
@@ -187,7 +187,7 @@ def ablation_numbers(
     Args:
         prompts: The same comparisons of every prompt.
         redundancy_prompts: By the name of A; a control has its own name.
-        sweep_prompts: By the name of A and B; likewise.
+        sweep_prompts: By the name of A and B; a control has its own name.
 
     Raises:
         InputError: No prompts, prompts that differ in their comparisons, a missing control, or a

@@ -44,7 +44,7 @@ def includes(found: Interval, value: float) -> bool:
 
 
 def effect_sentences(effects: Sequence[Effect], layers: Sequence[int]) -> list[str]:
-    """What each condition does at t, compared with its control."""
+    """The effect of each condition at t, compared with its control."""
     lines = [_effect(effect, layers) for effect in effects if not effect.is_control]
     return [*lines, DILUTED] if lines else []
 
@@ -72,7 +72,7 @@ def redundancy_sentences(
 
 
 def sweep_sentences(name: str, found: Sweep, *, is_own: bool = False) -> list[str]:
-    """At which offsets A has captured what B removes, and where nothing can be said.
+    """Offsets at which A has captured what B removes, and those without a conclusion.
 
     Args:
         name: Of the sweep.
@@ -165,7 +165,7 @@ def _index(name: str, index: RedundancyIndex, layer: int, n_prompts: int) -> str
 
 
 def _by_construction(name: str, index: RedundancyIndex, layer: int, *, is_own: bool) -> str:
-    """The value that the first edited layer must have, beside the measured one."""
+    """The value that the first edited layer must have, and the measured value."""
     where = f"{name}, redundancy, values of listed heads, layer {layer}, a check and no finding"
     if not is_own:
         gone = index.overlap.at(layer).estimate

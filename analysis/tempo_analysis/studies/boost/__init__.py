@@ -1,1 +1,1 @@
-"""What a bias on parallel members does: dose and response, beside a control."""
+"""Effects of a bias on parallel members, by dose, compared with a control."""

@@ -21,7 +21,7 @@ from tempo_analysis.stats.intervals import SEED, Interval, estimate_with_interva
 Masses = Float64[np.ndarray, "member *cell"]
 
 _LEAST_REST = 1e-6
-"""If the rest of a float32 row has less mass than this, the odds of a member are not known."""
+"""Smallest mass of the rest of a float32 row from which the odds of a member are computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def restoring(
     """Find the doses at which the measured curves and those of the odds law cross 0.
 
     Args:
-        target: Whose curves they are.
+        target: Name of the target to which the curves belong.
         betas: Doses, rising, 0 among them.
         measured: Mean log(mass in the set / mass alone) of each prompt at each dose.
         law: The same under the odds law.

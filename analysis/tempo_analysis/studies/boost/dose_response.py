@@ -176,22 +176,22 @@ class BoostNumbers:
     """Dose and response of a bias on members of sets, in one model.
 
     Attributes:
-        model: What identifies it, as in a trace.
+        model: Identity of the model, as in a trace.
         prompts: Ids of the prompts that have an answer, in order.
         refused: Why each of the other prompts has none, by id.
         skipped: Targets without an answer, and why.
         betas: Doses in nats, rising, 0 among them.
         doses: On identical tokens, one for each target.
-        free: Decoded freely under the bias; empty where it was not asked for.
+        free: Decoded freely under the bias; empty if not requested.
         restoring: The dose that restores the mass alone, one for each target but the control.
-        repairs: What happens at that dose.
+        repairs: Effects at the restoring doses.
         no_repair: Why there is none.
         heads: Heads of each target that was chosen, for either half of the prompts.
         matched: Slots biased in the control for each member biased otherwise, mean over prompts.
         rounding_nats: Largest mean KL of a prompt when the same code adds nothing to the scores.
         n_sets: Sets of two or more that a step follows.
         tokens_hash: SHA-256 over the tokens and positions of the references.
-        settings: Threshold, steps and what else made the references.
+        settings: Threshold, steps and other options of the references.
         seed: Of draws and intervals.
     """
 

@@ -78,14 +78,14 @@ def response_figure(found: BoostNumbers) -> Figure:
 
 
 def free_figure(found: BoostNumbers) -> Figure | None:
-    """The same of texts decoded freely; None where there are none."""
+    """The same for texts decoded freely; None if there are none."""
     if not found.free:
         return None
     return _panels([[dose] for dose in found.free], _FREE, seed=found.seed)
 
 
 def restoring_figure(found: BoostNumbers) -> Figure | None:
-    """For each target the curve, and where it crosses 0; None where there is no target."""
+    """The curve of each target and the dose at which it is 0; None if there is no target."""
     if not found.restoring:
         return None
     columns = min(3, len(found.restoring))
@@ -142,7 +142,7 @@ def _widen(axes: Axes) -> None:
 
 
 def _set_doses(axes: Axes, betas: Sequence[float]) -> None:
-    """The doses as ticks, and what they are."""
+    """Ticks at the doses, and the label of the axis."""
     axes.set_xticks(list(betas), [f"{beta:g}" for beta in betas], fontsize=7)
     axes.set_xlabel("bias, nats")
 

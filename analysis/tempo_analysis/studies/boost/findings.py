@@ -29,7 +29,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BoostFindings(Findings, BoostNumbers):
-    """The numbers, with what they say."""
+    """The numbers, with their sentences, tables and figures."""
 
     file = "boost.json"
 

@@ -63,7 +63,7 @@ PerPrompt = Float64[np.ndarray, " prompt"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoostStudy:
-    """Everything that is the same for all doses and targets.
+    """Data shared by all doses and targets.
 
     Attributes:
         model: The model.
@@ -484,7 +484,7 @@ def _study(
     options: Options,
     on_progress: OnProgress,
 ) -> tuple[BoostStudy, dict[str, str]]:
-    """Everything that is decoded without a bias."""
+    """Decode all references without a bias."""
     on_progress("decoding without a bias")
     references, refused = _references(model, prompts, options)
     on_progress("decoding every member alone")

@@ -1,1 +1,1 @@
-"""Which heads tell the two sides of a concept apart, and what shows it."""
+"""Heads that separate the two sides of a concept, with a null and a causal check."""

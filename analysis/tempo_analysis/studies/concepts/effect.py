@@ -98,7 +98,7 @@ def margins_along(
 
 
 def chosen_heads(found: ConceptHeads, layers: Sequence[int], *, top: int = TOP) -> tuple[Head, ...]:
-    """The `top` heads of highest AUROC on held-out pairs; of equal ones the longer first.
+    """The `top` heads of highest AUROC on held-out pairs; ties by written length, longest first.
 
     At most half of the heads of a layer are taken, so that as many others are left to compare with.
 

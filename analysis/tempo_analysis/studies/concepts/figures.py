@@ -67,7 +67,7 @@ def concept_maps(found: ConceptNumbers) -> Figure:
 
 
 def concentration_figure(found: ConceptNumbers) -> Figure:
-    """By layer, the share of the longest heads and the effective heads beside chance and null."""
+    """Share of the longest heads and effective heads by layer, with chance and null."""
     by_layer = found.heads.concentration
     n_heads = found.heads.auroc.shape[1]
     layers = np.array(found.layers)
@@ -99,7 +99,7 @@ def _draw_tested(
     values: Float64[np.ndarray, " layer"],
     p: Float64[np.ndarray, " layer"],
 ) -> None:
-    """A line; its markers are full where the null seldom reaches them."""
+    """Draw a line with full markers where p is below `LEVEL`, and open ones elsewhere."""
     axes.plot(layers, values, color=COLOURS[0], label="these pairs")
     sure = p < LEVEL
     for chosen, face, label in ((sure, COLOURS[0], f"p < {LEVEL:g}"), (~sure, "white", None)):

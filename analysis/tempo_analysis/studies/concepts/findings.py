@@ -49,12 +49,12 @@ def quality_document(
     effect: ConceptEffect | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    """Everything as plain JSON; a number that has no value is null.
+    """All numbers as plain JSON; NaN and infinite values are null.
 
     Args:
         layers: Number of each captured layer.
         skipped: A mapping with layer, kind and reason for each of the others.
-        facts: What else the caller knows: model, concept, pooling.
+        facts: Further entries of the caller, such as model, concept and pooling.
     """
     return {
         "format": FORMAT,
@@ -110,7 +110,7 @@ def _effect(effect: ConceptEffect) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ConceptFindings(Findings, ConceptNumbers):
-    """The numbers of one concept, with what they say."""
+    """The numbers of one concept, with their sentences, tables and figures."""
 
     file = "quality.json"
 
@@ -120,7 +120,7 @@ class ConceptFindings(Findings, ConceptNumbers):
         return f"Heads that tell {self.concept} apart: {self.model['name']}"
 
     def sentences(self) -> list[str]:
-        """What a reader must know beside the numbers."""
+        """The results and their limits, in sentences."""
         found = self.heads
         assigned = (
             f"{int(found.assigned.sum())} of {found.assigned.size} heads tell the sides apart: "

@@ -275,8 +275,8 @@ def concepts(
         on_progress: Called with a short text before each stage.
 
     Returns:
-        `ConceptFindings`: how well every head tells the sides apart on held-out pairs, beside the
-        null, and the causal check.
+        `ConceptFindings`: the separation of the sides by every head on held-out pairs, the null,
+        and the causal check.
 
     Raises:
         InputError: Pairs or an option cannot be used.

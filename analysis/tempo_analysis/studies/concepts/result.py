@@ -20,7 +20,7 @@ class ConceptCheck:
     """The heads that were silenced, and the effects.
 
     Attributes:
-        heads: Those that order held-out pairs best, chosen on every other pair.
+        heads: Heads of highest AUROC on held-out pairs, chosen on every other pair.
         zero: Effect of silencing them.
         mean: Effect of holding them at their mean over both sides instead.
     """
@@ -35,7 +35,7 @@ class ConceptNumbers:
     """One concept, every head of one model.
 
     Attributes:
-        model: What identifies the model, as in a trace.
+        model: Identity of the model, as in a trace.
         concept: Name of the pairs.
         heads: The numbers of every captured head.
         layers: Number of each captured layer.

@@ -230,7 +230,7 @@ def written_length(
 
 @dataclass(frozen=True, slots=True)
 class _HeldOut:
-    """Scores on held-out pairs; `wins` counts pairs in order."""
+    """Scores on held-out pairs; `wins` counts pairs whose positive text scores higher."""
 
     auroc: ByHead
     separation: ByHead

@@ -1,1 +1,1 @@
-"""One member of a parallel set, followed through the layers."""
+"""One member of a parallel set, measured layer by layer."""

@@ -54,7 +54,7 @@ def member_figure(found: MemberNumbers) -> Figure:
 
 
 def caption(found: MemberNumbers) -> str:
-    """What is drawn."""
+    """Caption of the figure."""
     queries = found.n_queries[0]
     control = found.control
     beside = (

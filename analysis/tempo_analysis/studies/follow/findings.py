@@ -1,4 +1,4 @@
-"""One followed member: sentences, document, tables, figure and facts."""
+"""Results for one followed member: sentences, document, tables, figure and facts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ AXES = {
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Followed(Findings, MemberNumbers):
-    """The numbers of one member, with what they say."""
+    """The numbers of one member, with their sentences, tables and figure."""
 
     file = "follow.json"
 
@@ -46,7 +46,7 @@ class Followed(Findings, MemberNumbers):
         return f"One member through the layers: {shown(self.member.text)}"
 
     def sentences(self) -> list[str]:
-        """What the numbers say, generated from them."""
+        """Sentences generated from the numbers."""
         member, alone, siblings = self.member, self.alone, self.siblings
         which = (
             # Ranks count from 0; the sentence counts members from 1.

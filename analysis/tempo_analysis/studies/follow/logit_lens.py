@@ -29,7 +29,7 @@ class Lens:
         text: Text of these tokens.
         log_probability: Of these tokens, natural logarithm.
         own_kl_nats: KL(prediction of the slot at the last depth || its lens); 0 at the last depth.
-        readout_kl_nats: KL(readout after the whole set || its lens).
+        readout_kl_nats: KL(readout after the set || its lens).
         next_rank: Number of tokens more probable under the lens than the one the run went on with.
         next_log_probability: Of the token the run went on with.
     """

@@ -1,4 +1,4 @@
-"""`tempo.follow`: one member of a parallel set through the layers, beside its controls."""
+"""`tempo.follow`: one member of a parallel set through the layers, compared with its controls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,10 +129,10 @@ def follow(
             that gets most attention in the widest such set (the first of equals).
         model: The model that made the trace; loaded by its name there if not given.
         siblings: Whether to follow the other members too, which takes most of the time.
-        on_progress: Called with what is done next.
+        on_progress: Called with a short text before each stage.
 
     Returns:
-        What was found of the member, layer by layer and step by step, beside the controls.
+        The measures of the member by layer and by later step, and those of the controls.
 
     Raises:
         InputError: The slot is in no such set, nothing sees it, or the trace has edits or
@@ -167,7 +167,7 @@ class _Following:
     """A replay, and the measures taken from it.
 
     Attributes:
-        seen: What the queries of each later step may see.
+        seen: Which slots the queries of each later step may see.
     """
 
     model: LanguageModel
@@ -293,7 +293,7 @@ class _Following:
         return self._attention(laws, slot)
 
     def _own_change(self, place: int) -> Float64[np.ndarray, " depth"]:
-        """How far its states in the set are from those alone, as a share of the latter."""
+        """Norm of (states in the set minus states alone) over the norm of the states alone."""
         if not self.replay.alone:
             return np.full(self.model.n_layers + 1, np.nan)
         # As a share: norms grow by orders of magnitude with depth, so distances do not compare.
@@ -320,7 +320,7 @@ class _Following:
         return int(np.nanargmax(got))
 
     def _control(self, member: Course) -> Control | None:
-        """The prompt slot whose mean attention is nearest to the member's, by its ratio."""
+        """The prompt slot with the mean attention nearest to that of the member, as a ratio."""
         if member.knocked is None:
             raise _unseen([member.slot])
         rows, seen = self.replay.together.prompt, self.seen[0]
@@ -382,6 +382,6 @@ def _unseen(slots: list[int]) -> InputError:
 
 
 def _mean(attention: Float64[np.ndarray, "layer head"]) -> float:
-    """Over heads and the layers where it is seen; NaN where there is none."""
+    """Mean over heads and over the layers in which the slot is seen; NaN if there is none."""
     # nanmean warns on an empty mean, and warnings are errors in the tests.
     return float(np.nanmean(attention)) if np.isfinite(attention).any() else float("nan")

@@ -15,10 +15,10 @@ from tempo_analysis.studies.follow.trajectory import Control, Course
 
 @dataclass(frozen=True, slots=True)
 class MemberNumbers:
-    """A member, its siblings, the member alone, and a prompt slot beside them.
+    """The measures of a member, of its siblings, of the member alone and of a prompt slot.
 
     Attributes:
-        model: What identifies the model, as in a trace.
+        model: Identity of the model, as in a trace.
         lattice: The run in one line.
         step: The step that wrote the set.
         width: Members of the set.
@@ -37,7 +37,7 @@ class MemberNumbers:
         next_token: The token the run went on with: the top member of the next set.
         control: None where the prompt holds no slot to compare with.
         no_control: Why there is none.
-        no_values: Why norms of values are missing; empty where they are there.
+        no_values: Why norms of values are missing; empty if they are not.
         lens_error: Largest difference of a logit to the lens of the last state.
         replay_error: Largest difference of a recorded log-probability to that of the replay.
     """

@@ -1,4 +1,4 @@
-"""One slot through the layers, and the attention it gets beside chance."""
+"""Measures of one slot by layer, and the attention it gets compared with chance."""
 
 from dataclasses import dataclass
 
@@ -79,7 +79,7 @@ class KnockedOut:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """One member through the layers, in its set or alone.
+    """The measures of one member by layer, in its set or alone.
 
     Attributes:
         slot: Its slot in the trace, also where it is alone.
@@ -120,7 +120,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The prompt slot, slot 0 left out, whose mean attention is nearest to the member's.
+    """The prompt slot, other than slot 0, with the mean attention nearest to that of the member.
 
     Attributes:
         attention: Mean weight over the queries of the next step that may see it.

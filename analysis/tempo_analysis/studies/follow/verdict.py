@@ -19,7 +19,7 @@ from tempo_analysis.studies.follow.trajectory import (
 
 SAME_STATE = 1e-3
 """Relative difference of two states below which they are reported as the same:
-well above what rounding alone makes of them."""
+well above the difference that rounding alone makes."""
 COMPARABLE = 1.5
 """Largest factor, in either direction, between two attentions reported as about the same."""
 FEWEST_LAYERS = 3
@@ -72,7 +72,7 @@ def state_sentences(member: Course, own_change: Float64[np.ndarray, " depth"]) -
 
 
 def lens_sentences(lens: Lens, next_text: str) -> list[str]:
-    """Where its lens settles, and when the token the run went on with leads."""
+    """Depth from which its lens is final, and depth at which the next token is first on top."""
     last = len(lens.text) - 1
     # Only the first depth: the token may lose the lead again; the final rank is given beside it.
     leads = np.flatnonzero(lens.next_rank == 0)
@@ -91,7 +91,7 @@ def lens_sentences(lens: Lens, next_text: str) -> list[str]:
 def knock_out_sentences(
     member: Course, siblings: Sequence[Course], alone: Course | None, control: Control | None
 ) -> list[str]:
-    """What taking it away does, beside its siblings, itself alone and a prompt slot."""
+    """Effect of hiding it, compared with siblings, the member alone and a prompt slot."""
     knocked = member.knocked
     if knocked is None:
         return ["No query of the next step may see it, so there is nothing to take out."]
@@ -148,5 +148,5 @@ def _everywhere(knocked: KnockedOut | None) -> str:
 
 
 def _mean(by_layer: ByLayer) -> float:
-    """Over the layers where it is seen."""
+    """Mean over the layers in which the slot is seen."""
     return float(np.nanmean(by_layer))
