@@ -1,1 +1,1 @@
-"""What a step of decoding may do: rules over the slot table, in numpy."""
+"""Decoding policies: rules over the slot table, in numpy."""

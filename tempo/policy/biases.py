@@ -1,4 +1,4 @@
-"""Finite scores added before the softmax to what is seen; 0 on every prompt slot."""
+"""Biases: finite scores added before the softmax to visible slots; 0 on every prompt slot."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tempo.vocabulary import PROMPT_STEP
 
 Scores = Float32[np.ndarray, "query slot"]
 _LEAST = -60.0
-"""Log of a share so small that it is as good as none; keeps the score finite."""
+"""Lower bound of a log share: exp(-60) is negligible, and the score stays finite."""
 
 
 class Bias(ABC):
@@ -55,6 +55,7 @@ class LogWeight(Bias):
     def scores(self, table: SlotTable, queries: Queries, visible: Sees) -> Scores:
         """Log of the renormalised probability."""
         generated = table.step != PROMPT_STEP
+        # Prompt slots have NaN, which would spread through the sums; 1 has log 0.
         probability = np.where(generated, table.probability, 1).astype(np.float64)
         total = np.bincount(table.step, probability)[table.step]
         share = np.where(generated, np.log(probability / total), 0)
@@ -78,6 +79,7 @@ class MassNeutral(Bias):
         # [query, slot] @ [slot, step]: how many members of each step a row sees.
         seen_of_step = visible.astype(np.int64) @ of_step.astype(np.int64)
         count = np.where(table.step[None, :] == PROMPT_STEP, 1, seen_of_step[:, table.step])
+        # 0 visible members happen in hidden cells only, which `total_bias` zeroes.
         return -np.log(np.maximum(count, 1)).astype(np.float32)
 
 
@@ -107,6 +109,8 @@ class LogPosterior(Bias):
                 share = share @ responsibility(table, earlier)
                 members = table.members(earlier)
                 seen = np.where(visible[np.ix_(rows, members)], share, 0)
+                # The smallest normal float in place of 0: an invisible set gives 0 / tiny = 0, not
+                # NaN.
                 among = seen / np.maximum(seen.sum(-1, keepdims=True), np.finfo(float).tiny)
                 floor = np.exp(_LEAST)
                 total[np.ix_(rows, members)] = np.log(np.maximum(among, floor))
@@ -114,7 +118,7 @@ class LogPosterior(Bias):
 
 
 def responsibility(table: SlotTable, step: int) -> Float64[np.ndarray, "next member"]:
-    """For each member of the next set, how probable it is that each member of this one led to it.
+    """Posterior probability of each member of a set, given each member of the next set.
 
     Raises:
         InputError: The table carries no evidence of that step.
@@ -124,6 +128,7 @@ def responsibility(table: SlotTable, step: int) -> Float64[np.ndarray, "next mem
             "expected a slot table with the evidence of every set, got "
             f"{len(table.evidence)} for {table.n_steps} sets; decode under the policy itself"
         )
+    # A member of weight 0 has log -inf, hence responsibility 0.
     with np.errstate(divide="ignore"):
         log_weight = np.log(table.weight[table.members(step)].astype(np.float64))
     joint = table.evidence[step].astype(np.float64) + log_weight
@@ -169,6 +174,7 @@ def total_bias(
     total = np.zeros(visible.shape, np.float32)
     for bias in biases:
         total += bias.scores(table, queries, visible)
+    # Finite biases only: visibility alone decides what is hidden, so a bias cannot reveal a slot.
     return np.where(visible, total, np.float32(0))
 
 

@@ -1,8 +1,9 @@
-"""Edits as data: what is changed in a model, in which heads, rows and slots.
+"""Edits (interventions) as data: what is changed in a model, in which heads, rows and slots.
 
-An edit names query heads. Under grouped heads several of them read one KV head: a key or a value is
-edited in the copy that the named heads read, so the others of the group keep theirs. Rows are named
-by the slots that ask, columns by slots or by what they are to the row (`tempo.vocabulary.GROUPS`).
+An edit names query heads. With grouped-query attention several of them read one KV head: a key or a
+value is edited in the copy that the named heads read; the other heads of the group keep theirs.
+Rows are named by their query slots, columns by slots or by their group relative to the row
+(`tempo.vocabulary.GROUPS`).
 """
 
 from collections.abc import Sequence
@@ -18,20 +19,20 @@ from tempo.vocabulary import GROUPS, Head, HeadName, head_of
 
 HeadNames = Sequence[HeadName]
 _LARGEST = 1e6
-"""Largest bias or scale: in float32 a row is one slot long before."""
+"""Largest bias or scale; far below it a float32 row already has all its weight on one slot."""
 CellMask = Bool[np.ndarray, "query slot"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Which heads and which query rows; every edit has these.
+    """The heads and query rows of an edit.
 
     Attributes:
-        heads: Names such as `L3H5`; the heads of `layers` as well.
-        layers: Layers of which all heads are meant.
-        steps: Forwards, 0 for the prompt; all where None.
-        queries: Slots that ask; all where None.
-        query_positions: Positions that ask; all where None.
+        heads: Names such as `L3H5`, in addition to the heads of `layers`.
+        layers: Layers of which all heads are edited.
+        steps: Steps, 0 for the prompt; all if None.
+        queries: Query slots; all if None.
+        query_positions: Positions of query slots; all if None.
     """
 
     heads: HeadNames = ()
@@ -43,19 +44,19 @@ class Rows:
     def query_mask(
         self, table: SlotTable, queries: Int[np.ndarray, " query"]
     ) -> Bool[np.ndarray, " query"]:
-        """Which of some query rows are meant."""
+        """Which of the query rows are edited."""
         kept = _among(table.step[queries], self.steps) & _among(queries, self.queries)
         return kept & _at(table.position[queries], self.query_positions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns(Rows):
-    """As `Rows`, and which slots they look at.
+    """The heads, query rows and columns (key slots) of an edit.
 
     Attributes:
-        slots: Slots looked at; all where None.
-        slot_positions: Positions looked at; all where None. Members of a set share theirs.
-        groups: What the slot must be to the row, of `tempo.vocabulary.GROUPS`; anything where None.
+        slots: Key slots; all if None.
+        slot_positions: Positions of key slots; all if None. Members of a set share a position.
+        groups: Groups of slots relative to the row, of `tempo.vocabulary.GROUPS`; all if None.
     """
 
     slots: Sequence[int] | None = None
@@ -65,6 +66,8 @@ class Columns(Rows):
     def __post_init__(self) -> None:
         unknown = (
             [self.groups]
+            # A string is a sequence of letters: "self" must be reported as itself, not as s, e, l,
+            # f.
             if isinstance(self.groups, str)
             else sorted(set(self.groups or ()) - set(GROUPS))
         )
@@ -75,7 +78,7 @@ class Columns(Rows):
             )
 
     def cells(self, table: SlotTable, queries: Int[np.ndarray, " query"]) -> CellMask:
-        """Which cells of some query rows are meant, over every slot of the table."""
+        """Which cells of the query rows are edited, over every slot of the table."""
         kept = np.repeat(self.query_mask(table, queries)[:, None], len(table), axis=1)
         kept &= _among(np.arange(len(table)), self.slots)
         kept &= _at(table.position, self.slot_positions)
@@ -87,7 +90,9 @@ class Columns(Rows):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaceHeadOutput(Rows):
-    """Replace what heads give to the output projection, at its input.
+    """Replace the outputs of heads at the input of the output projection.
+
+    Only there are heads separate: the output of the projection is already a sum over all of them.
 
     Attributes:
         how: "zero"; "mean" puts `values` there; "resample" puts the rows of another forward there.
@@ -119,7 +124,7 @@ class ReplaceHeadOutput(Rows):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueZero(Columns):
-    """Zero the values of slots as the rows meant read them; weights stay as they are."""
+    """Zero the values of slots for the chosen rows; attention weights are unchanged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +132,7 @@ class ScoreBias(Columns):
     """Add to scores, after scaling and soft cap.
 
     Attributes:
-        amount: In nats: weights of the cells are multiplied by its exponential, then normalised.
+        amount: In nats; odds of the cells against the rest are multiplied by its exponential.
     """
 
     amount: float
@@ -144,7 +149,7 @@ class ScoreScale(Columns):
     """Multiply scores, after scaling and soft cap.
 
     Attributes:
-        factor: 1 changes nothing, 0 makes the scores of the cells alike.
+        factor: 1 changes nothing, 0 makes all scores of the cells equal.
     """
 
     factor: float
@@ -156,11 +161,11 @@ class ScoreScale(Columns):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnockOut(Columns):
-    """Take edges out.
+    """Remove attention edges.
 
     Attributes:
-        softmax: "before": other slots of the row take their place, it sums to 1. "after": they do
-            not, and the row loses what the edges had.
+        softmax: "before": the weight goes to the other slots and the row sums to 1. "after": the
+            row is not renormalised and sums to less than 1.
     """
 
     softmax: str = "before"
@@ -173,13 +178,13 @@ class KnockOut(Columns):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingOffset:
-    """Add a vector to tokens as they enter the first layer, where a family's scaling is done.
+    """Add a vector to token embeddings at the input of the first layer, after any scaling.
 
     Attributes:
         vector: In units of the residual stream.
-        steps: Forwards, 0 for the prompt; all where None.
-        slots: Slots whose token is moved; all where None.
-        positions: Their positions; all where None.
+        steps: Steps, 0 for the prompt; all if None.
+        slots: Slots whose embedding is changed; all if None.
+        positions: Positions of these slots; all if None.
         parallel_only: Only members of sets of two or more.
     """
 
@@ -202,7 +207,7 @@ class EmbeddingOffset:
     def moved(
         self, table: SlotTable, queries: Int[np.ndarray, " query"]
     ) -> Bool[np.ndarray, " query"]:
-        """Which tokens of some query rows are meant."""
+        """Which of the query rows have their embedding changed."""
         kept = _among(table.step[queries], self.steps) & _among(queries, self.slots)
         kept &= _at(table.position[queries], self.positions)
         if self.parallel_only:
@@ -324,7 +329,7 @@ def boost(*heads: HeadName, amount: float, **where: Any) -> ScoreBias:
 
 
 def _checked(heads: HeadNames) -> HeadNames:
-    """Heads as given, once each label can be read."""
+    """The heads unchanged, after a check that each label can be read."""
     for name in heads:
         head_of(name)
     return heads
@@ -349,6 +354,7 @@ def heads_of(edit: Edit, *, n_layers: int, n_heads: int) -> dict[int, list[int]]
                 "check the head"
             )
     found: dict[int, list[int]] = {}
+    # A head named twice, or also by its layer, is edited once.
     for layer, head in sorted(set(named)):
         found.setdefault(layer, []).append(head)
     return found
@@ -378,6 +384,7 @@ def _at(
 ) -> Bool[np.ndarray, " row"]:
     if wanted is None:
         return np.ones(len(positions), bool)
+    # Positions are float32: 0.1 as a Python float would equal none of them.
     return np.isin(positions, np.asarray(list(wanted), np.float32))
 
 

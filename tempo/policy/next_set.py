@@ -1,4 +1,4 @@
-"""From distributions to the set that a step feeds: children, their order, the end of sequence."""
+"""Chooses the next set from the readout: children in a tree, their order, end of sequence."""
 
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,7 @@ class Nodes:
     """The members of the last set, each with its own next distribution.
 
     Attributes:
-        path: Log of each node's share of the probability of all paths kept.
+        path: Log of each node's path probability, renormalised over the paths kept.
     """
 
     log_probability: Float32[np.ndarray, "node vocab"]
@@ -24,7 +24,7 @@ class Nodes:
 
 @dataclass(frozen=True, slots=True)
 class Choosing:
-    """How a set is chosen: the rule, whose children it is, and what ends a sequence.
+    """How a set is chosen: selection rule, kind of children, end of sequence.
 
     Attributes:
         children: See `tempo.policy.readout.Read`.
@@ -60,19 +60,21 @@ def choose(
     else:
         assert nodes is not None
         choice = _children(how, log_probability, nodes, step)
+    # The end token is fed alone, so that greedy decoding gives the text of Hugging Face `generate`.
     return choice if how.rule.forced or how.eos == "ignore" else _ended(choice, how.eos_ids)
 
 
 def _allowed(how: Choosing, log_probability: LogProbability) -> LogProbability:
     if how.eos != "ignore" or how.rule.forced:
         return log_probability
+    # -inf, not a removal: token ids stay indices, and the other probabilities stay as they are.
     allowed = log_probability.copy()
     allowed[[token for token in how.eos_ids if token < len(allowed)]] = -np.inf
     return allowed
 
 
 def _children(how: Choosing, readout: LogProbability, nodes: Nodes, step: int) -> Choice:
-    """Children of every node, ordered by the probability of their path, at most `frontier`."""
+    """Children of every node, ordered by path probability, at most `frontier`."""
     if how.children == "all":
         merged = how.rule.select(_allowed(how, readout), step, how.prompt_id)
         found = [
@@ -81,6 +83,7 @@ def _children(how: Choosing, readout: LogProbability, nodes: Nodes, step: int) -
         ]
         dropped, margins = merged.dropped, [merged.tau_margin]
     else:
+        # A key for each node: with one key for all, every node would draw with the same noise.
         keys = [f"{how.prompt_id}/{number}" for number in range(len(nodes.path))]
         rows = zip(nodes.log_probability, keys, strict=True)
         found = [how.rule.select(_allowed(how, row), step, key) for row, key in rows]
@@ -104,7 +107,7 @@ def _children(how: Choosing, readout: LogProbability, nodes: Nodes, step: int) -
 
 
 def _forced_children(rule: Select, choice: Choice, nodes: Nodes, step: int) -> Choice:
-    """Given tokens as children of given nodes; of the only node where there is one."""
+    """Forced tokens as children of the given nodes, or of the only node."""
     assert isinstance(rule, Forced)
     given = rule.parents[step - 1] if rule.parents is not None else (0,) * len(choice.token)
     if (rule.parents is None and len(nodes.path) > 1) or len(given) != len(choice.token):

@@ -1,6 +1,6 @@
-"""Twins: replays that are fed the tokens of a run and change one thing, and the check of that.
+"""Twins: replays that are fed the tokens of a run and change one rule.
 
-A twin is a change to the rules or to the sets of a reference; what really differs is read off the
+A twin is a change of the rules or sets of a reference. What really differs is determined from the
 two traces afterwards.
 """
 
@@ -20,7 +20,7 @@ from tempo.policy.visibility import ORDERED, Relation
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a twin does otherwise than its reference; None where it does the same.
+    """Rules of a twin that differ from its reference; None where they are the same.
 
     Attributes:
         copies: Every set becomes this many copies of its top-ranked member.
@@ -37,7 +37,7 @@ class Change:
             raise InputError(f"expected at least 1 copy, got {self.copies}; such as duplicates:3")
 
     def against(self, policy: Policy) -> "Change":
-        """The change without what the reference does already."""
+        """The change without the rules that the reference has already."""
         same = [name for name in _RULES if getattr(self, name) == getattr(policy, name)]
         return replace(self, **dict.fromkeys(same))
 
@@ -56,6 +56,8 @@ class Change:
             "relation": self.see,
             "bias": self.bias,
             "tokens": self.copies,
+            # Copies divide the weight of the member among them; another readout weighs members
+            # anew.
             "weights": self.copies or self.read,
         }
         return frozenset(axis for axis, value in named.items() if value is not None)
@@ -65,10 +67,10 @@ _RULES = ("place", "see", "bias", "read")
 
 
 def as_policy(policy: Policy) -> Change:
-    """The change to the rules of another policy, all but those that choose and prune.
+    """The change to the rules of another policy, except selection and pruning.
 
     Raises:
-        InputError: Its members have children of their own, so it cannot be fed another's sets.
+        InputError: The policy is a tree, which cannot be fed the sets of another policy.
     """
     if policy.branches:
         raise InputError(
@@ -119,6 +121,7 @@ def parse_change(text: str) -> Change:
     for part in text.split("+"):
         one = _parse_one(part)
         given = {name: getattr(one, name) for name in (*_RULES, "copies")}
+        # Biases add up; of every other rule the last one named counts.
         if change.bias is not None and one.bias is not None:
             given["bias"] = change.bias + one.bias
         change = replace(change, **{k: value for k, value in given.items() if value is not None})
@@ -126,8 +129,9 @@ def parse_change(text: str) -> Change:
 
 
 def forced(reference: SlotTable) -> Forced:
-    """The rule that feeds the sets of a reference, weighted as there."""
+    """The selection rule that feeds the sets of a reference with their recorded weights."""
     members = [reference.members(step) for step in range(1, reference.n_steps + 1)]
+    # A forced token can have probability 0; its log is -inf and its share 0.
     with np.errstate(divide="ignore"):
         logs = [np.log(reference.probability[one]) for one in members]
     return Forced(
@@ -137,8 +141,9 @@ def forced(reference: SlotTable) -> Forced:
 
 
 def alone(reference: SlotTable, policy: Policy, slot: int) -> Policy:
-    """The policy that leaves out the siblings of one member, and changes nothing else."""
+    """The policy that leaves out the siblings of one member and changes nothing else."""
     left = without_siblings(reference, slot)
+    # Positions are given one by one: under `Unique` a missing sibling would move all later sets.
     places = [left.position[left.members(step)] for step in range(1, left.n_steps + 1)]
     return replace(
         policy, select=forced(left), place=Given(tuple(tuple(one.tolist()) for one in places))
@@ -146,13 +151,16 @@ def alone(reference: SlotTable, policy: Policy, slot: int) -> Policy:
 
 
 def without_siblings(table: SlotTable, slot: int) -> SlotTable:
-    """The table in which one member of its set was alone; everything else is the same."""
+    """The table without the siblings of one member; all other rows are the same."""
     siblings = (table.step == table.step[slot]) & (np.arange(len(table)) != slot)
     return table.mark_pruned(np.flatnonzero(siblings).tolist(), 0).without_pruned()
 
 
 def members_of_sets(reference: SlotTable) -> dict[tuple[int, int], int]:
-    """Slots, by (step, rank), of the members of every set of two or more that another follows."""
+    """Slots by (step, rank) of all members of sets of two or more, without the last set.
+
+    No later set reads the last one, so its members have no effect to measure.
+    """
     return {
         (step, rank): int(slot)
         for step in range(1, reference.n_steps)
@@ -175,6 +183,8 @@ def _parse_one(text: str) -> Change:
         return Change(copies=int(number))
     if text in PRESETS and text != "greedy":
         rules = as_policy(preset(text))
+        # A preset named as a twin changes positions and visibility only: one cause for each
+        # difference.
         return replace(rules, bias=None, read=None)
     raise InputError(
         "expected a twin such as visible, ordered, unique, sequential, swapped, offset:0.01, "
@@ -186,5 +196,6 @@ def _copied(sets: Forced, copies: int) -> Forced:
     assert sets.log_probabilities is not None
     return Forced(
         tuple((one[0],) * copies for one in sets.sets),
+        # Equal log-probabilities give equal shares; the readout renormalises them.
         tuple((one[0],) * copies for one in sets.log_probabilities),
     )

@@ -1,4 +1,4 @@
-"""Where a set is placed: the logical positions that RoPE sees."""
+"""Placement rules: the logical positions of a set, which RoPE sees."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from tempo.errors import InputError
 from tempo.policy.slots import SlotTable
 
 MIN_DELTA_ULPS = 16
-"""Least offset, in float32 steps at the largest position: rounding moves a position by at most half
-a step, so it changes such an offset by at most a sixteenth."""
+"""Smallest offset, in float32 steps (ulps) at the largest position: rounding moves two positions
+by at most half a step each, so it changes such an offset by at most a sixteenth."""
 
 
 class Place(ABC):
@@ -40,7 +40,8 @@ class Shared(Place):
     """All members at the base; the next set one further."""
 
     def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
-        """The base, for everyone."""
+        """The base, for all members."""
+        # float32 for every rule: RoPE takes float positions, and offsets need them.
         return np.full(width, base, np.float32)
 
     def next_base(self, base: int, width: int) -> int:
@@ -56,6 +57,7 @@ class Offset(Place):
 
     def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
         """Base plus a step of delta for each rank."""
+        # Computed in float64 and rounded once.
         return (base + np.arange(width) * self.delta).astype(np.float32)
 
     def next_base(self, base: int, width: int) -> int:
@@ -89,6 +91,7 @@ class Unique(Place):
 
     def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
         """Consecutive positions."""
+        # Ranks in order: with ordered visibility this is the plain causal text of the members.
         return np.arange(base, base + width, dtype=np.float32)
 
     def next_base(self, base: int, width: int) -> int:
@@ -123,6 +126,7 @@ class Swapped(Place):
 
     def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
         """The other rule's positions, reversed."""
+        # A copy, as torch refuses arrays with negative strides.
         return self.place.positions(base, width)[::-1].copy()
 
     def next_base(self, base: int, width: int) -> int:
@@ -148,6 +152,7 @@ class Given(Place):
         self, table: SlotTable, base: int, parent: Int[np.ndarray, " member"]
     ) -> Float32[np.ndarray, " member"]:
         """The positions given for this step."""
+        # The table does not have the set yet: `n_steps` is the index of the next one.
         given = self.sets[table.n_steps] if table.n_steps < len(self.sets) else ()
         if len(given) != len(parent):
             raise InputError(

@@ -1,4 +1,4 @@
-"""A decoding policy is six small rules; a preset is one line."""
+"""The decoding policy, a combination of rules, and the presets by name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,14 +14,14 @@ from tempo.policy.visibility import ISOLATED, ORDERED, TREE, VISIBLE, Relation
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a step chooses, places, shows, reads and prunes a set, and what pruning does.
+    """How a step selects, places, connects, reads and prunes a set, and what pruning does.
 
     Attributes:
-        select: Which tokens enter.
-        place: At which position.
-        see: Who sees whom.
-        bias: Finite scores added to what is seen.
-        read: The next distribution.
+        select: Which tokens enter the set.
+        place: At which positions.
+        see: Which slots each query sees.
+        bias: Finite scores added to visible slots.
+        read: How the rows of the set become the next distribution.
         prune: Which members are pruned.
         keep: What pruning does; see `tempo.policy.pruning.Keep`.
     """
@@ -50,7 +50,7 @@ class Policy:
 
     @property
     def needs_rows(self) -> bool:
-        """Whether the next step asks what each member predicted, not only the readout."""
+        """Whether the next step needs the distribution of each member, not only the readout."""
         return self.branches or any(bias.needs_evidence for bias in self.bias)
 
 
@@ -85,7 +85,7 @@ def posterior(threshold: Tau = 0.1, *, max_width: int = 8) -> Policy:
 
 
 def greedy() -> Policy:
-    """One token a step, the plain way."""
+    """One token at each step, as ordinary greedy decoding."""
     return Policy(Greedy())
 
 
@@ -113,6 +113,7 @@ def preset(
     """
     if name not in PRESETS:
         raise InputError(f"expected a policy of {', '.join(PRESETS)}, got {name!r}")
+    # Options apply to all arms of a comparison, but the null stays greedy.
     if name == "greedy":
         return greedy()
     policy = PRESETS[name](threshold, max_width=max_width)

@@ -1,6 +1,6 @@
-"""Which members are pruned after a step, and what pruning does to their slots.
+"""Pruning rules: which members are removed after a step, and what happens to their slots.
 
-A rule judges members of parallel sets; what it decided, and by what number, goes into the trace.
+Every decision is recorded in the trace with the number it was based on.
 """
 
 from abc import ABC, abstractmethod
@@ -17,10 +17,10 @@ from tempo.policy.slots import SlotTable
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a prune rule decided about one member.
+    """The decision of a pruning rule about one member.
 
     Attributes:
-        value: The number it was judged by; NaN where the slot was given.
+        value: The number that the rule compared; NaN where the slot was given.
         reason: One of `DECISIONS`.
     """
 
@@ -36,20 +36,21 @@ Keep = Literal["mask", "evict", "recompute"]
 values are freed. recompute: every later slot is run again as if it had never been written."""
 KEEPS: tuple[str, ...] = get_args(Keep)
 Received = Float32[np.ndarray, " slot"]
-"""What each slot got from the queries of a step: mean over layers, heads and queries."""
+"""Attention received by each slot from the queries of a step: mean over layers, heads, queries."""
 
 
 class Prune(ABC):
-    """Judges members once a step has run."""
+    """Decides after every step which members are pruned."""
 
     needs_attention: ClassVar[bool] = False
 
     @abstractmethod
     def judge(self, table: SlotTable, step: int, received: Received) -> tuple[Decision, ...]:
-        """What was decided about each member looked at.
+        """The decision about each member that the rule considers.
 
         Args:
-            received: What each slot got from this step's queries; zeros unless `needs_attention`.
+            received: Attention received from the queries of this step; zeros unless
+                `needs_attention`.
         """
 
 
@@ -64,13 +65,13 @@ class Never(Prune):
 
 @dataclass(frozen=True, slots=True)
 class AttentionBelow(Prune):
-    """Members of earlier sets that this step attends to too little.
+    """Prunes members of earlier sets that receive too little attention from a step.
 
-    A set keeps at least the member that got most. Whether attention says how much a member matters
-    is a question, not a premise: see FINDINGS.md.
+    A set keeps at least the member that received most. Whether attention measures the importance of
+    a member is an open question: see FINDINGS.md.
 
     Attributes:
-        level: Least mean weight, or least share of what the unpruned members of the set got.
+        level: Smallest mean weight, or smallest share of the weight of the unpruned members.
         relative: Whether `level` is such a share.
     """
 
@@ -89,6 +90,7 @@ class AttentionBelow(Prune):
         """Every unpruned member of an earlier set of two or more."""
         return tuple(
             decision
+            # Without the set of this step: no later query has read it yet.
             for earlier in range(1, step)
             for decision in self._set(table, earlier, received)
         )
@@ -98,6 +100,7 @@ class AttentionBelow(Prune):
         if len(members) < 2:
             return
         got = received[members].astype(np.float64)
+        # Far sets can receive exactly 0 (outside every window); then all shares are 0.
         value = got / max(got.sum(), np.finfo(float).tiny) if self.relative else got
         reason = "attention_share" if self.relative else "attention"
         for rank, slot in enumerate(members.tolist()):

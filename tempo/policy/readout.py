@@ -1,4 +1,4 @@
-"""How the rows of a set become one next-token distribution.
+"""Readouts: how the rows of a set become one next-token distribution.
 
 A rule is a weight for each member and a mean: arithmetic (of probabilities) or geometric (of
 probabilities, renormalised). `combine` is the plain definition; the engine does the same in torch.
@@ -48,6 +48,7 @@ class Mixture(Read):
 
     def weights(self, log_probability: MemberValues) -> MemberValues:
         """Renormalised probabilities."""
+        # In logs and float64: path probabilities of a deep tree underflow float32.
         logs = log_probability.astype(np.float64)
         return np.exp(logs - _logsumexp(logs)).astype(np.float32)
 
@@ -68,7 +69,7 @@ class Top(Read):
     """The distribution after the top-ranked member."""
 
     def weights(self, log_probability: MemberValues) -> MemberValues:
-        """1 for rank 0."""
+        """Weight 1 for rank 0, 0 for all others."""
         return (np.arange(len(log_probability)) == 0).astype(np.float32)
 
 
@@ -77,7 +78,7 @@ class Last(Read):
     """The distribution after the member with the highest slot."""
 
     def weights(self, log_probability: MemberValues) -> MemberValues:
-        """1 for the last slot."""
+        """Weight 1 for the last slot, 0 for all others."""
         return (np.arange(len(log_probability)) == len(log_probability) - 1).astype(np.float32)
 
 
@@ -102,7 +103,7 @@ class PerNode(Read):
 
 @dataclass(frozen=True, slots=True)
 class Posterior(Read):
-    """The exact Bayesian mixture: tokens are chosen from the mixture, paths weighed by evidence.
+    """The exact Bayesian mixture: tokens are chosen from the mixture, paths weighted by evidence.
 
     Every token chosen is fed after every path; a path's weight is multiplied by the probability
     that it gave the token. In a tree this is Bayes' rule without approximation.
@@ -146,6 +147,7 @@ def combine(
     """One log-distribution from those after each member."""
     share = weights.astype(np.float64)[:, None]
     if mean == "geometric":
+        # The geometric mean does not sum to 1, so it is renormalised.
         product = (rows * share).sum(0)
         return (product - _logsumexp(product)).astype(np.float32)
     with np.errstate(divide="ignore"):  # a member of no weight
@@ -155,6 +157,7 @@ def combine(
 def _logsumexp(logs: Float64[np.ndarray, "member *vocab"]) -> Float64[np.ndarray, "*vocab"]:
     """Log of the sum of exponentials over the first axis; scipy's takes long to import."""
     peak = logs.max(0)
+    # If all are -inf, subtracting the peak would give NaN.
     peak = np.where(np.isfinite(peak), peak, 0.0)
     with np.errstate(divide="ignore"):  # all of them impossible
         return np.asarray(peak + np.log(np.exp(logs - peak).sum(0)))

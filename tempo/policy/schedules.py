@@ -1,7 +1,7 @@
-"""Thresholds that change from step to step: pure functions of the step, from 1.
+"""Schedules: thresholds as functions of the step, which counts from 1.
 
-Every value lies in (0, 1]. At its ends a schedule gives exactly the numbers it was made with, and
-past its last step it stays where it ended.
+Every value lies in (0, 1]. The first and last value are exactly the numbers given, and after its
+last step a schedule keeps the last value.
 """
 
 from abc import ABC, abstractmethod
@@ -61,7 +61,7 @@ class Linear(Schedule):
         _check_steps(self.steps)
 
     def at(self, step: int) -> float:
-        """On the line, then its end."""
+        """Linear interpolation up to the last step, then the end value."""
         return _curve((self.start, self.end), _share(step, self.steps))
 
     @property
@@ -95,12 +95,12 @@ class Bezier(Schedule):
         _check_steps(self.steps)
 
     def at(self, step: int) -> float:
-        """On the curve, then its end."""
+        """The curve up to the last step, then the end value."""
         return _curve((self.start, *self.control, self.end), _share(step, self.steps))
 
     @property
     def lowest(self) -> float:
-        """The lowest of its points, below which the curve never goes; it may stay above."""
+        """The lowest of its points: a bound, as a Bezier curve lies in their convex hull."""
         return float(min(self.start, *self.control, self.end))
 
 
@@ -129,7 +129,7 @@ class ReLU(Schedule):
             )
 
     def at(self, step: int) -> float:
-        """Flat, then on the line, then at the end."""
+        """Constant up to the knee, then linear, then the end value."""
         value = self.start + self.slope * max(0, step - self.knee)
         return float(min(value, self.end) if self.slope > 0 else max(value, self.end))
 
@@ -162,7 +162,7 @@ def parse_schedule(text: str) -> Schedule:
 
 
 def check_threshold(*values: float | int) -> None:
-    """Refuse what is no threshold.
+    """Refuse values that are not thresholds.
 
     Raises:
         InputError: One of the values is not above 0 and at most 1.
@@ -183,7 +183,8 @@ def _check_steps(steps: int) -> None:
 
 
 def _share(step: int, steps: int) -> float:
-    """How much of the way is done: 0 at step 1, 1 at the last step and after it."""
+    """Progress of a schedule: 0 at step 1, 1 at the last step and after it."""
+    # steps - 1 intervals lie between `steps` values, so the last step is at exactly 1.
     return min(max(step - 1, 0), steps - 1) / (steps - 1)
 
 

@@ -1,4 +1,4 @@
-"""Which tokens enter: from a next-token distribution to a parallel set.
+"""Selection rules: from a next-token distribution to a parallel set.
 
 Selection is on float32 probabilities. Sets are ordered by probability, ties by token id; only
 `Forced` keeps the order it was given.
@@ -46,8 +46,8 @@ class Choice:
         dropped: Tokens that passed and were left out.
         tau_margin: Distance of the nearest probability to the threshold; NaN without one.
         ends: The set is an end of sequence.
-        parent: For each, which of the nodes chosen from it descends from; None if from all.
-        path_log_probability: Of each one's whole path; None where that is `log_probability`.
+        parent: For each member, the index of its parent among the nodes; None if it has all.
+        path_log_probability: Of the complete path; None where it equals `log_probability`.
     """
 
     token: Int64[np.ndarray, " member"]
@@ -60,7 +60,7 @@ class Choice:
 
 
 class Select(ABC):
-    """Keeps tokens of a distribution."""
+    """Selects tokens of a distribution."""
 
     @abstractmethod
     def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
@@ -68,7 +68,7 @@ class Select(ABC):
 
     @property
     def forced(self) -> bool:
-        """Whether the tokens were given, so that an end of sequence is not acted on."""
+        """Whether the tokens were given; then an end of sequence has no effect."""
         return False
 
     def exhausted(self, step: int) -> bool:
@@ -92,8 +92,10 @@ class Threshold(Select):
         """Tokens at or above the tau of the step."""
         tau = self.tau.at(step) if isinstance(self.tau, Schedule) else float(self.tau)
         near = np.flatnonzero(log_probability >= np.log(tau) - _SLACK)
+        # In float32 probabilities, as documented: logs would decide near ties in another way.
         passed = near[np.exp(log_probability[near]) >= np.float32(tau)]
         if not len(passed):
+            # Never an empty set: decoding goes on with the top token, the smallest id among equals.
             passed = np.flatnonzero(log_probability == log_probability.max())[:1]
         chosen = widest(log_probability, passed, self.max_width)
         return replace(chosen, tau_margin=margin(log_probability, tau))
@@ -122,7 +124,8 @@ class Greedy(Select):
     """The most probable token."""
 
     def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
-        """The best one; the smallest id among equals."""
+        """The top token; the smallest id among equals."""
+        # argmax returns the first maximum, hence the smallest id: the tie rule of all selections.
         token = np.asarray([log_probability.argmax()], np.int64)
         return Choice(token, log_probability[token])
 
@@ -153,6 +156,7 @@ class Forced(Select):
 
     def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
         """The given set."""
+        # Step 0 reads the prompt; the first set is fed at step 1.
         token = np.asarray(self.sets[step - 1], np.int64)
         if token.min() < 0 or token.max() >= len(log_probability):
             raise InputError(
@@ -177,6 +181,7 @@ def by_rank(
     log_probability: LogProbability, token: Int64[np.ndarray, " member"]
 ) -> Int64[np.ndarray, " member"]:
     """Tokens by probability, ties by id."""
+    # lexsort sorts by its last key first.
     return token[np.lexsort((token, -log_probability[token]))]
 
 
@@ -234,10 +239,12 @@ class TopP(Select):
 
     def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
         """The nucleus."""
+        # float64: a float32 sum over 100,000 tokens loses the small ones, and p can be missed.
         falling = np.sort(log_probability)[::-1].astype(np.float64)
         # Relative to the top token and divided by the total: the logs need not be normalised.
         mass = np.cumsum(np.exp(falling - falling[0]))
         reached = (mass / mass[-1]).astype(np.float32)
+        # "left": the first token whose cumulated mass is at least p. It is kept.
         n = int(np.searchsorted(reached, np.float32(self.p))) + 1
         passed = np.flatnonzero(log_probability >= falling[n - 1])
         return widest(log_probability, by_rank(log_probability, passed)[:n], self.max_width)
@@ -260,6 +267,7 @@ class MinP(Select):
     def select(self, log_probability: LogProbability, step: int, prompt_id: str = "") -> Choice:
         """Tokens near the top; `tau_margin` is the distance to `ratio` times its probability."""
         top = log_probability.max()
+        # The ratio of probabilities as a difference of logs, which cannot underflow.
         passed = np.flatnonzero(np.exp(log_probability - top) >= np.float32(self.ratio))
         tau = max(self.ratio * float(np.exp(np.float64(top))), np.finfo(np.float64).tiny)
         chosen = widest(log_probability, passed, self.max_width)
@@ -299,8 +307,10 @@ class Sample(Select):
         logs = log_probability[possible].astype(np.float64)
         with np.errstate(over="ignore"):  # a low temperature makes the others impossible
             score = (logs - logs.max()) / self.temperature
+        # Noise for the whole vocabulary: an impossible token must not shift the noise of later ids.
         score += self._noise(len(log_probability), step, prompt_id)[possible]
         width = min(self.width, len(possible))
+        # All that tie with the last score; the sort below then breaks ties by probability and id.
         near = np.flatnonzero(score >= np.partition(score, -width)[-width])
         drawn = near[np.lexsort((near, -logs[near], -score[near]))][:width]
         token = by_rank(log_probability, possible[drawn])

@@ -1,4 +1,4 @@
-"""Rules and edits as plain JSON values, for the record of a trace, and rules from them again."""
+"""Rules and edits as plain JSON values for traces, and rules read back from them."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -30,7 +30,7 @@ _ROOMS: tuple[ModuleType, ...] = (
 
 
 def rule_to_dict(rule: Any) -> Any:
-    """A rule as `{"rule": name, field: value, ...}`; tuples become lists, numbers stay."""
+    """A rule as `{"rule": name, field: value, ...}`; tuples become lists, numbers are unchanged."""
     if is_dataclass(rule):
         return {"rule": type(rule).__name__} | {
             item.name: rule_to_dict(getattr(rule, item.name)) for item in fields(rule)
@@ -73,6 +73,7 @@ def edit_to_dict(edit: Edit) -> Mapping[str, Any]:
 
 def _recorded(value: Any) -> Any:
     if isinstance(value, np.ndarray):
+        # The digest identifies a large array; the trace stays small but cannot repeat the edit.
         digest = sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return {"shape": list(value.shape), "sha256": digest}
     if isinstance(value, np.generic):

@@ -1,4 +1,4 @@
-"""The slot table: one row for each entry of the KV cache, append-only."""
+"""The slot table: one row for each entry of the KV cache; rows are only appended."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from tempo.vocabulary import GROUPS, NEVER_DIED, PROMPT_STEP, RECENT_WINDOW, SIN
 
 @dataclass(frozen=True, slots=True)
 class SlotTable:
-    """Everything the decoding rules may know about the slots written so far.
+    """All facts about the slots written so far that decoding rules may use.
 
     Attributes:
         token: Token ids.
@@ -41,6 +41,7 @@ class SlotTable:
         assert len({len(getattr(self, name)) for name in SLOT_COLUMNS}) == 1, (
             "columns of unequal length"
         )
+        # Many readers rely on it: members of a step are consecutive slots.
         assert bool(np.all(np.diff(self.step) >= 0)), "steps must not decrease along the slots"
         assert bool(np.all(self.parent < np.arange(len(self)))), (
             "a parent must come before its child"
@@ -57,6 +58,7 @@ class SlotTable:
     @property
     def n_prompt(self) -> int:
         """Number of prompt slots."""
+        # Steps are sorted, and the prompt has the smallest.
         return int(np.searchsorted(self.step, PROMPT_STEP, side="right"))
 
     @property
@@ -173,6 +175,7 @@ def prompt_table(token_ids: list[int]) -> SlotTable:
     """The table after step 0: the prompt at positions 0, 1, 2, ..., each the child of the last."""
     n = len(token_ids)
     weight = np.zeros(n, np.float32)
+    # Only the last prompt slot predicts the first set. The slice allows an empty prompt.
     weight[-1:] = 1
     return SlotTable(
         token=np.asarray(token_ids, np.int64),
@@ -201,6 +204,7 @@ def group_of(table: SlotTable, queries: Int[np.ndarray, " query"]) -> Int[np.nda
     slots = np.arange(len(table))
     distance = table.position[queries, None] - table.position[None, :]
     generated = table.step != PROMPT_STEP
+    # Later lines overrule earlier ones: groups are disjoint, and self and sink come first.
     groups = np.where(distance <= RECENT_WINDOW, _GROUP["recent_prompt"], _GROUP["other_prompt"])
     earlier = np.where(table.width >= 2, _GROUP["earlier_sets"], _GROUP["earlier_singletons"])
     groups = np.where(generated[None, :], earlier[None, :], groups)

@@ -1,7 +1,7 @@
-"""Rules as the words that the command line takes: the inverse of the `parse_` functions.
+"""Rules as words of the command line: the inverse of the `parse_` functions.
 
-A rule is recorded by its words, so a run that was asked for with objects and one that was asked for
-with words are the same run, with the same configuration hash.
+A rule is recorded by its words, so a run given with rule objects and one given with words are the
+same run, with the same configuration hash.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Rule = Select | Schedule | Place | Bias | Read | Prune | Sequence[Bias]
 
 
 def spell_rule(rule: Rule) -> str:
-    """The words that `parse_select`, `parse_schedule`, `parse_place`, ... read as this rule.
+    """The words from which `parse_select`, `parse_place`, ... make this rule.
 
     A selection is spelled without its largest width and its seed, which are options of their own.
 
@@ -56,6 +56,7 @@ def spell_rule(rule: Rule) -> str:
 def spell_number(value: float | int) -> str:
     """A number that reads back as the same float, without a needless `.0`."""
     number = float(value)
+    # Below 1e15 an integer is exact in float64; repr is the shortest text that reads back equal.
     return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
 
 
@@ -120,6 +121,7 @@ def _prune(rule: Prune) -> str | None:
 
 
 def _bias(rule: Bias) -> str | None:
+    # `own_set` has no word: such a boost is refused.
     if isinstance(rule, Boost) and not rule.own_set:
         return _joined("boost", rule.beta)
     known: dict[Any, str] = {one: name for name, one in BIASES.items()}

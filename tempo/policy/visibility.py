@@ -1,4 +1,4 @@
-"""Who sees whom: relations between query slots and slots.
+"""Visibility relations: which slots each query slot sees.
 
 Relations compose with ``&``, ``|`` and ``~`` and govern queries of steps >= 1 only; prompt rows are
 causal by slot. No query sees a later step, or a member that was pruned before it.
@@ -76,7 +76,8 @@ class Ancestor(Relation):
     """The query's parent, its parent's parent and so on; in a prompt, every earlier slot."""
 
     def sees(self, table: SlotTable, queries: Queries) -> Sees:
-        """True where the slot lies on the query's way to the root."""
+        """True where the slot is an ancestor of the query."""
+        # Parents come before children, so one pass fills every row from that of its parent.
         above = np.zeros((len(table), len(table)), bool)
         for slot, parent in enumerate(table.parent.tolist()):
             if parent >= 0:
@@ -97,6 +98,7 @@ class Window(Relation):
 
     def sees(self, table: SlotTable, queries: Queries) -> Sees:
         """True where query position - slot position < width."""
+        # In positions, not slots: members of a set together use one place of the window.
         return table.position[queries, None] - table.position[None, :] < self.width
 
 
@@ -151,9 +153,12 @@ def visible_slots(
     """
     prompt_row = table.step[queries, None] == PROMPT_STEP
     causal = np.arange(len(table))[None, :] <= queries[:, None]
+    # Prompt rows are causal whatever the relation is: they equal a plain forward of the prompt.
     seen = np.where(prompt_row, causal, see.sees(table, queries))
+    # A relation such as `~Self()` would otherwise see the future.
     seen &= table.step[None, :] <= table.step[queries, None]
     seen &= (table.died_at_step == NEVER_DIED)[None, :] | (
+        # A member pruned at step s was still there when the queries of step s ran.
         table.step[queries, None] <= table.died_at_step[None, :]
     )
     if window is not None:

@@ -1,1 +1,1 @@
-"""From options to traces: request, batches, execution, recording, replay."""
+"""Runs: options and requests, batches within a budget, execution, recording, replay."""

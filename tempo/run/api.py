@@ -1,4 +1,4 @@
-"""Decodes prompts under policies and keeps the traces: `generate`, `compare`, `plan`."""
+"""The functions `generate` and `compare`, and the requests that they execute."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,11 @@ from tempo.trace.run import Run
 DEFAULT_ARMS: tuple[str, ...] = COMPARE_DEFAULTS["arms"]
 DEFAULT_POLICY = "isolated"
 REPLAYS = {"visible@isolated": ("isolated", "visible")}
-"""Arms that an unpaired `compare` adds: the second on the sets of the first, where both are."""
+"""Arms that an unpaired `compare` adds: the second policy on the sets of the first.
+
+Free arms choose different tokens, so their readouts cannot be compared; on fed sets they can.
+"""
+# Greedy decoding has no parallel sets: what it shows too is no effect of them.
 NULL = "greedy"
 _POLICY_OPTIONS = (
     *("select", "threshold", "max_width", "readout"),
@@ -133,7 +137,7 @@ def generate_request(
     edits: Sequence[Edit] = (),
     **options: Any,
 ) -> Request:
-    """What `generate` would decode, checked."""
+    """The request that `generate` executes, after all checks."""
     if isinstance(policy, Policy):
         policy, options = _as_preset(policy, options)
     name = "custom" if isinstance(policy, Policy) else policy or DEFAULT_POLICY
@@ -150,11 +154,12 @@ def generate_request(
 
 
 def _as_preset(policy: Policy, options: dict[str, Any]) -> tuple[Policy | str, dict[str, Any]]:
-    """A policy that is a preset with a selection, as that preset and options; else as it is.
+    """A policy object as a preset name and options, where it equals a preset; else unchanged.
 
     So `policy=policies.visible(0.05)` is the same run as `policy="visible", threshold=0.05`.
     """
     name = arm_name(policy, ())
+    # With an option beside it the policy object stays one, so that the clash is reported later.
     if name not in PRESETS or {*_POLICY_OPTIONS, "seed"} & set(options):
         return policy, options
     words = {} if name == NULL else {"select": policy.select}
@@ -174,12 +179,15 @@ def compare_request(
     paired: bool = False,
     **options: Any,
 ) -> Request:
-    """What `compare` would decode, checked."""
+    """The request that `compare` executes, after all checks."""
+    # A string is a sequence too: its letters would be read as arms.
     if isinstance(arms, str):
         raise InputError(f"expected a list of arms, got the text {arms!r}; give ['isolated', ...]")
     named = arms if isinstance(arms, Mapping) else _named_arms(arms)
+    # A name given twice is lost in the mapping; the lengths then differ.
     if len(arms) < 2 or len(named) != len(arms):
         raise InputError(f"expected at least two different arms, got {', '.join(named) or 'none'}")
+    # Only preset names are options; policy objects are recorded in the manifest instead.
     presets = tuple(name for name, policy in named.items() if policy is None)
     given = {**COMPARE_DEFAULTS, "arms": presets, "paired": paired, **options}
     loaded, chosen = _model_and_options(model, given)
@@ -200,7 +208,7 @@ def compare_request(
 
 
 def _named_arms(arms: Sequence[str | Policy]) -> dict[str, Rules | None]:
-    """Arms of a list by name: presets and twins by their own, policies by that of their preset."""
+    """Arms of a list, by name; a policy object gets the name of the preset it equals."""
     named: dict[str, Rules | None] = {}
     for one in arms:
         if not isinstance(cast(object, one), str | Policy):
@@ -227,9 +235,10 @@ def _free_policy(name: str, given: Rules | None, options: Options) -> Policy:
 def _paired(
     named: Mapping[str, Rules | None], options: Options
 ) -> tuple[dict[str, Policy], dict[str, tuple[str, Change]]]:
-    """Arms that decode freely, the reference first, and its twins."""
+    """Arms that decode freely, the reference first, and the twins that are fed its sets."""
     reference, *others = named
     policy = _free_policy(reference, named[reference], options)
+    # Greedy has no sets of two; members of a tree cannot be fed without their parents.
     if isinstance(policy.select, Greedy) or policy.branches:
         raise InputError(
             f"expected a first arm whose sets the others can be fed, got {reference!r}; "
@@ -239,6 +248,7 @@ def _paired(
         name: _free_policy(name, named[name], options) for name in others if name == NULL
     }
     twins = {
+        # The name says whose sets were fed, so a twin is not taken for the freely decoded arm.
         f"{name}@{reference}": (reference, _change(name, named[name], policy))
         for name in others
         if name != NULL
@@ -249,7 +259,7 @@ def _paired(
 
 
 def _change(name: str, given: Rules | None, reference: Policy) -> Change:
-    """What a twin changes; a change of nothing is refused."""
+    """The change of a twin; one that changes nothing is refused, as it would compare equals."""
     change = as_change(name if given is None else given).against(reference)
     if not change.axes:
         raise InputError(
@@ -263,6 +273,7 @@ def _model_and_options(model: Source, given: Mapping[str, Any]) -> tuple[Languag
     values = in_words(given)
     if isinstance(model, str | Path):
         options = make_options({"model": str(model)} | dict(values))
+        # accelerate places the layers itself; a device beside the map would contradict it.
         device = None if options.device_map else options.device
         loaded = load_model(
             model,
@@ -273,6 +284,7 @@ def _model_and_options(model: Source, given: Mapping[str, Any]) -> tuple[Languag
         )
         return loaded, options
     loaded = load_model(model)
+    # A loaded model decides these four; an option that says otherwise must not be recorded.
     facts = {
         "model": loaded.name,
         "revision": loaded.revision,

@@ -1,4 +1,4 @@
-"""How a request is carried out: what is captured of each arm, which sequences decode together."""
+"""The layout of a run: what is captured of each arm, and which sequences decode together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Batch:
     """Sequences that decode together.
 
     Attributes:
-        replays: Whether they are fed the sets of finished traces.
+        replays: Whether the sequences are fed the sets of finished traces.
     """
 
     pairs: tuple[TraceKey, ...]
@@ -34,9 +34,9 @@ class Layout:
     """The batches of a run, in order.
 
     Attributes:
-        level: What is captured; the null arm of a reduced run keeps its rows all the same, and so
-            does an arm whose members are decoded alone too.
-        rows: How the rows of members decoded alone are captured; never their values.
+        level: What is captured. In a reduced run the null arm and the arm of `alone` keep their
+            full rows.
+        rows: Capture of members decoded alone; without values.
     """
 
     level: str
@@ -55,6 +55,7 @@ def layout(request: Request) -> Layout:
     shape, layers, heads = _shape(request)
     values = request.options.values
     if values:
+        # Raises for a layer without a plain output projection, before anything is decoded.
         output_projections(request.model, layers)
     budget_bytes = parse_bytes(request.options.budget)
     level = _level(request, shape, budget_bytes)
@@ -69,15 +70,17 @@ def layout(request: Request) -> Layout:
         for group in _groups(request, shape, pairs, level=level, budget_bytes=budget_bytes)
     ]
     sizes = [[demands[pairs.index(pair)] for pair in batch.pairs] for batch in made]
+    # Members alone are compared with their set row by row: reduced masses would not do.
     rows = Capture("qk" if level == "qk" else "weights", layers, heads)
     return Layout(level, tuple(made), memory_plan(shape, sizes, level=level), rows)
 
 
 def fitting(request: Request, forks: Sequence[Fork]) -> list[list[Fork]]:
-    """Forks that leave at the same step, in groups within the budget."""
+    """Groups of forks that start at the same step, each within the budget."""
     shape, _, _ = _shape(request)
     budget_bytes = parse_bytes(request.options.budget)
     made: list[list[Fork]] = []
+    # Forks of one step leave their runs at the same moment, when all caches are at hand.
     for step in sorted({fork.step for fork in forks}):
         here = [fork for fork in forks if fork.step == step]
         demands = [_forced_demand(fork.plan) for fork in here]
@@ -131,8 +134,8 @@ def _level(request: Request, shape: Shape, budget_bytes: int) -> str:
 def _level_of(request: Request, pair: TraceKey, level: str) -> str:
     """The level of one sequence.
 
-    The labels of the null come from other runs, and a set is held against its members alone row by
-    row, so both need rows.
+    The null is labelled by the sets of other runs after decoding, and a set is compared with its
+    members alone row by row; both need full rows.
     """
     is_null = pair[1] in request.arms and isinstance(request.arms[pair[1]].select, Greedy)
     needs_rows = is_null or pair[1] == request.alone
@@ -140,7 +143,7 @@ def _level_of(request: Request, pair: TraceKey, level: str) -> str:
 
 
 def _in_order(request: Request, level: str) -> list[TraceKey]:
-    """Sequences by kind of batch; within a kind in the order of the request."""
+    """Sequences sorted by kind of batch; within a kind in the order of the request."""
     pairs = [*request.pairs, *request.replay_pairs()]
     # False sorts before True: what decodes freely comes before the replays, which are fed its sets.
     return sorted(
@@ -152,13 +155,14 @@ def _in_order(request: Request, level: str) -> list[TraceKey]:
 def _groups(
     request: Request, shape: Shape, pairs: Sequence[TraceKey], *, level: str, budget_bytes: int
 ) -> list[list[int]]:
-    """Numbers of the sequences of each batch; a batch has one level and replays or does not."""
+    """Indices of the sequences of each batch; all of a batch have one level and one kind."""
 
     def kind(number: int) -> tuple[bool, str]:
         pair = pairs[number]
         return pair[1] in request.replays, _level_of(request, pair, level)
 
     made: list[list[int]] = []
+    # groupby joins neighbours only, which `_in_order` has made of every kind.
     for (_, captured), members in groupby(range(len(pairs)), key=kind):
         numbers = list(members)
         demands = [request.demand(pairs[number], captured) for number in numbers]

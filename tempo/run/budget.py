@@ -1,4 +1,4 @@
-"""Memory and storage of a run before it is made: what fits a batch, which level fits the budget."""
+"""Memory and storage that a run will need, and the batches and level that fit a budget."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,12 @@ from tempo.trace.store import SHARD_BYTES, SHARD_STEPS
 from tempo.vocabulary import GROUPS, TOP_READOUT
 
 PLANNING_WIDTH = 2.0
-"""Mean width of a set expected when storage is planned; memory is planned for the largest."""
+"""Mean set width assumed for storage; memory is planned for the largest width."""
 MAX_BATCH = 64
-"""Sequences of a batch; beyond this packing gains nothing."""
+"""Largest number of sequences in a batch; larger batches gain nothing from packing."""
+# Bytes of a float32, in which rows are captured whatever the dtype of the model is.
 _FLOAT = 4
+# Estimate of the copies of a logit row alive at once: cast, log-softmax, readout, temporaries.
 _LOGIT_COPIES = 6
 
 
@@ -95,14 +97,15 @@ def largest_width(rule: Select) -> int:
 
 
 def kv_bytes(shape: Shape, demand: Demand) -> int:
-    """Keys and values of one sequence."""
+    """Bytes of the keys and values of one sequence."""
     return (
+        # 2: keys and values. KV heads, not query heads: a group of query heads shares one.
         2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * shape.item_bytes * demand.n_slots
     )
 
 
 def step_bytes(shape: Shape, *, level: str, n_queries: float | int, n_slots: float | int) -> float:
-    """What one step leaves in a trace."""
+    """Bytes of one step in a trace."""
     rows = shape.captured_layers * shape.captured_heads * n_queries * _FLOAT
     # A weight for each slot; a query, and its part of the keys of the set; or a mass for each
     # group with the entropy and the maximum.
@@ -117,16 +120,17 @@ def step_bytes(shape: Shape, *, level: str, n_queries: float | int, n_slots: flo
 
 
 def standing_bytes(shape: Shape) -> int:
-    """What a batch holds whatever it decodes: the matrices behind the norms of values."""
+    """Bytes that every batch needs besides its sequences: the matrices for value norms."""
     heads = shape.captured_layers * shape.captured_heads * shape.values
     return heads * shape.head_dim**2 * _FLOAT
 
 
 def trace_bytes(shape: Shape, demand: Demand, *, width: float | int) -> int:
-    """What one trace takes if every set has this width, or the largest that it can have."""
+    """Bytes of one trace if every set has this width, but at most the largest possible."""
     n_prompt, level, mean = demand.n_prompt, demand.level, min(width, demand.max_width)
     total = step_bytes(shape, level=level, n_queries=n_prompt, n_slots=n_prompt)
     for step in range(1, demand.steps + 1):
+        # Rows grow with every set, so storage is quadratic in the steps: hence the loop.
         total += step_bytes(shape, level=level, n_queries=mean, n_slots=n_prompt + step * mean)
     return int(total)
 
@@ -137,6 +141,7 @@ def working_bytes(shape: Shape, demand: Demand) -> int:
     prompt = step_bytes(shape, level=level, n_queries=n_prompt, n_slots=n_prompt)
     step = step_bytes(shape, level=level, n_queries=width, n_slots=demand.n_slots)
     logits = width * shape.vocab_size * _FLOAT * _LOGIT_COPIES
+    # A shard is written when it has enough steps or enough bytes, whichever comes first.
     unwritten = min(prompt + SHARD_STEPS * step, SHARD_BYTES)
     return int(kv_bytes(shape, demand) + max(prompt, step) + unwritten + logits)
 
@@ -150,7 +155,7 @@ def choose_level(shape: Shape, demands: Sequence[Demand], *, budget_bytes: int) 
 def batches(
     shape: Shape, demands: Sequence[Demand], *, budget_bytes: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Numbers of the sequences that decode together, in order, each batch within the budget.
+    """Indices of the sequences of each batch, in order, each batch within the budget.
 
     Raises:
         InputError: One sequence alone needs more.
@@ -165,6 +170,8 @@ def batches(
                 f"{demand.n_prompt} tokens at level {demand.level}, got {human(budget_bytes)}; "
                 "raise --budget, or use --capture reduced or fewer --layers"
             )
+        # Filled in the given order, not sorted by size: traces then appear in the order of the
+        # prompts.
         if made[-1] and (used + needed > budget_bytes or len(made[-1]) == MAX_BATCH):
             made.append([])
             used = standing
@@ -174,7 +181,7 @@ def batches(
 
 
 def memory_plan(shape: Shape, groups: Sequence[Sequence[Demand]], *, level: str) -> MemoryPlan:
-    """What batches of these sequences need; nothing is allocated."""
+    """Memory and storage of batches of these sequences; nothing is allocated."""
     everything = [demand for group in groups for demand in group]
 
     def traces(width: float | int) -> int:
@@ -193,7 +200,7 @@ def memory_plan(shape: Shape, groups: Sequence[Sequence[Demand]], *, level: str)
 
 
 def human(n_bytes: float | int) -> str:
-    """A size with its unit, decimal."""
+    """A size with its unit; units are powers of 1000."""
     for unit in ("B", "KB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.3g} {unit}"

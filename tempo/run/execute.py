@@ -1,4 +1,4 @@
-"""Carries out a request: batch by batch, into memory or a run folder, resuming what is there."""
+"""Decodes a request batch by batch, in memory or into a run folder, and resumes old folders."""
 
 import shlex
 import sys
@@ -24,7 +24,7 @@ from tempo.vocabulary import TOP_READOUT
 
 OnStep = Callable[[StepOutcome], None]
 EDITS_FOUND = "edits_found"
-"""In the header of a trace: numbers of the edits that found something to act on in its batch."""
+"""Key in a trace header: indices of the edits that applied to some cell in its batch."""
 
 
 def execute(
@@ -35,7 +35,7 @@ def execute(
     force: bool = False,
     on_progress: OnStep | None = None,
 ) -> Run:
-    """Decode a request, or go on with one that was interrupted in the same folder."""
+    """Decode a request, or continue one that was interrupted in the same folder."""
     folder = None if out is None else Path(out)
     manifest = _manifest(request, planned)
     if folder is not None and claim(folder, manifest, force=force):
@@ -46,11 +46,14 @@ def execute(
         kept |= decode_batch(request, batch.capture, plans, folder=folder, on_progress=on_progress)
     if request.alone is not None:
         kept |= _decode_alone(request, planned, kept, folder=folder, on_progress=on_progress)
+    # Last, because an edit may apply in one batch only; on disk, batches of earlier calls count
+    # too.
     check_found(request, kept if folder is None else open_run(folder).traces)
     if folder is None:
         return Run(
             request.prompts, tuple(manifest.policies), manifest.policies, kept, manifest.settings
         )
+    # After the last trace: a folder that is marked complete is never resumed.
     write_manifest(folder, replace(manifest, complete=True))
     return open_run(folder)
 
@@ -63,7 +66,9 @@ def decode_batch(
     folder: Path | None = None,
     on_progress: OnStep | None = None,
 ) -> dict[TraceKey, Trace]:
-    """Decode one batch; on disk, a batch that is complete already is left as it is."""
+    """Decode one batch; a batch that is complete on disk is skipped."""
+    # A batch is decoded whole or not at all: what decodes together changes rounding, so a resumed
+    # run keeps its batches.
     if not plans or (
         folder is not None and all(is_whole(trace_folder(folder, *pair)) for pair in plans)
     ):
@@ -74,6 +79,7 @@ def decode_batch(
         decodings = decode(session, list(plans.values()))
     finally:
         for recorder in recorders:
+            # Also after an error: steps that were finished stay readable.
             recorder.writer.flush()
     found = {EDITS_FOUND: sorted(session.applied_edits)} if request.edits else {}
     for recorder, decoding in zip(recorders, decodings, strict=True):
@@ -82,7 +88,7 @@ def decode_batch(
 
 
 def check_found(request: Request, traces: Mapping[TraceKey, Trace]) -> None:
-    """Refuse edits that found nothing to act on in any batch, those of an earlier call included.
+    """Refuse edits that applied to nothing in any batch, including batches of earlier calls.
 
     Raises:
         InputError: Names the first of them.
@@ -144,7 +150,7 @@ def _decode_forks(
 def _session(
     request: Request, capture: Capture, recorders: Sequence[Recorder], on_progress: OnStep | None
 ) -> DecodeContext:
-    """Records every outcome, and shows it."""
+    """A decoding context that records every outcome and then reports it."""
 
     def take(outcome: StepOutcome) -> None:
         recorders[outcome.number].take(outcome)
@@ -156,7 +162,7 @@ def _session(
 
 
 def _in_memory(pairs: Iterable[TraceKey], recorders: Sequence[Recorder]) -> dict[TraceKey, Trace]:
-    """What was kept in memory; on disk there is nothing to hand on."""
+    """Traces of recorders that keep them in memory; empty for recorders on disk."""
     keepers = {pair: recorder.writer for pair, recorder in zip(pairs, recorders, strict=True)}
     return {
         pair: keeper.trace() for pair, keeper in keepers.items() if isinstance(keeper, TraceKeeper)
@@ -179,7 +185,7 @@ def _recorder(
 def _plans(
     request: Request, batch: Batch, kept: Mapping[TraceKey, Trace], folder: Path | None
 ) -> dict[TraceKey, SequencePlan]:
-    """The plans of a batch; a replay of a sequence that never fed a set has nothing to replay."""
+    """Plans of a batch; a reference without sets (its prompt ended it) has no replay."""
     if not batch.replays:
         return {pair: request.plan(pair) for pair in batch.pairs}
     traces = kept if folder is None else open_run(folder).traces
@@ -212,6 +218,8 @@ def _made_by(request: Request) -> dict[str, Any]:
     return {
         "model_facts": facts_of_model(request.model),
         "versions": versions(),
+        # Recorded, but not part of the configuration hash: the same run from Python, or with
+        # options in another order, must be found again.
         "command": shlex.join(["tempo", *sys.argv[1:]])
         if Path(sys.argv[0]).name == "tempo"
         else "python",

@@ -43,7 +43,8 @@ from tempo.policy.spelling import spell_number, spell_rule
 from tempo.vocabulary import parse_numbers, spell_numbers
 
 MAX_WIDTH = 8
-"""Largest set where nothing else is said."""
+"""Default of the largest set."""
+# Decimal, as disks and `human` count; from small to large, which `spell_bytes` relies on.
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -69,11 +70,12 @@ def spell_bytes(n_bytes: float | int) -> str:
         raise InputError(f"expected a size of at least 1 byte, got {n_bytes}; such as 2GB")
     unit = next(unit for unit in reversed(_UNITS) if n_bytes >= _UNITS[unit])
     text = f"{spell_number(n_bytes / _UNITS[unit])}{unit}"
+    # Rounding in the division may miss the size by a byte; then bytes are exact.
     return text if parse_bytes(text) == int(n_bytes) else f"{int(n_bytes)}B"
 
 
 def _kind_of_threshold(value: Any) -> str:
-    """A text that is no number is taken for a schedule."""
+    """Tag of a threshold: text that is not a number is a schedule."""
     try:
         float(value)
     except (TypeError, ValueError):
@@ -88,8 +90,12 @@ _Threshold = Annotated[
 
 
 class Options(BaseModel):
-    """Everything that decides what a run contains, but its prompts."""
+    """Everything that determines a run, except its prompts.
 
+    Fields are kept as the words of the command line, so that one configuration has one hash.
+    """
+
+    # An unknown key is an error: a misspelled option would silently be the default.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field("smollm2-135m", description="Preset, hub id, folder or .gguf file.")
@@ -170,6 +176,7 @@ class Options(BaseModel):
     @model_validator(mode="after")
     def _known_twins(self) -> "Options":
         for number, name in enumerate(self.arms):
+            # The first arm decodes freely, so it has to be a policy; so does the null.
             if self.paired and number and name != "greedy":
                 parse_change(name)
             elif name not in (*PRESETS, "custom"):
@@ -180,8 +187,9 @@ class Options(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    # Before validation, as only then it is known which options were given at all.
     def _in_words(cls, values: Any) -> Any:
-        """A selection that uses no threshold has None, not the default."""
+        """Convert rules to words; set the threshold to None if the selection uses none."""
         words = in_words(values)
         if words.get("select", "threshold") == "threshold" or "threshold" in words:
             return words
@@ -206,14 +214,14 @@ class Options(BaseModel):
         return self
 
     def _select(self) -> Select:
-        """Which tokens enter."""
+        """The selection rule of these options."""
         used = {} if self.threshold is None else {"threshold": self.threshold}
         return parse_select(self.select, max_width=self.max_width, seed=self.seed, **used)
 
     @field_validator("threshold", "readout", "positions", "bias", "prune")
     @classmethod
     def _spelled_rule(cls, text: float | str | None, info: Any) -> float | str | None:
-        """One spelling of each rule, so that `offset:0.010` and `offset:0.01` are the same run."""
+        """The canonical words of a rule: `offset:0.010` and `offset:0.01` are one run."""
         if not isinstance(text, str):
             return text
         try:
@@ -224,6 +232,7 @@ class Options(BaseModel):
     @field_validator("select")
     @classmethod
     def _spelled_select(cls, text: str) -> str:
+        # The width is checked later, against `max_width`; here no width is too large.
         return spell_rule(parse_select(text, max_width=maxsize))
 
     @field_validator("layers", "heads")
@@ -259,16 +268,18 @@ class Options(BaseModel):
         rules: dict[str, Any] = {}
         if self.positions is not None:
             rules["place"] = parse_place(self.positions)
+        # Only a readout that was given: the default would replace the readout of a tree.
         if "readout" in self.model_fields_set:
             rules["read"] = self._read(chosen.read)
         if self.bias is not None:
             rules["bias"] = (*chosen.bias, *parse_bias(self.bias))
+        # Greedy is the null: it has no members to prune.
         if name != "greedy":
             rules |= {"prune": parse_prune(self.prune), "keep": self.keep}
         return replace(chosen, **rules)
 
     def _read(self, own: Read) -> Read:
-        """The readout asked for, with the frontier of the policy."""
+        """The chosen readout, with the frontier of the policy."""
         read: Any = parse_readout(self.readout)
         if read.children == "merged":
             return read
@@ -295,13 +306,13 @@ _RULES: Mapping[str, tuple[type, str]] = {
     "bias": (Bias, 'such as Boost(0.5), a list of biases, or "boost:0.5"'),
     "prune": (Prune, 'such as AttentionBelow(0.01) or "attention:0.01"'),
 }
-"""Options that a rule may stand for: its kind, and what may be written."""
+"""Options that accept a rule object: its class, and examples for the error message."""
 
 
 def in_words(values: Mapping[str, Any]) -> dict[str, Any]:
     """Options with lists, numbers and rules as the words that the command line takes.
 
-    What is already a word, or needs none, stays.
+    Values that are words already, or have no words, are unchanged.
 
     Raises:
         InputError: A rule without words, one of another kind, or one that says something else
@@ -329,6 +340,7 @@ def in_words(values: Mapping[str, Any]) -> dict[str, Any]:
 def _word(name: str, value: Any) -> Any:
     if value is None or isinstance(value, str):
         return value
+    # Compared by module name: this module must not import torch.
     if name in ("dtype", "device") and type(value).__module__ == "torch":
         return str(value).removeprefix("torch.")
     if name in ("layers", "heads"):
@@ -355,6 +367,7 @@ def _number_words(name: str, value: Any) -> str:
         indices = [index(one) for one in numbers]
     except TypeError:
         indices = []
+    # bool is an int in Python: layers=True would mean layer 1.
     if not indices or min(indices) < 0 or isinstance(value, bool):
         raise InputError(
             f'{name}: expected numbers such as [0, 3], range(10, 15) or "0,3,10-14", got '
@@ -364,7 +377,7 @@ def _number_words(name: str, value: Any) -> str:
 
 
 def _beside_select(rule: Select) -> dict[str, Any]:
-    """What a selection says of other options: its threshold, its largest width, its seed."""
+    """Options that a selection object determines: threshold, largest width, seed."""
     match rule:
         case Threshold(tau, max_width):
             return {"threshold": _word("threshold", tau), "max_width": max_width}
@@ -381,7 +394,7 @@ def _beside_select(rule: Select) -> dict[str, Any]:
 COMPARE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"arms": ("isolated", "visible", "unique", "greedy"), "capture": "auto"}
 )
-"""Where `compare` differs from the defaults of `Options`."""
+"""Defaults of `compare` that differ from those of `Options`."""
 
 
 def make_options(values: Mapping[str, Any]) -> Options:
@@ -391,6 +404,7 @@ def make_options(values: Mapping[str, Any]) -> Options:
         InputError: An unknown key or a value out of range; the message names each.
     """
     try:
+        # pydantic reports all problems at once, so that the user corrects them in one go.
         return Options(**values)
     except ValidationError as error:
         raise InputError("; ".join(_problem(item, values) for item in error.errors())) from None

@@ -1,4 +1,4 @@
-"""Turns the outcomes of steps into traces: header, token texts, and where the tensors go."""
+"""Turns the outcomes of steps into traces: header, token texts and tensors."""
 
 import platform
 from collections.abc import Mapping
@@ -18,20 +18,22 @@ from tempo.trace.store import TraceKeeper, TraceWriter
 
 @dataclass(slots=True)
 class Recorder:
-    """Keeps one trace up to date, step by step."""
+    """Adds the steps of one sequence to its trace."""
 
     model: LanguageModel
     writer: TraceWriter | TraceKeeper
 
     def take(self, outcome: StepOutcome) -> None:
-        """Add one whole step."""
+        """Add one step."""
         table = outcome.decoding.table
         members = table.token[table.members(outcome.step)]
+        # Texts of tokens are stored, so that a trace can be read without a tokenizer.
         mentioned = [*members.tolist(), *outcome.tensors["dropped/token"].tolist()]
         header = self.writer.header
         changed = {
             "tokens": dict(header.tokens)
             | {token: text_of(self.model, token) for token in mentioned},
+            # Decoded again from all tokens: byte-pair tokens do not decode one by one.
             "text": self._text(best_path(table)),
         }
         if outcome.step == 0:  # scaling, windows and caps of the layers are known once they ran
@@ -45,7 +47,7 @@ class Recorder:
 
 
 def best_path(table: SlotTable) -> list[int]:
-    """Tokens from the start to the best unpruned member of the last set, parent by parent."""
+    """Tokens along the parents of the best unpruned member of the last set, first token first."""
     slot, path = table.continuation_parent(), []
     while slot >= 0:
         path.append(int(table.token[slot]))
@@ -66,7 +68,7 @@ def first_header(
     prompt: str,
     run: Mapping[str, Any],
 ) -> TraceHeader:
-    """What is known of a trace before its first step."""
+    """The header of a trace before its first step."""
     assert capture.level is not None
     return TraceHeader(
         prompt_id=plan.prompt_id,
@@ -104,6 +106,6 @@ def facts_of_model(model: LanguageModel) -> dict[str, Any]:
 
 @cache
 def versions() -> Mapping[str, str]:
-    """Versions of what made a run."""
+    """Versions of Python and of the packages that decide the numbers of a run."""
     names = ("tempo-decoding", "torch", "transformers", "numpy", "safetensors")
     return {"python": platform.python_version()} | {name: version(name) for name in names}

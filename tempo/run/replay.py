@@ -1,4 +1,7 @@
-"""Feeds the tokens of a trace again: under changed rules, or with one member alone."""
+"""Feeds the tokens of a trace again: under changed rules, or with one member alone.
+
+The tokens are fixed, so a difference between two runs comes from the changed rule only.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -74,6 +77,7 @@ def replay(
     """
     loaded = load_model(trace.header.model["name"] if model is None else model)
     check_same_model(trace, facts_of_model(loaded))
+    # Without a parallel set every policy gives the same run; its twin would show 0 by construction.
     if trace.slots.width.max() < 2:
         raise NoParallelSetsError(
             f"expected a trace with a set of two or more members, got {trace.header.prompt_id!r} "
@@ -97,6 +101,7 @@ def replay(
     reference = rule_from_dict(trace.header.policy)
     twins = _decode(loaded, trace, reference, changes, edits)
     for name, twin in twins.items():
+        # A whole policy may differ in several rules at once; then no difference has one cause.
         if axes is None and isinstance(wanted[name], Policy):
             _check_one(trace, twin)
         else:
@@ -106,7 +111,7 @@ def replay(
 
 
 def _name_beside(trace: Trace) -> str:
-    """Arm of the only twin; `twin@twin` beside a reference that is a twin itself."""
+    """Name of a single twin; `twin@twin` if the reference is a twin itself."""
     return TWIN if trace.header.arm != TWIN else f"{TWIN}@{TWIN}"
 
 
@@ -170,10 +175,12 @@ def _check_one(trace: Trace, twin: Trace) -> None:
         )
 
 
+# About 100 times the rounding of reordered sums in float32, which is 1e-5 on logits.
 READOUT_TOLERANCE_NATS = {"float32": 1e-3}
 HALF_PRECISION_TOLERANCE_NATS = 0.3
 """Nats by which a replayed log-probability may differ from the recorded one, in float32 and in
 half precision, where what decodes together changes the rounding."""
+# Shares are computed again, in part from new logits, and differ by rounding.
 _REPLAYED_SHARE = 1e-3
 
 NO_TWIN_IN_TREES = (
@@ -216,6 +223,7 @@ class ReplayedSequence:
             return
         rows = outcome.tensors["weights"]
         self.columns.append(rows[..., self.members])
+        # The next step is the first that can read the set; its prompt rows show what the set took.
         if outcome.step == self.step + 1:
             self.prompt = rows[..., : self.n_prompt]
 
@@ -285,10 +293,12 @@ def replay_set(model: LanguageModel, trace: Trace, step: int) -> Replay:
     table, policy = trace.slots, _fed_again(trace)
     rules = [policy]
     if not policy.branches:
+        # In one batch with the whole set, so that rounding differs as little as possible.
         rules += [alone(table, policy, slot) for slot in table.members(step).tolist()]
     header = trace.header
     ids = tuple(table.token[: table.n_prompt].tolist())
     plans = [
+        # "ignore": the end of sequence is part of the fed tokens and must not be acted on again.
         SequencePlan(
             header.prompt_id, header.arm, ids, rule, trace.n_steps, "ignore", capture_from_step=step
         )
@@ -306,7 +316,7 @@ def replay_set(model: LanguageModel, trace: Trace, step: int) -> Replay:
 
 
 def _fed_again(trace: Trace) -> Policy:
-    """The rules of a trace, fed its own sets; in a tree with their parents."""
+    """The policy of a trace, changed to feed its recorded sets; in a tree with their parents."""
     policy: Policy = rule_from_dict(trace.header.policy)
     sets = forced(trace.slots)
     if policy.branches:
@@ -315,7 +325,7 @@ def _fed_again(trace: Trace) -> Policy:
 
 
 def _parents(table: SlotTable) -> list[tuple[int, ...]]:
-    """For every set, the place of each member's parent in the set before."""
+    """For every set, the index of each member's parent in the set before."""
     # The first set descends from the last slot of the prompt, each later one from the set before.
     firsts = [table.n_prompt - 1, *(int(table.members(k)[0]) for k in range(1, table.n_steps))]
     return [
@@ -325,7 +335,7 @@ def _parents(table: SlotTable) -> list[tuple[int, ...]]:
 
 
 def _capture(model: LanguageModel) -> tuple[Capture, str]:
-    """Rows and norms of values, or rows and why there are no norms."""
+    """Capture with value norms, or without them and with the reason."""
     everything = tuple(range(model.n_layers)), tuple(range(model.n_heads))
     capture = Capture("weights", *everything, values=True)
     try:
@@ -338,7 +348,7 @@ def _capture(model: LanguageModel) -> tuple[Capture, str]:
 def _decode_set(
     session: DecodeContext, plans: Sequence[SequencePlan], sequences: Sequence[ReplayedSequence]
 ) -> tuple[list[Decoding], tuple[SetFork, ...]]:
-    """All sequences together; the stream is watched at the set, and the caches kept there."""
+    """Decode all sequences together; keep the residual stream and the caches at the set."""
     step, widths = sequences[0].step, [len(one.members) for one in sequences]
     with torch.inference_mode(), attention_as(session.model.hf, PACKED_ATTENTION):
         decodings, cache = prefill(session, plans)
@@ -346,12 +356,14 @@ def _decode_set(
             decodings = advance(session, decodings, cache=cache, step=number)
         with watched_stream(session.model) as depths:
             decodings = advance(session, decodings, cache=cache, step=step)
+        # Copies of the caches: the next steps write into the shared one.
         forks = tuple(
             SetFork(decoding, cache.take([number]), step)
             for number, decoding in enumerate(decodings)
         )
         decodings = advance_to_end(session, decodings, cache=cache, first=step + 1)
     states = np.stack([depth[0].float().cpu().numpy() for depth in depths])
+    # Rows of all sequences are packed in one axis; widths say where each ends.
     for one, own in zip(sequences, np.split(states, np.cumsum(widths)[:-1], axis=1), strict=True):
         one.states = own
     return decodings, forks

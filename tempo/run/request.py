@@ -1,4 +1,4 @@
-"""What a run is to contain, settled before anything is decoded."""
+"""The request of a run: prompts, arms and options, checked before anything is decoded."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ class Request:
         arms: The policy of each arm that decodes freely.
         pairs: The (prompt id, arm) to decode, in order.
         replays: For each arm that replays the sets of another, that other and what it changes.
-        alone: The arm whose members are each decoded alone too; None if none is.
+        alone: The arm whose members are also decoded without their siblings; None for no arm.
         edits: What is changed in every forward.
     """
 
@@ -84,11 +84,13 @@ class Request:
         """Slots that a sequence may need, captured at a level."""
         arm = self.replays[pair[1]][0] if pair[1] in self.replays else pair[1]
         policy = self.arms[arm]
+        # A tree is bounded by its frontier; the rule bounds the children of one node only.
         width = policy.read.frontier if policy.branches else largest_width(policy.select)
         return Demand(len(self.token_ids[pair[0]]), self.options.steps, width, level)
 
     def n_slots_at_most(self) -> int:
         """Slots that the longest sequence may need."""
+        # The level does not change the number of slots.
         return max(self.demand(pair, "reduced").n_slots for pair in self.pairs)
 
     def _plan(self, pair: TraceKey, policy: Policy) -> SequencePlan:
@@ -143,10 +145,10 @@ def make_request(
 
 
 def check_edits(request: Request) -> None:
-    """Refuse heads that are not the model's, and a level that cannot show what the edits did.
+    """Refuse heads that the model does not have, and a level that cannot show edits.
 
     Raises:
-        InputError: As said.
+        InputError: A head or layer out of range, or capture of queries and keys.
     """
     check_edit_list(request.edits)
     for edit in request.edits:
@@ -171,6 +173,8 @@ def _check_rules(request: Request) -> None:
             )
     # The largest position: no more positions than slots, counted from 0.
     longest = min(request.n_slots_at_most(), request.model.max_positions) - 1
+    # `dynamic` and `longrope` choose frequencies from the largest position of a call: one long
+    # prompt would change the keys of all others, so a request that goes there is refused.
     check_rope(request.model, longest)
     changed = [change.place for _, change in request.replays.values() if change.place]
     for place in (*(policy.place for policy in request.arms.values()), *changed):
@@ -192,6 +196,7 @@ def prompts_from(
     ids: dict[str, tuple[int, ...]] = {}
     prompts: list[Prompt] = []
     for number, item in enumerate(items):
+        # Four digits keep folders in input order when sorted by name.
         name = f"p{number:04d}"
         if isinstance(item, Prompt):
             prompts.append(item)
@@ -204,7 +209,7 @@ def prompts_from(
 
 
 def check_different(texts: Iterable[tuple[str, Sequence[int]]]) -> None:
-    """Refuse a text that stands twice: the prompt is the unit, and it would count twice.
+    """Refuse duplicate prompts: the prompt is the statistical unit and would count twice.
 
     Args:
         texts: Ids of prompts with their tokens.
@@ -229,6 +234,7 @@ def is_single(given: Any) -> bool:
     Raises:
         InputError: It is neither.
     """
+    # Arrays and tensors have `tolist`; no import of torch is needed to recognise them.
     if isinstance(given, str | Prompt) or hasattr(given, "tolist"):
         return True
     if isinstance(given, bytes) or not isinstance(given, Sequence):
@@ -246,7 +252,7 @@ def _plain(item: Any) -> PromptInput:
 
 
 def arm_name(policy: Policy, taken: Sequence[str]) -> str:
-    """Name of the preset with the same rules but the selection, else custom."""
+    """Name of the preset that equals the policy apart from its selection, else custom."""
     if policy == PRESETS["greedy"]() and "greedy" not in taken:
         return "greedy"  # it has the rules of isolated, whose selection it is not
     for name, make in PRESETS.items():
@@ -275,6 +281,7 @@ def _check_prompt(model: LanguageModel, prompt: Prompt, ids: Sequence[int], step
             f"expected token ids from 0 to {model.vocab_size - 1}, got {min(ids)} to {max(ids)} "
             f"({prompt.id})"
         )
+    # Positions, not slots: members of a set share one.
     if len(ids) + steps > model.max_positions:
         raise InputError(
             f"expected a prompt and {steps} steps within the context of {model.max_positions}, "
