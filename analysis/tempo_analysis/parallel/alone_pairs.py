@@ -1,4 +1,4 @@
-"""A set beside its twin, in which one member stands alone: two traces, checked, rows aligned.
+"""A set and its twin, in which one member has no siblings: checks of the pair, aligned rows.
 
 The twin was fed the same tokens at the same positions, without the siblings. Both are read at the
 step after the set only, so a twin may hold rows at that step alone.
@@ -21,7 +21,7 @@ SMALLEST_SET = 2
 
 @dataclass(frozen=True, slots=True)
 class PairedRows:
-    """What the queries after a set pay, in float64.
+    """Attention of the queries that follow a set, in float64.
 
     Attributes:
         weights: The rows; 0 where a query may not see.

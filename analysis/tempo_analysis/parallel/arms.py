@@ -34,12 +34,12 @@ def inherited_labels(arm: SlotTable, greedy: SlotTable) -> Labels:
 
 
 BEFORE_AXES = ("relation",)
-"""What the only replay of runs that recorded no axes, `visible@isolated`, may change."""
+"""Allowed differences in runs that recorded no axes; their only replay is `visible@isolated`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arms:
-    """The part each arm plays.
+    """The role of each arm.
 
     Attributes:
         free: Arms that chose their own tokens, in the order of the run.

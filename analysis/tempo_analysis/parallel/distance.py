@@ -55,11 +55,11 @@ class PairedDistances:
 class MatchedRatio:
     """Weight of members of earlier sets over the weight of single tokens at the same distance.
 
-    Distance is position of query minus position of slot, to the nearest whole number; recency can
-    not move this ratio. Rows are rescaled to their mass outside slot 0. For each prompt, layer and
-    head: log of (mean weight of the members / mean, over the same members, of the kernel at their
-    distance). The kernel is the mean weight of earlier generated single tokens (width 1) of the run
-    and of the greedy run of the same prompt. Where these give fewer than 8 weights
+    Distance is position of query minus position of slot, to the nearest whole number; recency
+    does not affect this ratio. Rows are rescaled to their mass outside slot 0. For each prompt,
+    layer and head: log of (mean weight of the members / mean, over the same members, of the kernel
+    at their distance). The kernel is the mean weight of earlier generated single tokens (width 1)
+    of the run and of the greedy run of the same prompt. Where these give fewer than 8 weights
     (`SMALLEST_KERNEL`) at a distance, those of all other prompts are pooled, the prompt itself left
     out; where these are too few as well, the members there are left out and counted. Averaged over
     layers and heads, then over prompts. Left out: siblings, the query, pruned slots, rows with less
@@ -223,7 +223,7 @@ def _labelled_distances(
 
 
 def _sums(observed: ObservedTrace, chosen: _Chosen, times: _Times | None = None) -> DistanceSums:
-    """Sums over all rows, of the chosen slots among those of earlier sets."""
+    """Sums over all rows for the chosen slots of earlier sets; `times` is how often each counts."""
     distance = np.arange(_n_distances(observed))
     # float64 sums of many float32 weights.
     sums = np.zeros((3, len(observed.layers), len(observed.heads), len(distance)))
@@ -254,7 +254,7 @@ def _n_distances(observed: ObservedTrace) -> int:
 def _parts(
     rows: Observation, chosen: Bool[np.ndarray, " slot"], distance: Int64[np.ndarray, " distance"]
 ) -> Bool[np.ndarray, "query slot distance"]:
-    """Chosen slots of earlier sets at each distance; at 0, where no single is, all below 1."""
+    """Chosen slots of earlier sets at each rounded distance; negative distances count as 0."""
     table = rows.table
     # Only slots of earlier steps: siblings share the query's position, at which no single token can
     # be, so there is nothing to match them with.
@@ -265,7 +265,7 @@ def _parts(
 
 
 def _aligned(sums: Sequence[DistanceSums]) -> Float64[np.ndarray, "one column layer head distance"]:
-    """Several sums with one distance axis, zero where one ends."""
+    """Several sums, padded with zeros to a common distance axis."""
     n = max(each.shape[-1] for each in sums)
     return np.stack([np.pad(each, [(0, 0)] * 3 + [(0, n - each.shape[-1])]) for each in sums])
 

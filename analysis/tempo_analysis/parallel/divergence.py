@@ -44,7 +44,7 @@ class ReadoutDistance:
         js: Jensen-Shannon divergence, at most ln 2.
         top_overlap: Share of the 10 best tokens of one that are among the 10 best of the other.
         cosine: Cosine of the two probability vectors.
-        shared_mass: Smaller of the two masses on tokens that both list; near 1 bounds are tight.
+        shared_mass: Smaller of the two masses on tokens that both list; bounds are tight near 1.
         top_1_overlap: 1 where both have the same best token, else 0.
         top_5_overlap: As `top_overlap`, of the 5 best.
         complete: Whether both list the same tokens and nothing lies outside.
@@ -94,7 +94,7 @@ class Divergence:
 
 
 def readout_distance(first: Readout, second: Readout) -> ReadoutDistance:
-    """Compare two readouts over what both lists know."""
+    """Compare two readouts over the finest partition that is known for both."""
     p, q, tails = _common_partition(first, second)
     same_list = np.array_equal(np.sort(first.token), np.sort(second.token))
     # JS against the mixture stays finite where one side has a token that the other lacks.
@@ -173,7 +173,7 @@ def _common_partition(
     """Both readouts over the tokens that both list and one bin for the rest, each summing to 1.
 
     The rest joins the least likely common bin where one side has nothing there, so that a tail mass
-    rounded to 0 does not read as impossible.
+    rounded to 0 does not count as probability 0.
     """
     _, in_first, in_second = np.intersect1d(first.token, second.token, return_indices=True)
     p, p_rest = _bins(first, in_first)

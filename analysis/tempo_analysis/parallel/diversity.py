@@ -1,4 +1,4 @@
-"""How varied is the decoded text, how many branches does a step hold, and what does it cost?
+"""Diversity of the decoded text, effective branches of each step, and cost of decoding.
 
 Everything is counted on token ids, so no tokenizer is needed and only texts of one model compare.
 The counts depend on length: cut all texts to one (`common_length`).

@@ -1,4 +1,4 @@
-"""How spread out is attention in each layer, and how much of that is the sink?"""
+"""Entropy of attention in each layer, with and without the sink."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""Figures of results; nothing is computed here but where the ink goes."""
+"""Figures of results: they draw numbers that were computed elsewhere."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -50,7 +50,7 @@ RATIO_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0,
 
 
 def run_drawings(run: Run, found: RunNumbers) -> tuple[Drawing, ...]:
-    """Every figure that has something to show."""
+    """Every figure of a run for which there are data."""
     return tuple(_drawings(run, found))
 
 
@@ -233,7 +233,7 @@ def _draw_ratio(axes: Axes, ratio: AttentionRatio) -> None:
 
 
 def _name_factors(axes: Axes, ticks: tuple[float, ...]) -> None:
-    """Plain numbers on a logarithmic axis, whole ones on the other."""
+    """Plain numbers as ticks of the logarithmic y axis, integers as ticks of the x axis."""
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     # Minor ticks of a log axis get labels of their own in a narrow range.
     axes.yaxis.set_minor_locator(NullLocator())
@@ -289,7 +289,7 @@ def _draw_map(
 
 
 def _draw_legend(figure: Figure, panels: Iterable[Axes], *, n_columns: int) -> None:
-    """Every label of the panels once, under them."""
+    """One legend below the panels, in which each label of the panels occurs once."""
     found: dict[str, Artist] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()

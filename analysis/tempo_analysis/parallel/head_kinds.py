@@ -1,4 +1,4 @@
-"""Where each head looks and of what kind it is, and whether head numbers mean anything."""
+"""What each head attends to, its kind, and a test of whether the head number has an effect."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -165,7 +165,7 @@ MeasureColumns = list[Float64[np.ndarray, "layer head query"]]
 
 
 def _step_measures(rows: Observation) -> tuple[MeasureColumns, MeasureColumns]:
-    """The measures of one step but the entropies, and their values under even attention."""
+    """The measures of one step except the entropies, and their values under even attention."""
     weights = rows.rows()
     places, distance = _places(rows)
     mass = mass_on(weights, places)
@@ -313,7 +313,7 @@ def index_shares(
 
 
 def kind_columns(kind: Int[np.ndarray, "layer head"]) -> Float64[np.ndarray, "layer head kind"]:
-    """A column for each of `KINDS`, 1 where a head is of it; NaN without a kind."""
+    """One indicator column for each of `KINDS`: 1 for heads of that kind; NaN without a kind."""
     columns = (kind[..., None] == np.arange(len(KINDS))).astype(np.float64)
     # NaN, not zeros: otherwise a head without data would count as one of no kind.
     columns[kind == UNTYPED] = np.nan
@@ -336,7 +336,7 @@ def _between(
 def _permuted(
     centred: Float64[np.ndarray, "layer head column"], permutations: int, seed: int
 ) -> Float64[np.ndarray, " permutation"]:
-    """The same with heads permuted within each layer, again and again."""
+    """`_between` for random permutations of the heads within each layer."""
     rng = np.random.default_rng(seed)
     layers = np.arange(len(centred))[:, None]
     found = []

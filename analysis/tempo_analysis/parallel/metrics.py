@@ -134,8 +134,8 @@ class MetricRows:
 def rows_of(metrics: Sequence[Metric], name: str, arm: str | None) -> MetricRows:
     """The rows that a name and an arm ask for.
 
-    A name that stands in the table means its own row only; any other means the whole family of
-    names that begin with it: `attention_ratio` is with and without the sink, and over its null.
+    The name of a row selects that row only. Any other name selects all rows whose names begin with
+    it: `attention_ratio` selects the ratios with and without the sink, and those over their null.
 
     Raises:
         InputError: No such name or arm; the message has the nearest ones.
@@ -213,7 +213,7 @@ def ratio_metrics(arm: str, ratios: Sequence[AttentionRatio], *, no_null: str) -
 
 
 def missing_ratio_metrics(arm: str, reason: str) -> list[Metric]:
-    """The same rows where no prompt has a parallel set to look at."""
+    """The same rows, without data, where no prompt has a parallel set."""
     # No prompt gives NaN limits and "too few prompts", the same as everywhere else.
     nothing = estimate_with_interval(np.full(0, np.nan))
     # The rows stay, with the reason: a missing row would read as a question not asked.
@@ -232,7 +232,7 @@ def arm_metrics(
 
 
 def null_metrics(arm: str, column: PromptColumn, *, seed: int = SEED) -> list[Metric]:
-    """What can be said of the greedy arm itself, which has no null."""
+    """The numbers of the greedy arm itself, which has no null."""
     return [
         _arm_metric(arm, quantity, column, None, no_null="this arm is the null", seed=seed)
         for quantity in _QUANTITIES
@@ -366,7 +366,7 @@ def split_metrics(
     Args:
         effects: "without" and "with" slot 0 in the reference.
         over_null: Row ratio without the sink over its null, as a factor; None without a null.
-        no_null: Said in place of the verdict where there is no null.
+        no_null: Text in place of the verdict where there is no null.
     """
     # The verdict rests on the reference without the sink: slot 0 takes most of the mass and would
     # hide what happens on the rest of the prompt.
@@ -379,7 +379,7 @@ def split_metrics(
 
 
 def refused_split_metric(refusal: Unanswered) -> Metric:
-    """The headline of a paired run that could not be split."""
+    """The row of the verdict for a paired run that could not be split."""
     text = f"no verdict: {refusal.reason}"
     return Metric("parallel_verdict", refusal.arm, "factor", _nothing(), ALONE, NONE, text)
 
@@ -437,7 +437,7 @@ def _verdict_metric(effect: SetEffect, over_null: Interval | None, no_null: str)
 
 
 def _part_metrics(arm: str, part: Part, *, prefix: str, sink: Sink) -> list[Metric]:
-    """With the sink in the reference, only the parts that this changes."""
+    """One row for each part; with slot 0 in the reference, only the parts that depend on it."""
     # The other rows would repeat the same numbers under a second name.
     kept = _OF_SPLIT if sink == "without" else {k: _OF_SPLIT[k] for k in _OF_REFERENCE}
     suffix = "" if sink == "without" else "_with_sink"

@@ -1,4 +1,4 @@
-"""What one step of a trace shows: its rows, read once and shared by every question."""
+"""Query rows of one step of a trace, read once and used by every measure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

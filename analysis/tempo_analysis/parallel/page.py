@@ -30,13 +30,13 @@ MOST_BYTES = 4_500_000
 """Attention of one trace takes at most this much of the page, as long as coarser codes help."""
 
 MOST_BYTES_BESIDE = 20_000_000
-"""The same for a prompt that may lie in a file beside the page."""
+"""The same for a prompt that may be in a file of its own beside the page."""
 
 
 def shown_arms(run: Run, arms: Arms) -> list[str]:
     """Arms of the page: those that decoded freely and the twins, not members alone.
 
-    Twins stand behind their reference, the null last.
+    Each twin follows its reference; the null is last.
     """
     twins = {
         arm: [twin for twin, source in arms.replays.items() if source == arm] for arm in arms.free
@@ -117,7 +117,7 @@ def _bits(seen: Sequence[Bool[np.ndarray, "_ _"]]) -> str:
 
 DATA_FOLDER = "page"
 MOST_EMBEDDED = 4_600_000
-"""Prompts that together take more lie in files beside the page, all but the first."""
+"""If all prompts take more than this, all but the first are written to files of their own."""
 
 _OWN = Path(__file__).parent
 SCRIPTS = (
@@ -210,7 +210,7 @@ def shown_axes(results: RunNumbers) -> dict[str, Any]:
 
 
 def _write_prompts(run: Run, arms: Sequence[str], folder: Path) -> list[tuple[str, str]]:
-    """Write what does not fit into the page; gives what goes into it."""
+    """Write the prompts that do not fit into the page to files; return those that do."""
     embedded: list[tuple[str, str]] = []
     for prompt_id, text in _documents(run, arms):
         # Characters and bytes are the same: JSON is written in ASCII.

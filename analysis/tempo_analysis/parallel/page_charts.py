@@ -23,7 +23,7 @@ Series = dict[str, Any]
 
 
 def charts(results: RunNumbers) -> list[Chart]:
-    """Every chart there are data for; one that names an arm belongs to that arm."""
+    """Every chart for which there are data; `arm` is set in charts of one arm."""
     return [
         _entropy(results),
         *(_ratio(arm, each.ratio) for arm, each in results.by_arm.items() if each.ratio),
@@ -138,7 +138,7 @@ def _chart(
 def _panel(
     title: str, series: list[Series], same: float, name: str = "identical readouts"
 ) -> dict[str, Any]:
-    """`same` is where nothing happens; a line marks it."""
+    """One panel; `same` is the value without any effect, marked by a line called `name`."""
     return {"title": title, "series": series, "level": same, "levelName": name}
 
 
@@ -178,7 +178,7 @@ HeadMap = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RoleMaps:
-    """Maps of what heads do, from a census of the same model, and why there are none."""
+    """Maps of head roles from a census of the same model, and the reasons for missing ones."""
 
     maps: Sequence[HeadMap] = ()
     refusals: Sequence[Unanswered] = ()

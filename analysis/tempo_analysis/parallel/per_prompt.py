@@ -1,4 +1,4 @@
-"""Everything that the questions need from one prompt, in one reading of its traces."""
+"""All measures of one prompt, computed in one reading of its traces."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def _measure_arm(
 def _paired(
     trace: Trace, observed: ObservedTrace, greedy: Trace | None, seen: ObservedTrace | None
 ) -> PairedRatio:
-    """The ratio beside its null; a greedy run without rows cannot be labelled and gives none."""
+    """The ratio and its null; without rows in the greedy run there is no null."""
     # The greedy run beside itself would be a null equal to the arm by construction.
     if greedy is None or trace is greedy or not _keeps_rows(greedy):
         return paired_ratio(observed)

@@ -102,8 +102,8 @@ class AttentionRatio:
         null_by_step: Its null.
         log_ratio_by_head: Mean over prompts of each head's own log-ratio; NaN without data.
         log_null_by_head: Its null.
-        q_value_by_head: Is the head's log-ratio that of its null? t over prompts, paired; adjusted
-            over layers x heads (Benjamini-Hochberg); NaN where not tested.
+        q_value_by_head: Adjusted p of "the head's log-ratio equals its null": paired t over
+            prompts, Benjamini-Hochberg over layers x heads; NaN where not tested.
     """
 
     sink: Sink
@@ -144,8 +144,8 @@ def labelled_ratio(
 
     Args:
         labels: Whether the set of each step, from 0, is labelled as parallel.
-        widths: Queries that the labelling arm has at each step from 1: the row of a step counts
-            that often, as the arm's rows do, so that both weigh the steps alike.
+        widths: Number of queries of the labelling arm at each step from 1. The one row of a step
+            counts as often, so that the steps have the same weights as in the arm.
 
     Raises:
         LevelError: The trace was reduced to group masses.
@@ -243,7 +243,7 @@ class _Split:
 
 
 def _split_own(rows: Observation) -> _Split:
-    """By the groups that every level stores."""
+    """Split by the slot groups that traces of every level store."""
     # Siblings and the query itself are in no part: what a row gives to its own step is not an
     # earlier slot, and in an isolated set siblings are not visible at all.
     parts = (
@@ -256,7 +256,7 @@ def _split_own(rows: Observation) -> _Split:
 
 
 def _split_labelled(rows: Observation, labels: Labels) -> _Split:
-    """By labels on steps, for a run whose sets all have width 1."""
+    """Split by labels of the steps, for a run whose sets all have width 1."""
     step_of = rows.table.step
     # Slot 0 belongs to the prompt, whose label is False, but as a sink it would fill the
     # denominator: it is kept apart.

@@ -1,4 +1,4 @@
-"""Do members of a set move the output less than other slots, not only get less attention?"""
+"""Attention weighted by the norm of the values: what members of sets add to the output."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Analyse a run: what was found about every arm, and everything shown and saved of it."""
+"""Analyse a run: the numbers of every arm, and how they are shown and saved."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,10 +37,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Results(Findings, RunNumbers):
-    """The numbers of a run, with what they say.
+    """The numbers of a run, with sentences, tables, figures and report.
 
     Attributes:
-        run: Whose they are.
+        run: The run that was analysed.
         role_maps: Further maps of heads for the page.
     """
 
@@ -109,10 +109,11 @@ class Results(Findings, RunNumbers):
 
     @classmethod
     def check_folder(cls, folder: Path, *, force: bool = False) -> None:
-        """As for every study, but the folder of a run is taken, and its report made again.
+        """As for every study, but the folder of a run is accepted and its report is replaced.
 
         Raises:
-            OutputError: As by every study.
+            OutputError: It is a file, or holds other files, or earlier findings and `force` was
+                not given.
         """
         # A run folder holds traces beside the report, which is no reason to refuse it, and its
         # report is made from them, so nothing is lost by making it again.
@@ -160,7 +161,7 @@ def analyze(run: Run) -> Results:
 
 
 def _without_steps(twin: Twin) -> Any:
-    """A twin as JSON values; its curves stand under `divergence`."""
+    """A twin as JSON values, without its curves, which are under `divergence`."""
     return {name: value for name, value in plain(twin).items() if name != "by_step"}
 
 
@@ -174,7 +175,7 @@ _NOTE = (
 def results_markup(
     metrics: Sequence[Metric], refusals: Sequence[Unanswered], *, n_prompts: int
 ) -> str:
-    """Every number with its interval, beside chance, null and verdict; then what was refused."""
+    """HTML table of the numbers with interval, chance, null and verdict, then the refusals."""
     body = "".join(_markup_row(metric) for metric in metrics[:MOST_ROWS])
     hidden = len(metrics) - MOST_ROWS
     rest = f"<p>{hidden} more numbers are in <code>metrics</code>.</p>" if hidden > 0 else ""

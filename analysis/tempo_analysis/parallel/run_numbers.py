@@ -1,4 +1,4 @@
-"""The numbers of a run: every question, asked of every arm."""
+"""The numbers of a run: every measure of every arm."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,9 +83,9 @@ class RunNumbers:
 
 
 def run_numbers(run: Run) -> RunNumbers:
-    """Ask every question of every arm.
+    """Compute every measure of every arm.
 
-    With fewer than 8 prompts there are estimates without intervals, and the verdicts say so.
+    With fewer than 8 prompts there are estimates without intervals, and the verdicts state it.
 
     Raises:
         InputError: The run holds nothing to analyse, or its traces do not fit together.

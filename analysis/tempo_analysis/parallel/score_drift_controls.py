@@ -1,4 +1,4 @@
-"""Is what looks like down-weighting a matter of rank? Lambda by rank and probability in a set.
+"""Control of down-weighting by rank: slopes of lambda on rank and probability in a set.
 
 Lambda is the log of a member's mass over that of the prompt, as in `parallel.set_effect`; here one
 value for each member, averaged over the same layers, heads and queries in the set and alone.
@@ -87,8 +87,8 @@ class LambdaSlopes:
 
     Attributes:
         in_set: Of lambda in the set.
-        alone: Of lambda alone; the same slope as in the set is content, not company.
-        drift: Of their difference: whether siblings cost a low rank more.
+        alone: Of lambda alone; a slope as large as in the set is not an effect of siblings.
+        drift: Of their difference: whether siblings lower the lambda of low-ranked members more.
         n_members: Members, over all prompts.
     """
 

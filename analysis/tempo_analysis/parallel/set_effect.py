@@ -1,4 +1,4 @@
-"""What a set does to the attention its members get: score drift and competition, exactly."""
+"""Exact split of the change of attention to a member by its siblings: drift and competition."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -107,11 +107,12 @@ def split_member(
 def drift_from_scores(
     in_set: Trace, alone: Trace, *, step: int, rank: int, reference: Sink
 ) -> Cells:
-    """The drift of `split_member` by another route: from queries and keys, without any row.
+    """The drift of `split_member`, computed from queries and keys instead of rows, as a check.
 
     With s the score (scaling, soft cap and bias included), lambda = s - logsumexp of s over the
-    reference: the identity of the split checks nothing, the agreement of the two routes does. The
-    arguments are those of `split_member`. NaN where the member or the whole reference is not seen.
+    reference. The two parts of the split add up by construction; that both ways give the same
+    drift is a real check. The arguments are those of `split_member`. NaN where the member or every
+    slot of the reference is not visible.
 
     Raises:
         TwinError: As `split_member`.
@@ -124,7 +125,7 @@ def drift_from_scores(
 
 
 def split_set(in_set: Trace, alones: Sequence[Trace], *, step: int, reference: Sink) -> SetSplit:
-    """Split the change of every member's mass, and hold it against the odds law.
+    """Split the change of every member's mass, and compare it with the odds law.
 
     Args:
         in_set: The run with the set of width >= 2.
@@ -252,7 +253,7 @@ U = TypeVar("U")
 
 @dataclass(frozen=True, slots=True)
 class Terms(Generic[T]):
-    """One of something for each part of the split, all in nats.
+    """One value of any type for each part of the split, all in nats.
 
     total = drift + competition, competition = predicted + elsewhere; see `SetSplit`.
     """
@@ -266,7 +267,7 @@ class Terms(Generic[T]):
     set_gain: T
 
     def map(self, function: Callable[[T], U]) -> "Terms[U]":
-        """The same function of each."""
+        """Apply a function to each part."""
         return Terms(**{name: function(getattr(self, name)) for name in TERMS})
 
 
@@ -306,8 +307,8 @@ class Split:
         by_prompt: The values behind it; NaN where a prompt has no data.
         by_layer: For each prompt, means within each layer.
         drift_by_head: Mean over prompts of each head's own drift.
-        q_value_by_head: Is the head's drift 0? t over prompts; adjusted over layers x heads
-            (Benjamini-Hochberg); NaN where not tested.
+        q_value_by_head: Adjusted p of "the head's drift is 0": t over prompts, Benjamini-Hochberg
+            over layers x heads; NaN where not tested.
     """
 
     interval: Terms[Interval]
@@ -452,7 +453,7 @@ def _over_prompts(prompts: Sequence[Terms[RowAverage]], seed: int) -> Split:
 
 SINKS: tuple[Sink, Sink] = ("without", "with")
 ALONE = 1.0
-"""Every factor of a token that stands alone."""
+"""Value of every factor of a token without siblings."""
 
 UNPAIRED = (
     "the run holds no member of a set decoded without its siblings; decode again with --paired, "
@@ -471,7 +472,7 @@ class Part:
         by_layer: Drift, competition and its prediction within each layer; limits hold at all
             layers at once.
         drift_by_head: Each head's own drift, in nats.
-        q_value_by_head: Is it 0? Adjusted over layers x heads; NaN where not tested.
+        q_value_by_head: Adjusted p of "the drift is 0", over layers x heads; NaN where not tested.
     """
 
     factor: Terms[Interval]

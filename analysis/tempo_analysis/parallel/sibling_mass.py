@@ -1,4 +1,4 @@
-"""Do the members of a set attend to one another?"""
+"""Attention between members of the same set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class SiblingMass:
         by_layer: Mass in each layer.
         chance_by_layer: Its chance value.
         largest: Largest mass of any row of any prompt.
-        largest_hidden: Largest mass where no sibling was visible; anything but 0 is a leak.
+        largest_hidden: Largest mass where no sibling was visible; above 0 the mask is wrong.
     """
 
     layers: tuple[int, ...]

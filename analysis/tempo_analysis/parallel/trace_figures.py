@@ -43,7 +43,7 @@ class _Cell:
 
 
 def drawable_glyphs(text: str) -> str:
-    """A token on one line, as the font can draw it: what it has no glyph for is escaped."""
+    """A token on one line; characters without a glyph in the font are escaped."""
     return glyphs.token_glyphs(text, drawable=_has_glyph)
 
 
@@ -138,7 +138,7 @@ def _draw_key(figure: Figure, panels: list[Axes]) -> None:
 
 
 _GAMMA = 0.5
-"""Colour follows the square root of a weight, or the sink alone would have one."""
+"""Colour follows the square root of a weight; on a linear scale only the sink would be visible."""
 _INCHES_PER_ROW = 0.17
 
 
@@ -170,7 +170,7 @@ def attention_figure(traces: Mapping[str, Trace], *, head: Head) -> Figure:
 
 
 def rows_of_head(trace: Trace, *, head: Head) -> Float32[np.ndarray, "query slot"]:
-    """What every slot of a set pays to every slot; NaN where it may not see it.
+    """Attention of every slot of a set to every slot; NaN where it is not visible.
 
     Raises:
         InputError: The trace has no set, or does not hold this head.

@@ -1,7 +1,7 @@
-"""What does one change do on identical tokens? Twins beside the arm whose sets they were fed.
+"""Effect of one change on identical tokens: each twin compared with the arm it replays.
 
-What differs is read off the two traces (`compare.check_axes`); a twin in which anything else
-differs gives no number, only a refusal.
+What differs is found by comparing the two traces (`compare.check_axes`). A twin in which anything
+else differs is refused and has no numbers.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -168,10 +168,10 @@ def twin_over_prompts(
 
 
 def twins_of(run: Run, arms: Arms, *, seed: int = SEED) -> tuple[dict[str, Twin], list[Unanswered]]:
-    """Every twin of a run, and what cannot be said of them; reads the run prompt by prompt.
+    """Every twin of a run, and the refused comparisons; reads the run prompt by prompt.
 
-    A twin in which more than its axes differ on any prompt is refused as a whole. A trace that was
-    not decoded to its end counts as absent.
+    A twin in which more than its axes differ on any prompt is refused for all prompts. A trace
+    that was not decoded to its end counts as absent.
     """
     prompts = [_prompt_twins(_finished(run, prompt.id, arms), arms) for prompt in run.prompts]
     twins: dict[str, Twin] = {}

@@ -28,7 +28,7 @@ NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One number in words: whose it is, what it is, how large, and what that means."""
+    """One number in words: its arm, its name, its value and its verdict."""
 
     arm: str
     what: str
@@ -37,7 +37,7 @@ class Sentence:
 
 
 def sentences(results: RunNumbers) -> Iterator[Sentence]:
-    """The numbers worth a sentence, in the order of the results."""
+    """The numbers that have a sentence (`NAMES`), in the order of the results."""
     for metric in results.metrics:
         if metric.name in NAMES:
             yield Sentence(metric.arm, NAMES[metric.name], _value(metric), metric.verdict)

@@ -1,4 +1,4 @@
-"""How wide are sets, and does the text end in a loop?"""
+"""Width of sets, and whether the text ends in a loop."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -172,14 +172,14 @@ class Collapse:
 
 
 def prompt_collapse(trace: Trace) -> PromptCollapse:
-    """Look at the end of the top path of one trace, at any level."""
+    """Find a loop or repetition at the end of the top path of one trace, at any level."""
     path = top_path(trace.slots)
     # The end-of-sequence token would break any loop that it ends.
     return path_collapse(path[:-1] if trace.header.stopped == "eos" else path)
 
 
 def path_collapse(path: Int64[np.ndarray, " step"]) -> PromptCollapse:
-    """Look at the end of any path of tokens; its first token is that of step 1."""
+    """Find a loop or repetition at the end of a path of tokens whose first token is step 1."""
     # The shortest period first: a loop of one token is also one of two, three and four.
     starts = ((period, _loop_start(path, period)) for period in range(1, LONGEST_PERIOD + 1))
     found = [

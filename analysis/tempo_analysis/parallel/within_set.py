@@ -1,4 +1,4 @@
-"""How do the members of a set spread their attention over one another, by rank?"""
+"""Attention between the members of a set, by rank of query and key."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,7 +167,7 @@ def _rank_sums(observed: ObservedTrace, sink: Sink) -> RankSums:
 def _row_sums(
     rows: Observation, sink: Sink
 ) -> tuple[Float64[np.ndarray, "layer head query"], Int64[np.ndarray, "layer query"]]:
-    """What a row is divided by (NaN where it is left out), and the slots it spreads over."""
+    """The divisor of each row (NaN where it is left out), and its number of visible slots."""
     if sink == "without":
         return outside_sink(rows)
     # Divided by 1: with the sink rows stay as they are, also where a learned sink takes a part.
