@@ -24,7 +24,7 @@ _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 def write_tables(tables: Sequence[Table], folder: Path) -> tuple[Path, ...]:
     """Write `tables/NAME.csv` into a folder, each file whole or not at all; gives their paths.
 
-    CSV files of an earlier report that are no tables of this one go.
+    CSV files in `tables/` with other names, left by an earlier report, are removed.
 
     Raises:
         InputError: Two tables have one name.

@@ -41,7 +41,7 @@ def plain(value: Any) -> Any:
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    """A document as it lies on disk; the same values give the same text.
+    """A document as written to disk; the same values give the same text.
 
     Raises:
         ValueError: A number is NaN or infinite; `plain` replaces those by `None`.

@@ -1,4 +1,4 @@
-"""How every figure looks, and how it is saved; nothing touches pyplot or any global setting."""
+"""Style and saving of all figures, without pyplot and without lasting global settings."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ WIDTH_INCHES = 6.8
 
 @contextmanager
 def house_style() -> Generator[None]:
-    """Fonts and lines inside the block, as they were after it."""
+    """Set fonts and lines inside the block, and restore the settings after it."""
     style: dict[Any, Any] = {
         "font.family": "DejaVu Sans",
         "font.size": 8,
@@ -41,7 +41,7 @@ def house_style() -> Generator[None]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawing:
-    """A figure with what a reader must know of it.
+    """A figure with its name, title and caption.
 
     Attributes:
         name: Stem of its files.
@@ -93,6 +93,6 @@ def colour(number: int) -> str:
 
 
 def plain_text(text: str) -> str:
-    """A label in which `$` is no mathematics."""
+    """Escape `$`, so that matplotlib draws it instead of parsing mathematics."""
     # Two `$` in a token or arm would switch matplotlib to its mathematics and may fail to parse.
     return text.replace("$", r"\$")

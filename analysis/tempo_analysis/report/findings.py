@@ -1,4 +1,4 @@
-"""What was found: the base of the result of every study, which says, shows and saves it."""
+"""Base class of the results of every study: sentences, tables, figures, page and saving."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ FIGURES = "figures"
 
 
 class Findings(ABC):
-    """What one study found. A subclass gives its parts; saying and saving them is the same for all.
+    """Result of one study. Subclasses define its parts; showing and saving is done here.
 
     Attributes:
         file: Name of the file that holds the document.
@@ -70,7 +70,7 @@ class Findings(ABC):
 
     @classmethod
     def check_folder(cls, folder: Path, *, force: bool = False) -> None:
-        """Refuse a folder that holds something else; worth asking before the work begins.
+        """Refuse a folder that holds something else; to be called before the work begins.
 
         Raises:
             OutputError: It is a file, or holds other files, or earlier findings and `force` was
@@ -81,7 +81,8 @@ class Findings(ABC):
     def save(self, folder: str | Path, *, force: bool = False) -> list[Path]:
         """Write document, tables, figures and page, each file whole or not at all.
 
-        Tables and figures of earlier findings there that are none of these go.
+        Tables and figures of earlier findings are removed if these findings have none of the same
+        name.
 
         Args:
             folder: New, empty, or one that holds earlier findings.
@@ -163,7 +164,7 @@ def refuse_other_files(folder: Path, file: str, *, force: bool = False) -> None:
     """Refuse a folder that is neither new, nor empty, nor one whose `file` may be replaced.
 
     Raises:
-        OutputError: As said.
+        OutputError: The folder is a file, or holds other files, or has `file` without `force`.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"expected a folder at {folder}, got a file; give another --out")

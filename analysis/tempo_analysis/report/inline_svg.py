@@ -1,4 +1,4 @@
-"""SVG files as parts of a page: several beside one another without their ids meeting."""
+"""SVG files as elements of one HTML page, with ids that are unique on the page."""
 
 import re
 from xml.etree import ElementTree
@@ -15,9 +15,9 @@ _RULE = re.compile(r"([^{}]+)\{")
 def inline_svg(svg: str, *, label: str, prefix: str) -> str:
     """An SVG file as an element of an HTML page, read as one image with a name.
 
-    Every id and whatever points to it begin with the prefix: a browser takes the first element of
-    an id in the whole page, and figures of one library number their clip paths alike. Styles hold
-    for this figure only. What is not drawn, such as metadata, is left out.
+    Every id and every reference to it get the prefix: a browser uses the first element with an id
+    in the page, and figures of one library use the same ids for their clip paths. Styles apply to
+    this figure only. What is not drawn, such as metadata, is left out.
 
     Raises:
         InputError: The text is no SVG.
@@ -53,7 +53,7 @@ def _parsed(svg: str) -> ElementTree.Element:
 
 
 def _is_svg(element: ElementTree.Element) -> bool:
-    """Whether it is drawn or says how; its own title gives way to the label of the figure."""
+    """Whether an element is kept: not metadata, scripts or the title, which the label replaces."""
     tag = element.tag
     local = tag.removeprefix(f"{{{_SVG}}}")
     # Elements without the SVG namespace (RDF metadata) are not drawn; scripts do not belong in a

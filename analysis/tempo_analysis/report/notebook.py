@@ -1,4 +1,4 @@
-"""What was found as HTML for a notebook: offline, no script, styles inline, every text escaped."""
+"""Results as HTML for a notebook: offline, no scripts, inline styles, every text escaped."""
 
 from collections.abc import Sequence
 from html import escape
@@ -17,7 +17,7 @@ _TABLE = "border-collapse:collapse;margin:4px 0;font-size:13px;color:inherit"
 
 
 def region_markup(name: str, said: str, inside: str) -> str:
-    """A part of a notebook with its name, a sentence and what stands inside."""
+    """A labelled region with a sentence and its content, which is markup."""
     return (
         f'<div role="region" tabindex="0" aria-label="{name}" style="{_SCROLL}">'
         f"<p>{said}</p>{inside}</div>"
@@ -40,7 +40,7 @@ def cells_markup(texts: Sequence[str]) -> str:
 
 
 def refused_markup(lines: Sequence[str]) -> str:
-    """What was not answered, as a list; nothing where all was."""
+    """List of the refused questions; empty without any."""
     items = "".join(f"<li>{shown_markup(line)}</li>" for line in lines[:MOST_ROWS])
     hidden = len(lines) - MOST_ROWS
     rest = f"<li>and {hidden} more, in <code>refusals</code></li>" if hidden > 0 else ""

@@ -1,8 +1,8 @@
 """Attention rows as few bytes: logarithms in 16 bits or less, deflated.
 
 A weight w > 0 becomes the whole number nearest to 1 + (ln w - floor) / step, a weight of 0 the
-number 0, which nothing else becomes. High bytes go first, then low bytes, because the high ones
-repeat. `decode.js` is the reader; `unpack_weights` says the same in numpy.
+number 0, which no other weight becomes. High bytes go first, then low bytes, because the high ones
+repeat. The page reads them with `decode.js`; `unpack_weights` does the same in numpy.
 """
 
 import zlib
@@ -18,7 +18,7 @@ from jaxtyping import Float32
 # 2 and 2^12 - 2: code 0 is the weight 0, code 1 the floor. Coarser codes do not take fewer bytes a
 # number, but repeat more often and deflate better.
 CODES = ((65534, 40), (4094, 30), (1022, 24), (180, 20))
-"""Finest first: how many steps lie between the floor and 1, and the floor, as halvings of 1."""
+"""(levels, halvings), finest first: steps between the floor and 1; the floor is 2^-halvings."""
 
 # Higher levels take much longer and save about 1 %.
 _DEFLATE = 6
@@ -31,7 +31,7 @@ class Packed:
     Attributes:
         data: High bytes of every code, then the low bytes, deflated (zlib).
         levels: Steps between the floor and 1.
-        floor: Logarithm of the smallest weight told apart; smaller ones count as this.
+        floor: Logarithm of the smallest weight that has a code; smaller ones above 0 get its code.
     """
 
     data: bytes

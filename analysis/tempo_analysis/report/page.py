@@ -1,8 +1,8 @@
 """One offline HTML page: a template, its styles and its scripts in one file.
 
 The page asks the network for nothing, and its Content-Security-Policy allows one script only, by
-its hash. Each room keeps the template and the scripts that only its own page needs beside itself;
-what several pages share lies here.
+its hash. Templates and scripts of one page are in the package of that page; those
+that several pages share are in this one.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The plain page: what was asked, what was found, figures, predictions and tables."""
+"""The page of a study: sentences, figures, predictions, tables and facts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from tempo_analysis.report.table import Table
 
 STUDY_SCRIPTS = (HERE / "draw.js", HERE / "save.js", HERE / "study.js")
 SHORT_TABLE = 30
-"""A table of at most this many rows lies open."""
+"""A table of at most this many rows is shown unfolded."""
 
 MOST_ROWS = 400
-"""A table shows at most this many rows; its file has all."""
+"""The page shows at most this many rows of a table; its CSV file has all."""
 
 FIRST_SHIFTS = 6
-"""Of a list of tokens this many are shown before it is opened."""
+"""Number of tokens of a list that are shown before it is unfolded."""
 
 _LONGEST_TOKEN = 24
 _NO_CATEGORY = "prompts"

@@ -1,7 +1,7 @@
-"""How two quantities go together inside a prompt: rank correlation, AUC and slopes.
+"""Association of two quantities within a prompt: rank correlation, AUC and slopes.
 
-Each is computed within a prompt and averaged over prompts, so differences between prompts neither
-make nor hide an association. With `groups` (a label for each item, such as its set) only items of
+Each is computed within a prompt and averaged over prompts, so differences between prompts do
+not affect it. With `groups` (a label for each item, such as its set) only items of
 the same group of a prompt are compared. Items are padded with NaN, which is no item.
 """
 
@@ -20,7 +20,7 @@ Groups = Int[np.ndarray, "prompt item"] | None
 NO_CORRELATION = 0.0
 """Expected rank correlation of unrelated quantities."""
 EVEN_AREA = 0.5
-"""Expected AUC of scores that say nothing."""
+"""Expected AUC of uninformative scores."""
 
 # Relative to the largest predictor value: what centring leaves below it is rounding, not variation.
 _ROUNDING = 1e-10

@@ -36,8 +36,8 @@ def band(
 
     NaN is a prompt without data at that point; the other points of the prompt still count. Points
     without limits (fewer than 8 prompts, infinite values) are no part of the band, and neither are
-    those where every prompt has the same value. A point from 30 prompts on of which some resample
-    has no spread has Bonferroni's limits.
+    those where every prompt has the same value. Points with 8 to 29 prompts, and those where
+    some resample has no spread, have Bonferroni's limits.
     """
     table = np.asarray(values, np.float64)
     n = np.sum(~np.isnan(table), axis=0)
@@ -58,7 +58,7 @@ def band(
 def _settled(
     table: Float64[np.ndarray, "prompt point"], n: Int64[np.ndarray, " point"]
 ) -> np.ndarray:
-    """The method of each point that needs no resampling; empty for the others."""
+    """Method of each point that needs no resampling; an empty text for the other points."""
     methods = np.full(len(n), "", object)
     for point, count in enumerate(n.tolist()):
         known = table[~np.isnan(table[:, point]), point]
@@ -135,7 +135,7 @@ class Spread:
     """One measure at several points.
 
     Attributes:
-        curve: Mean over prompts; it says whether its limits hold at all points at once.
+        curve: Mean over prompts, with pointwise limits or a band (`Curve.simultaneous`).
         sd: Standard deviation over prompts (of a sample); NaN below 2 prompts.
     """
 
@@ -169,7 +169,7 @@ def pointwise_spread(
 def sparse_spread(
     x: Int64[np.ndarray, " point"], values: Float64[np.ndarray, "prompt point"]
 ) -> Spread:
-    """As `spread`, where few prompts may have all the spread: Bonferroni's t at every point."""
+    """As `spread`, with Bonferroni's t at every point, for values that vary in few prompts."""
     n, sd = (~np.isnan(values)).sum(0), deviation(values)
     estimate = mean_over_prompts(values)
     enough = n >= SMALLEST_SAMPLE

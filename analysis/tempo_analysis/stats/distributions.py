@@ -22,8 +22,8 @@ def kl_nats(
 ) -> Float64[np.ndarray, "..."]:
     """KL(target || other) of log-probabilities over the last axis, in nats; rows broadcast.
 
-    A token of probability 0 in the target adds nothing; one that only the other rules out makes it
-    infinite. Rounding never makes it negative.
+    A token of probability 0 in the target adds nothing; one of probability 0 in the other only
+    makes it infinite. Values that rounding makes negative are set to 0.
     """
     share = np.exp(target)
     # Where the target has 0, -inf - -inf would be NaN; the limit of p log p is 0.

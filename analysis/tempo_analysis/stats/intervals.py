@@ -16,7 +16,7 @@ BOOTSTRAP_FROM = 30
 # 9,999 and not 10,000: 0.025 (n + 1) is a whole number, so a percentile is an order statistic.
 RESAMPLES = 9999
 SEED = 0
-"""Seed of the bootstrap where a run names none."""
+"""Default seed of the bootstrap, for runs without a seed of their own."""
 # On the logarithm, so that 1.1 and 1 / 1.1 are equally far from 1.
 MARGIN = float(np.log(1.1))
 """Equivalence margin on log-ratios: within 10 %."""
@@ -131,9 +131,10 @@ def estimate_with_interval(values: Float[np.ndarray, " prompt"], *, seed: int = 
 
 
 def share_with_interval(values: Float[np.ndarray, " prompt"]) -> Interval:
-    """Share of prompts with a 1 and not a 0, with exact limits (Clopper and Pearson 1934).
+    """Share of prompts whose value is 1 (the others have 0), with exact limits.
 
-    NaN is no data; fewer than 8 prompts have no limits.
+    The limits are those of Clopper and Pearson 1934. NaN is no data; there are no limits for fewer
+    than 8 prompts.
     """
     known = values[~np.isnan(values)]
     n, dropped = len(known), len(values) - len(known)
@@ -262,7 +263,7 @@ def _has_no_spread(sample: Float64[np.ndarray, "point prompt"]) -> Bool[np.ndarr
 def _bootstrap_limits(
     sample: Float64[np.ndarray, "point prompt"], seed: int
 ) -> tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, " point"]]:
-    """BCa limits; every row is resampled with the same draws, so a row alone gives the same."""
+    """BCa limits; all rows share the draws, so the limits of one do not depend on the others."""
     result = stats.bootstrap(
         (sample,),
         np.mean,

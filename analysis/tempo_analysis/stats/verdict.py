@@ -1,4 +1,4 @@
-"""Sentences generated from intervals; nothing is concluded anywhere else."""
+"""Verdicts: sentences generated from intervals. No other module draws conclusions."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -33,13 +33,13 @@ def verdict(
     scale: Scale,
     no_null: str = "",
 ) -> str:
-    """What two comparisons show: with chance (None where there is none) and with the null.
+    """Verdict of two comparisons: with chance (None where there is none) and with the null.
 
     Args:
         against_chance: Of log(value / chance), or of value - chance.
         against_null: The same with the null.
-        scale: Which of the two.
-        no_null: Said in place of the second comparison where there is no null.
+        scale: Whether the intervals are of log-ratios or of differences.
+        no_null: Text in place of the second comparison where there is no null.
     """
     parts = [
         comparison(against_chance, "chance", scale=scale) if against_chance else "",
@@ -50,7 +50,7 @@ def verdict(
 
 
 def comparison(against: Interval, reference: ReferenceValue, *, scale: Scale) -> str:
-    """One comparison in words, from its interval alone."""
+    """Verdict of one comparison, from its interval."""
     if np.isnan(against.low) or np.isnan(against.high):
         return against.method if against.n else "no data"
     # Before the sign: an effect may be significant and yet smaller than the margin, and then the
@@ -70,7 +70,7 @@ def comparison(against: Interval, reference: ReferenceValue, *, scale: Scale) ->
 
 
 def change_verdict(against: Interval, reference: ReferenceValue, *, scale: Scale) -> str:
-    """A `comparison` of two runs of the model, which rounding alone can set apart."""
+    """As `comparison`, for two runs of the model, which may differ by rounding alone."""
     # Two runs on the same tokens may differ by the order of float32 sums alone.
     if max(abs(against.low), abs(against.high)) <= ROUNDING_NATS:
         return "no difference beyond rounding"
@@ -78,7 +78,7 @@ def change_verdict(against: Interval, reference: ReferenceValue, *, scale: Scale
 
 
 def axes_verdict(axes: Sequence[str]) -> str:
-    """What changed in a twin, where everything else that can be compared was found equal."""
+    """Names of the axes that changed in a twin; everything else that was compared is equal."""
     if not axes:
         return "nothing changed"
     unknown = "; relation and bias cannot be compared" if "tokens" in axes else ""
@@ -97,7 +97,7 @@ def divergence_verdict(nats: Interval) -> str:
 def parallel_verdict(
     over_null: Interval, drift: Interval, dilution: Interval, *, n_sets: int
 ) -> str:
-    """What parallel tokens show, from three log-ratios over prompts.
+    """Verdict on parallel tokens, from three log-ratios over prompts.
 
     "Below 0" means that the upper limit is below -1e-6 (rounding), "above 0" the mirror image;
     "equivalent" that the whole interval lies strictly within +-log 1.1. The first rule that
@@ -106,16 +106,16 @@ def parallel_verdict(
     1. An interval without limits: "no verdict", which one and why.
     2. Fewer than 50 prompts in one of the intervals, or fewer than 200 sets: "too little data for
        a claim".
-    3. Drift below 0 and not equivalent: "down-weighted by x %". Said with it: whether the whole
-       interval lies below -log 1.1, or a drift within the margin is not excluded.
+    3. Drift below 0 and not equivalent: "down-weighted by x %". The verdict adds whether the
+       interval is entirely below -log 1.1, or a drift within the margin is not excluded.
     4. Drift above 0 and not equivalent: "up-weighted by x %", likewise.
     5. Drift equivalent, dilution below 0: "dilution only".
     6. Each of the three equivalent, or neither below nor above 0: "indistinguishable from the
        null".
-    7. Otherwise "inconclusive", with what stands in the way.
+    7. Otherwise "inconclusive", with the reason.
 
-    The row ratio decides between 6 and 7 only, since dilution cannot move it and the tokens
-    themselves can; it is always said, last.
+    The row ratio decides between 6 and 7 only, since it does not depend on dilution but
+    does depend on the tokens themselves; it always ends the verdict.
 
     Args:
         over_null: Of the row ratio without the sink over the same ratio on the greedy run.
