@@ -1,1 +1,1 @@
-"""What a run leaves behind, and how it is read: numpy only, no torch and no model."""
+"""Traces and runs: their format on disk, and reading them with numpy only, without a model."""

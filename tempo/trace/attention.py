@@ -1,4 +1,4 @@
-"""Attention rows in numpy: from queries and keys, and summed over groups of slots."""
+"""Attention rows in numpy: computed from queries and keys, and summed over groups of slots."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
@@ -14,6 +14,7 @@ def entropy_nats(
     weights: Float[np.ndarray, "*row slot"],
 ) -> Float[np.ndarray, "*row"]:
     """Entropy of each row; a weight of 0 adds nothing."""
+    # 0 log 0 counts as 0; numpy would give NaN.
     logs = np.log(weights, where=weights > 0, out=np.zeros_like(weights))
     return -(weights * logs).sum(-1)
 
@@ -37,6 +38,7 @@ def rows_from_qk(
     scores = np.einsum("hqc,hsc->hqs", q, keys, dtype=np.float32) * np.float32(scaling)
     if softcap is not None:
         scores = np.tanh(scores / np.float32(softcap)) * np.float32(softcap)
+    # The cap comes before mask and bias, as in Gemma-2: a capped -inf would be finite.
     scores = np.where(visible, scores if bias is None else scores + bias, -np.inf)
     if sinks is not None:
         column = np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))
@@ -45,6 +47,7 @@ def rows_from_qk(
     top = scores.max(-1, keepdims=True)
     total = np.exp(scores - top).sum(-1, keepdims=True)
     logsumexp = top + np.log(total)
+    # The sink column is dropped after the softmax: its row sums to less than 1.
     weights = np.exp(scores - logsumexp)[..., : visible.shape[-1]]
     return weights.astype(np.float32), logsumexp[..., 0].astype(np.float32)
 
@@ -56,4 +59,5 @@ def group_onehot(groups: Int[np.ndarray, "query slot"]) -> Float32[np.ndarray, "
 
 def mass_by_group(weights: Weights, groups: Int[np.ndarray, "query slot"]) -> GroupMass:
     """Sum of each row over each group of slots."""
+    # As a product with an indicator: one pass, and groups that are empty get 0.
     return np.einsum("lhqs,qsg->lhqg", weights, group_onehot(groups))

@@ -1,4 +1,4 @@
-"""What two traces differ in, as recorded, and whether a twin changed one thing only."""
+"""The differences between two traces, and the check that a twin changed one rule only."""
 
 from collections.abc import Collection, Mapping
 
@@ -11,7 +11,7 @@ from tempo.trace.trace import Trace
 AXES = ("model", "tokens", "positions", "relation", "bias", "weights", "deaths", "edits")
 """Everything in which a twin can differ from its reference."""
 _WEIGHT_RTOL = 1e-5
-"""A replay has its weights from the logarithms of the recorded probabilities."""
+"""Rounding of weights in a replay, which computes them from logs of recorded probabilities."""
 
 
 def changed_axes(reference: Trace, twin: Trace) -> frozenset[str]:
@@ -28,6 +28,7 @@ def changed_axes(reference: Trace, twin: Trace) -> frozenset[str]:
         "weights": ours.weight.shape != theirs.weight.shape
         or not np.allclose(ours.weight, theirs.weight, rtol=_WEIGHT_RTOL, atol=0),
         "deaths": not np.array_equal(ours.died_at_step, theirs.died_at_step),
+        # Recorded by the SHA-256 of their arrays, so equal records are equal edits.
         "edits": reference.header.run.get("edits") != twin.header.run.get("edits"),
     }
     if differs["tokens"]:
@@ -68,6 +69,7 @@ def check_same_model(trace: Trace, facts: Mapping[str, object]) -> None:
     Raises:
         TwinError: The weights or the dtype differ.
     """
+    # Not the name: a model can be renamed, or changed under the same name.
     for name in ("fingerprint", "dtype"):
         made_with, here = trace.header.model[name], facts[name]
         if made_with != here:
@@ -85,6 +87,7 @@ def _identity(trace: Trace) -> tuple[object, ...]:
 def _bases(slots: SlotTable) -> list[float]:
     """The lowest position of every set."""
     steps = range(slots.n_steps + 1)
+    # Sets of different width cannot be compared member by member; their bases can.
     return [float(slots.position[slots.members(step)].min()) for step in steps]
 
 
@@ -94,6 +97,7 @@ def _has_rows(reference: Trace, twin: Trace, step: int) -> bool:
 
 def _bias_differs(reference: Trace, twin: Trace, step: int) -> bool:
     added = [trace.bias(step) for trace in (reference, twin)]
+    # No bias and a bias of 0 are the same to the model.
     ours, theirs = (np.zeros(1, np.float32) if one is None else one for one in added)
     return bool((ours != theirs).any())
 

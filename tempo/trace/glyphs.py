@@ -1,22 +1,24 @@
-"""Makes every character of a model's text visible on one line: nothing hides, nothing acts."""
+"""Makes every character of generated text visible on one line, control characters included."""
 
 import unicodedata
 from collections.abc import Callable
 
+# Long enough for nearly all tokens, short enough for a column of a table.
 LONGEST_TOKEN = 12
 LONGEST_LINE = 400
 EMPTY = "\u2205"
 _NAMED = {"\n": "\u21b5", "\t": "\u21e5"}  # return arrow, tab arrow
 _OPEN_BOX = "\u2423"
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-"""Letters, marks and symbols that look like nothing."""
+"""Letters, marks and symbols without a visible shape, which Unicode does not class as spaces."""
 
 Drawable = Callable[[str], bool]
-"""Whether a character that is no control and no space can be drawn."""
+"""Whether a font can draw a character that is neither a control nor a space."""
 
 
 def is_hidden(character: str) -> bool:
     """Whether a character cannot be seen or changes how others are: controls, bidi, odd spaces."""
+    # U+FE00 to U+FE0F select variants of the character before; they have no shape.
     if character in _BLANK or "\ufe00" <= character <= "\ufe0f":
         return True
     return character != " " and unicodedata.category(character).startswith(("C", "Z"))
@@ -45,6 +47,7 @@ def token_glyphs(
     # One more than fits, so that a cut is seen; the rest of a long text is not looked at.
     shown = [_glyph(character, drawable) for character in text[: longest + 1]]
     shown = [_OPEN_BOX if glyph == " " else glyph for glyph in shown]
+    # A mark is drawn onto the character before it, which would be a neighbour in the table.
     if text and is_mark(text[0]):
         shown[0] = escaped(text[0])
     return _cut(shown, longest) or EMPTY
@@ -78,6 +81,8 @@ def _cut(glyphs: list[str], longest: int) -> str:
         return whole
     kept = ""
     for glyph in glyphs:
+        # Whole glyphs only: half an escape would name another character. One place for the
+        # ellipsis.
         if len(kept) + len(glyph) > longest - 1:
             break
         kept += glyph

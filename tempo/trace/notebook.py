@@ -1,7 +1,7 @@
 """Traces as HTML for a notebook: offline, no script, styles inline, every text escaped.
 
-Nothing is assumed of the page around it: text and lines take the colour of the notebook, light or
-dark, and a cell with a background of its own brings the text colour that stands out on it most.
+No assumption is made about the page around it: text and lines take the colour of the notebook,
+light or dark. A cell with its own background also sets the text colour of highest contrast.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +15,7 @@ from tempo.trace.glyphs import line_glyphs, token_glyphs
 from tempo.trace.schema import TraceHeader
 from tempo.vocabulary import NEVER_DIED, SINK_SLOT
 
+# A notebook stores its outputs in the file, so what is shown is bounded.
 MOST_STEPS = 24
 MOST_MEMBERS = 12
 MOST_PROMPT_SLOTS = 40
@@ -30,6 +31,7 @@ _VIRIDIS = (
 )
 _UNKNOWN = "cccccc"
 _CELL = "padding:2px 6px;text-align:left;vertical-align:top;border:none"
+# Notebooks style every second row of tables; each cell overrides that.
 _PLAIN = f"{_CELL};background:transparent;color:inherit"
 _NUMBER = "font-size:smaller"
 _TABLE = "border-collapse:separate;border-spacing:3px;margin:4px 0;font-size:13px;color:inherit"
@@ -89,6 +91,7 @@ def probability_style(probability: float) -> _Style:
     """Viridis at a probability; grey where there is none."""
     if not np.isfinite(probability):
         return _Style(f"#{_UNKNOWN}", "#000")
+    # Interpolated in sRGB between 21 stops, which follows matplotlib's viridis closely.
     stops = np.array([list(bytes.fromhex(stop)) for stop in _VIRIDIS], np.float64)
     at = np.linspace(0, 1, len(stops))
     rgb = [round(float(np.interp(probability, at, stops[:, channel]))) for channel in range(3)]
@@ -111,7 +114,7 @@ def _line(text: str) -> str:
 
 
 def _isolated(text: str) -> str:
-    """Text whose direction leaves its neighbours alone; a space before it stays on the left."""
+    """Text whose direction does not affect its neighbours; a leading space stays on the left."""
     return f'<bdi dir="ltr">{escape(text)}</bdi>'
 
 
@@ -143,6 +146,7 @@ def _text(header: TraceHeader, slots: SlotTable, slot: int) -> str:
 def _prompt(header: TraceHeader, slots: SlotTable) -> str:
     """Tokens of the prompt, slot 0 in a frame; the middle of a long one is counted."""
     n = slots.n_prompt
+    # A quarter from the start, where the sink is, the rest from the end, which decoding continues.
     first = range(min(n, MOST_PROMPT_SLOTS // 4))
     last = range(max(len(first), n - (MOST_PROMPT_SLOTS - len(first))), n)
     n_hidden = n - len(first) - len(last)
@@ -154,6 +158,7 @@ def _prompt(header: TraceHeader, slots: SlotTable) -> str:
 
 
 def _prompt_token(header: TraceHeader, slots: SlotTable, slot: int) -> str:
+    # The sink gets a frame: it takes much attention in most heads whatever its token is.
     if slot != SINK_SLOT:
         return _isolated(line_glyphs(_text(header, slots, slot), longest=60))
     shown = escape(token_glyphs(_text(header, slots, slot), longest=40))

@@ -1,4 +1,4 @@
-"""A run: every trace that one command left behind, by prompt and by arm."""
+"""A run: all traces of one command, by prompt and arm."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,8 +30,8 @@ class Run:
         policies: The policy of each arm, as recorded.
         traces: One trace for each (prompt id, arm) that was decoded; reading is lazy on disk.
         settings: The options the run was made with.
-        folder: Where the run lies, None in memory.
-        already_complete: The run was found complete in its folder, and nothing was decoded now.
+        folder: Folder of the run, None in memory.
+        already_complete: The run was complete in its folder, and nothing was decoded.
     """
 
     prompts: tuple[Prompt, ...]
@@ -68,13 +68,14 @@ class Run:
         return self.traces[chosen]
 
     def pairs(self, *arms: str) -> Iterator[tuple[Prompt, tuple[Trace, ...]]]:
-        """Prompts decoded under all the arms named, with their traces in that order."""
+        """Prompts decoded under all of these arms, with their traces in the order of the arms."""
         for prompt in self.prompts:
+            # A prompt that lacks an arm is left out: comparisons are paired by prompt.
             if all((prompt.id, arm) in self.traces for arm in arms):
                 yield prompt, tuple(self.traces[prompt.id, arm] for arm in arms)
 
     def alone(self, prompt_id: str) -> dict[tuple[int, int], Trace]:
-        """By (step, rank): the twin in which that member of that set has no siblings."""
+        """Twins by (step, rank): in each, that member of that set has no siblings."""
         arm = f"alone@{self.settings.get('alone_of')}/"
         found: dict[tuple[int, int], Trace] = {}
         for one, name in self.traces:

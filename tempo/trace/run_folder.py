@@ -1,4 +1,4 @@
-"""A run folder: its manifest, its traces, and whether it may be written, resumed or is complete."""
+"""Run folders: the manifest, the traces, and the checks before writing or resuming."""
 
 import hashlib
 import json
@@ -16,6 +16,7 @@ from tempo.trace.trace import Trace
 RUN_FILE = "run.json"
 RUN_KIND = "tempo-run"
 RUN_FORMAT = 1
+# `--force` removes these only: other files in the folder belong to the user.
 OURS = (
     *("traces", "figures", "tables", "page"),
     *(RUN_FILE, "results.json", "report.md", "report.html"),
@@ -24,7 +25,7 @@ OURS = (
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a run folder holds; the content of `run.json`.
+    """The content of `run.json`.
 
     Attributes:
         policies: The policy of each arm.
@@ -55,19 +56,20 @@ class Manifest:
     def configuration_hash(self) -> str:
         """SHA-256 of everything that decides the content of the run.
 
-        Left out are `command` and `versions`, which say how it was made, and not what.
+        `command` and `versions` are left out: they record how a run was made, not what it is.
         """
         decisive = {
             key: value for key, value in self.settings.items() if key not in ("command", "versions")
         }
         prompts = [(p.id, p.category, p.text) for p in self.prompts]
         # The batches too: what decodes together changes the rounding, and with it near ties.
+        # Sorted keys: the order in which options were given must not change the hash.
         content = json.dumps([prompts, self.policies, self.batches, decisive], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
 def claim(folder: Path, manifest: Manifest, *, force: bool) -> bool:
-    """Make a folder ready for a run; True if the very same run is already complete there.
+    """Prepare a folder for a run; True if the same run is already complete there.
 
     With `force`, a run's own files are removed first; anything else in the folder stays.
 
@@ -78,6 +80,7 @@ def claim(folder: Path, manifest: Manifest, *, force: bool) -> bool:
         raise OutputError(f"expected a folder at {folder}, got a file; give another --out")
     if force:
         _clear(folder)
+    # The manifest is written before any trace: an interrupted run can be recognised and resumed.
     if force or not folder.exists() or not any(folder.iterdir()):
         write_manifest(folder, manifest)
         return False
@@ -85,6 +88,7 @@ def claim(folder: Path, manifest: Manifest, *, force: bool) -> bool:
         found = read_json(folder / RUN_FILE, kind=RUN_KIND, format_number=RUN_FORMAT)
         if found.get("configuration_hash") == manifest.configuration_hash():
             pairs = [pair for batch in manifest.batches for pair in batch]
+            # Both: a trace can have been removed since the run was marked complete.
             return found["complete"] and all(is_whole(trace_folder(folder, *p)) for p in pairs)
         raise OutputError(
             f"expected an empty folder or the same run at {folder}, got a run with other options; "
@@ -104,7 +108,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def trace_folder(folder: Path, prompt_id: str, arm: str) -> Path:
-    """Where one trace of a run lies."""
+    """Folder of one trace of a run."""
     return folder / "traces" / prompt_id / arm
 
 
@@ -180,14 +184,14 @@ def open_run(path: str | Path) -> Run:
 
 
 def _arms_in(folder: Path, arm: str) -> list[str]:
-    """The arm, or, where it holds many traces of one prompt, each of them by its own name."""
+    """The arm; or, if its folder holds several traces of one prompt, the name of each."""
     if (folder / arm / HEADER_FILE).exists() or not (folder / arm).is_dir():
         return [arm]
     return [f"{arm}/{one.name}" for one in sorted((folder / arm).iterdir()) if one.is_dir()]
 
 
 class _LazyTraces(Mapping[tuple[str, str], Trace]):
-    """Opens a trace each time it is asked for, so that a suite's traces are not held together."""
+    """Opens a trace at every access and keeps none, so that a suite fits into memory."""
 
     def __init__(self, folder: Path, pairs: Sequence[tuple[str, str]]) -> None:
         self._folder = folder
@@ -197,6 +201,7 @@ class _LazyTraces(Mapping[tuple[str, str], Trace]):
         if pair not in self._pairs:
             raise KeyError(pair)
         trace = read_trace(trace_folder(self._folder, *pair))
+        # A folder copied or renamed by hand would put its numbers under another prompt.
         found = (trace.header.prompt_id, trace.header.arm)
         if found != pair:
             raise CorruptTraceError(

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+# Readers refuse any other number; a change of names or meaning needs a new one.
 TRACE_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class TraceHeader:
-    """What holds for a whole trace; the content of `trace.json`.
+    """Facts about a trace as a whole; the content of `trace.json`.
 
     Attributes:
         layers: Captured layers; the layer axis of every tensor.
@@ -66,11 +67,13 @@ class Readout:
 
 def tensor_name(step: int, name: str) -> str:
     """Key of a step's tensor in the mapping and in the shards."""
+    # Five digits keep keys in the order of steps when sorted.
     return f"step/{step:05d}/{name}"
 
 
 def visible_name(window: int | None) -> str:
     """Name of the packed visibility of layers with this sliding window."""
+    # Layers with the same window see the same slots, so visibility is stored once for all of them.
     return "visible/full" if window is None else f"visible/window_{window}"
 
 

@@ -1,7 +1,7 @@
-"""Traces on disk: safetensors shards written while the run goes on, read lazily with numpy.
+"""Traces on disk: safetensors shards written during the run, read lazily with numpy.
 
-A shard and the header that names it appear whole or not at all (temporary name, then rename), so
-a killed run leaves a readable prefix. `docs/trace-format.md` is the one-page description.
+A shard and the header that names it are written under a temporary name and renamed, so they are
+complete or absent, and a killed run leaves a readable prefix. See `docs/trace-format.md`.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class TraceWriter:
     _first: int = 0
 
     def add(self, step: int, tensors: NamedTensors, header: TraceHeader) -> None:
-        """Take one whole step; write a shard when enough has come together."""
+        """Add one step; write a shard when enough steps or bytes are pending."""
         named = {tensor_name(step, name): value for name, value in tensors.items()}
         self._pending, self.header = self._pending | named, replace(header, last_step=step)
         size = sum(value.nbytes for value in self._pending.values())
@@ -58,7 +58,7 @@ class TraceWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is pending; afterwards the folder reads as a trace up to the last step.
+        """Write pending steps; afterwards the folder is a readable trace up to the last step.
 
         Raises:
             OutputError: The disk refused.
@@ -71,10 +71,11 @@ class TraceWriter:
             digest = write_tensors(self.folder / file, self._pending)
         shard = Shard(file, self._first, self.header.last_step, digest)
         self.shards, self._pending, self._first = [*self.shards, shard], {}, shard.last + 1
+        # After the shard: a header never names a file that is not complete yet.
         self._write_header()
 
     def close(self, stopped: str, **run: Any) -> None:
-        """Write what is pending, why decoding ended, and what is known of the run only now."""
+        """Write pending steps, the reason why decoding ended, and facts known only at the end."""
         self.flush()
         self.header = replace(self.header, stopped=stopped, run={**self.header.run, **run})
         self._write_header()
@@ -94,7 +95,7 @@ class TraceKeeper:
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, step: int, tensors: NamedTensors, header: TraceHeader) -> None:
-        """Take one whole step."""
+        """Add one step."""
         self.header = replace(header, last_step=step)
         self.tensors |= {tensor_name(step, name): value for name, value in tensors.items()}
 
@@ -102,16 +103,16 @@ class TraceKeeper:
         """Nothing is pending."""
 
     def close(self, stopped: str, **run: Any) -> None:
-        """Note why decoding ended, and what is known of the run only now."""
+        """Record the reason why decoding ended, and facts known only at the end."""
         self.header = replace(self.header, stopped=stopped, run={**self.header.run, **run})
 
     def trace(self) -> Trace:
-        """What was received so far."""
+        """The trace of the steps added so far."""
         return Trace(self.header, self.tensors)
 
 
 class ShardTensors(Mapping[str, np.ndarray]):
-    """The tensors of a trace folder, read when asked for; a shard is hashed before its first use.
+    """The tensors of a trace folder, read at access; a shard is hashed before its first use.
 
     Raises:
         CorruptTraceError: A shard is missing or damaged.
@@ -128,6 +129,7 @@ class ShardTensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         file = self._file_of[name]
+        # Removed once checked: a shard is hashed once, not at every tensor.
         expected = self._hashes.pop(file, None)
         if expected is not None and _sha256(file) != expected:
             raise CorruptTraceError(
@@ -176,6 +178,7 @@ def read_trace(folder: Path) -> Trace:
             f"expected a whole header in {folder / HEADER_FILE}, got a problem with {error}; "
             "decode again"
         ) from error
+    # Shards must join without a gap: a missing one would shift every later slot.
     follows = [shard.first for shard in shards] == [0, *(shard.last + 1 for shard in shards[:-1])]
     if not shards or not follows or shards[-1].last != header.last_step:
         raise CorruptTraceError(
@@ -188,6 +191,7 @@ def read_trace(folder: Path) -> Trace:
 def header_document(header: TraceHeader) -> dict[str, Any]:
     """A header as JSON."""
     document = {item.name: getattr(header, item.name) for item in fields(header)}
+    # JSON has text keys only.
     return document | {"tokens": {str(token): text for token, text in header.tokens.items()}}
 
 
@@ -203,7 +207,7 @@ def header_from(document: Mapping[str, Any]) -> TraceHeader:
 
 
 def write_tensors(path: Path, tensors: NamedTensors) -> str:
-    """Write a safetensors file that appears whole or not at all; gives the SHA-256 of its bytes."""
+    """Write a safetensors file atomically; return the SHA-256 of its bytes."""
     # In the same folder, since a rename is atomic within one file system only.
     temporary = path.with_name(path.name + ".tmp")
     content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
@@ -213,7 +217,7 @@ def write_tensors(path: Path, tensors: NamedTensors) -> str:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON file that appears whole or not at all."""
+    """Write a JSON file atomically."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(
         json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8"
@@ -222,7 +226,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path, *, kind: str, format_number: int) -> dict[str, Any]:
-    """Read a document of ours, of the one format this version knows."""
+    """Read a JSON document of this kind and format number."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -247,7 +251,7 @@ def read_json(path: Path, *, kind: str, format_number: int) -> dict[str, Any]:
 
 @contextmanager
 def disk_errors(folder: Path) -> Generator[None]:
-    """Turns an error of the disk into one line that says what to do."""
+    """Turn an error of the disk into a one-line error with advice."""
     try:
         yield
     except (OSError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""A trace: everything kept of one decoded prompt under one arm, read without a model.
+"""A trace: everything recorded of one decoded prompt under one arm, read without a model.
 
 Tensors are looked up by name in a mapping: a dict for a run in memory, a lazy reader for a folder.
 `docs/trace-format.md` lists the names.
@@ -57,7 +57,7 @@ class Trace:
 
     @property
     def level(self) -> str:
-        """What was kept of each row: weights, qk or reduced."""
+        """What is stored of each row: weights, qk or reduced."""
         return self.header.level
 
     @property
@@ -105,14 +105,14 @@ class Trace:
         return self.slots.members(step)
 
     def attention(self, step: int, *, head: HeadName | None = None) -> Weights | HeadWeights:
-        """What every query of a step pays to every slot written so far; 0 where it may not see.
+        """Attention weights of a step's queries on all slots written so far; 0 where invisible.
 
         Step 0 is the prompt square; step k >= 1 has the members of set k in rank order.
 
         Args:
             step: From 0 to `n_steps`.
-            head: One head by its label, `"L3H5"` or `(3, 5)`, in the numbers of the model, whatever
-                was captured; its rows alone, without the layer and head axes. All where None.
+            head: One head, `"L3H5"` or `(3, 5)`, numbered as in the model. Its rows come without
+                the layer and head axes. All captured heads if None.
 
         Raises:
             InputError: No such step, or a head that was not captured.
@@ -168,9 +168,9 @@ class Trace:
         )
 
     def margins(self, step: int) -> tuple[float, float]:
-        """How far the choice of a set was from another: top-2 log-probability gap, gap to tau.
+        """Distance of the choice of a set from another one: top-2 log-probability gap, gap to tau.
 
-        NaN where there was nothing to choose by (the prompt; a rule without a threshold).
+        NaN where not defined (the prompt; a rule without a threshold).
         """
         top2, tau = self.tensor(step, "margins")
         return float(top2), float(tau)
@@ -186,7 +186,7 @@ class Trace:
         )
 
     def decisions(self, step: int) -> tuple[Decision, ...]:
-        """What the prune rule decided once this step had run, and by which number."""
+        """Decisions of the pruning rule after this step, with the number behind each."""
         if tensor_name(step, "judged/slot") not in self.tensors:
             return ()
         columns = (self.tensor(step, f"judged/{name}") for name in ("slot", "value", "reason"))
@@ -230,10 +230,11 @@ class Trace:
 
     def keys(self, step: int) -> Float32[np.ndarray, "layer kv_head slot channel"]:
         """Keys after RoPE of every slot written up to a step (level qk)."""
+        # A step stores the keys of its own set only, so storage grows linearly with the slots.
         return np.concatenate([self.tensor(earlier, "k") for earlier in range(step + 1)], axis=2)
 
     def value_norm(self, step: int) -> Float32[np.ndarray, "layer head slot"]:
-        """How long `v W_h` is for every slot written up to a step, as it was when written.
+        """Norm of `v W_h` for every slot written up to a step, at the time it was written.
 
         W_h is the part of the output projection that query head h writes through.
 
@@ -268,7 +269,7 @@ class Trace:
         return Head(self.layers[layer], self.heads[head])
 
     def index_of(self, head: HeadName) -> tuple[int, int]:
-        """Where a head stands on the layer and head axes, which hold what was captured only.
+        """Indices of a head on the layer and head axes, which have captured heads only.
 
         Raises:
             InputError: Its layer or its head was not captured; the message names those that were.
@@ -283,10 +284,11 @@ class Trace:
         return self.layers.index(named.layer), self.heads.index(named.head)
 
     def _table_at(self, step: int) -> SlotTable:
+        # Rows end at the last slot that their step wrote; later slots have no column.
         return self.slots.upto(self.n_slots(step))
 
     def _rows(self, step: int, layers: Sequence[int]) -> Weights:
-        """Rows of some places on the layer axis, from queries and keys."""
+        """Rows of some indices on the layer axis, computed from queries and keys."""
         q, k, visible, bias = (
             self.queries(step),
             self.keys(step),
