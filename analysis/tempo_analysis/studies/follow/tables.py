@@ -1,14 +1,14 @@
 """The tables of one followed member as data, for whoever shows or stores them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from tempo_analysis.report.table import Cell, Column, Table
+from tempo_analysis.report.table import Column, Table
+from tempo_analysis.studies.follow.logit_lens import Lens
 from tempo_analysis.studies.follow.result import MemberNumbers
-from tempo_analysis.studies.follow.trajectory import Control, Course, KnockedOut, correlation, shown
+from tempo_analysis.studies.follow.trajectory import Control, Course, correlation, shown
 
-NONE = float("nan")
 _LAYERS_NOTE = (
     "Depth 0 is the embedding, depth d the residual stream after d layers; attention and hiding "
     "are of the layer between two depths. Attention is the mean over heads and over the queries of "
@@ -54,171 +54,151 @@ def member_tables(found: MemberNumbers) -> tuple[Table, ...]:
 
 def slots_table(found: MemberNumbers) -> Table:
     """The member beside its siblings, itself alone and a prompt slot."""
+
+    def seen(_: str, one: Course | Control) -> int:
+        return int(np.isfinite(_hidden(one, found.n_layers)).sum())
+
     columns = (
-        Column("role", "role", "text"),
-        Column("slot", "slot", "count"),
-        Column("text", "token", "text"),
-        Column("probability", "probability", "number"),
-        Column("attention", "attention", "number"),
-        Column("hidden_everywhere", "hidden everywhere, nats", "number"),
-        Column("hidden_sum", "sum over layers, nats", "number"),
-        Column("strongest", "strongest layer", "text"),
-        Column("rank_correlation", "rank correlation", "number"),
-        Column("layers", "layers", "count"),
-        Column("settles_at", "settles at", "text"),
+        *_SLOT,
+        Column("probability", "probability", "number", _probability),
+        Column("attention", "attention", "number", lambda _, one: _mean(one.attention_by_layer)),
+        Column("hidden_everywhere", "hidden everywhere, nats", "number", _hidden_everywhere),
+        Column("hidden_sum", "sum over layers, nats", "number", _hidden_sum),
+        Column("strongest", "strongest layer", "text", _strongest),
+        Column("rank_correlation", "rank correlation", "number", lambda _, one: correlation(one)),
+        Column("layers", "layers", "count", seen),
+        Column("settles_at", "settles at", "text", _settles_at),
     )
-    rows = tuple(_slot_row(role, each) for role, each in _everyone(found))
-    return Table("slots", "The member and what stands beside it", _SLOTS_NOTE, columns, rows)
+    title = "The member and what stands beside it"
+    return Table.of("slots", title, columns, _everyone(found), _SLOTS_NOTE)
 
 
 def layers_table(found: MemberNumbers) -> Table:
     """The member by depth and layer."""
-    numbers = {
-        "attention": "attention",
-        "chance": "chance",
-        "alone": "alone",
-        "odds_law": "odds law",
-        "written": "attention x value norm",
-        "hidden": "hidden, nats",
-        "hidden_alone": "hidden alone, nats",
-        "hidden_control": "prompt slot hidden, nats",
-        "norm": "norm of the state",
-        "own_change": "change against alone",
-    }
+    member, alone, n_layers = found.member, found.alone, found.n_layers
+    attention_alone = np.full(n_layers, np.nan) if alone is None else alone.attention_by_layer
+    control = _hidden(found.control, n_layers)
+
+    def layer_before(depth: int) -> str:
+        return str(depth - 1) if depth else "embedding"
+
     columns = (
-        Column("depth", "depth", "count"),
-        Column("layer", "layer before it", "text"),
-        *(Column(key, heading, "number") for key, heading in numbers.items()),
+        Column("depth", "depth", "count", lambda depth: depth),
+        Column("layer", "layer before it", "text", layer_before),
+        _by_layer("attention", "attention", member.attention_by_layer),
+        _by_layer("chance", "chance", found.chance[0]),
+        _by_layer("alone", "alone", attention_alone),
+        _by_layer("odds_law", "odds law", found.odds_law[0].mean(-1)),
+        _by_layer("written", "attention x value norm", member.written_by_layer),
+        _by_layer("hidden", "hidden, nats", _hidden(member, n_layers)),
+        _by_layer("hidden_alone", "hidden alone, nats", _hidden(alone, n_layers)),
+        _by_layer("hidden_control", "prompt slot hidden, nats", control),
+        _by_depth("norm", "norm of the state", member.norm),
+        _by_depth("own_change", "change against alone", found.own_change),
     )
-    member, alone, control = found.member, found.alone, found.control
-    none = np.full(found.n_layers, NONE)
-    by_layer = {
-        "attention": member.attention_by_layer,
-        "chance": found.chance[0],
-        "alone": none if alone is None else alone.attention_by_layer,
-        "odds_law": found.odds_law[0].mean(-1),
-        "written": member.written_by_layer,
-        "hidden": _effects(member.knocked, none),
-        "hidden_alone": none if alone is None else _effects(alone.knocked, none),
-        "hidden_control": none if control is None else _effects(control.knocked, none),
-    }
-    by_depth = {name: np.concatenate([[NONE], values]) for name, values in by_layer.items()}
-    by_depth |= {"norm": member.norm, "own_change": found.own_change}
-    rows = tuple(
-        {
-            "depth": depth,
-            "layer": str(depth - 1) if depth else "embedding",
-            **{name: float(values[depth]) for name, values in by_depth.items()},
-        }
-        for depth in range(found.n_layers + 1)
-    )
-    return Table("layers", "The member, layer by layer", _LAYERS_NOTE, columns, rows)
+    depths = range(n_layers + 1)
+    return Table.of("layers", "The member, layer by layer", columns, depths, _LAYERS_NOTE)
 
 
 def lens_table(found: MemberNumbers) -> Table:
     """The lens of the member by depth."""
     lens = found.member.lens
-    n_top = lens.token.shape[1]
+    rank = f"rank of {shown(found.next_text)}"
     columns = (
-        Column("depth", "depth", "count"),
-        *(Column(f"top_{place}", f"best {place}", "text") for place in range(1, n_top + 1)),
-        Column("own_kl", "KL from its own end", "number"),
-        Column("readout_kl", "KL from the set's readout", "number"),
-        Column("next_rank", f"rank of {shown(found.next_text)}", "count"),
-        Column("next_log_probability", "its log-probability", "number"),
+        Column("depth", "depth", "count", lambda depth: depth),
+        *(_best_token(lens, place) for place in range(lens.token.shape[1])),
+        _by_depth("own_kl", "KL from its own end", lens.own_kl_nats),
+        _by_depth("readout_kl", "KL from the set's readout", lens.readout_kl_nats),
+        Column("next_rank", rank, "count", lambda depth: int(lens.next_rank[depth]) + 1),
+        _by_depth("next_log_probability", "its log-probability", lens.next_log_probability),
     )
-    rows: list[Mapping[str, Cell]] = []
-    for depth, texts in enumerate(lens.text):
-        shares = np.exp(lens.log_probability[depth])
-        named = zip(range(1, n_top + 1), texts, shares, strict=True)
-        row: dict[str, Cell] = {"depth": depth}
-        row |= {f"top_{place}": f"{shown(text)} {share:.2f}" for place, text, share in named}
-        row |= {"own_kl": float(lens.own_kl_nats[depth])}
-        row |= {"readout_kl": float(lens.readout_kl_nats[depth])}
-        row |= {"next_rank": int(lens.next_rank[depth]) + 1}
-        row |= {"next_log_probability": float(lens.next_log_probability[depth])}
-        rows.append(row)
-    return Table("lens", "What its slot would predict at each depth", _LENS_NOTE, columns, (*rows,))
+    title = "What its slot would predict at each depth"
+    return Table.of("lens", title, columns, range(len(lens.text)), _LENS_NOTE)
 
 
 def later_table(found: MemberNumbers) -> Table:
     """Attention by later step."""
-    names = ("attention", "chance", "alone", "odds_law")
+    alone = np.full(len(found.later), np.nan) if found.alone is None else found.alone.attention
     columns = (
-        Column("step", "step", "count"),
-        Column("queries", "queries", "count"),
-        *(Column(name, name.replace("_", " "), "number") for name in names),
+        Column("step", "step", "count", lambda place: found.later[place]),
+        Column("queries", "queries", "count", lambda place: found.n_queries[place]),
+        _by_step("attention", found.member.attention),
+        _by_step("chance", found.chance),
+        _by_step("alone", alone),
+        _by_step("odds_law", found.odds_law),
     )
-    rows = tuple(
-        {
-            "step": step,
-            "queries": found.n_queries[place],
-            "attention": _mean(found.member.attention[place]),
-            "chance": _mean(found.chance[place]),
-            "alone": NONE if found.alone is None else _mean(found.alone.attention[place]),
-            "odds_law": _mean(found.odds_law[place]),
-        }
-        for place, step in enumerate(found.later)
-    )
-    return Table("later_steps", "Attention of later steps", _LATER_NOTE, columns, rows)
+    places = range(len(found.later))
+    return Table.of("later_steps", "Attention of later steps", columns, places, _LATER_NOTE)
 
 
 def others_table(found: MemberNumbers) -> Table:
     """Every slot by layer."""
+
+    def attention(_: str, one: Course | Control, layer: int) -> float:
+        return one.attention_by_layer[layer]
+
+    def hidden(_: str, one: Course | Control, layer: int) -> float:
+        return _hidden(one, found.n_layers)[layer]
+
     columns = (
-        Column("role", "role", "text"),
-        Column("slot", "slot", "count"),
-        Column("text", "token", "text"),
-        Column("layer", "layer", "count"),
-        Column("attention", "attention", "number"),
-        Column("hidden", "hidden, nats", "number"),
+        *_SLOT,
+        Column("layer", "layer", "count", lambda role, one, layer: layer),
+        Column("attention", "attention", "number", attention),
+        Column("hidden", "hidden, nats", "number", hidden),
     )
-    none = np.full(found.n_layers, NONE)
-    rows = tuple(
-        {
-            "role": role,
-            "slot": each.slot,
-            "text": shown(each.text),
-            "layer": layer,
-            "attention": float(each.attention_by_layer[layer]),
-            "hidden": float(_effects(each.knocked, none)[layer]),
-        }
-        for role, each in _everyone(found)
-        for layer in range(found.n_layers)
-    )
-    return Table("slots_by_layer", "Every slot, layer by layer", _OTHERS_NOTE, columns, rows)
+    items = ((*item, layer) for item in _everyone(found) for layer in range(found.n_layers))
+    return Table.of("slots_by_layer", "Every slot, layer by layer", columns, items, _OTHERS_NOTE)
 
 
 def heads_table(found: MemberNumbers) -> Table:
     """Every head."""
-    names = ("attention", "alone", "odds_law", "value_norm", "written")
+    member, alone = found.member, found.alone
+    group = int(found.model["queries_per_kv_head"])
+    none = np.full(member.value_norm.shape, np.nan)
     columns = (
-        Column("layer", "layer", "count"),
-        Column("head", "head", "count"),
-        Column("kv_head", "KV head", "count"),
-        Column("chance", "chance", "number"),
-        *(Column(name, name.replace("_", " "), "number") for name in names),
+        Column("layer", "layer", "count", lambda layer, head: layer),
+        Column("head", "head", "count", lambda layer, head: head),
+        Column("kv_head", "KV head", "count", lambda layer, head: head // group),
+        Column("chance", "chance", "number", lambda layer, head: found.chance[0, layer]),
+        _by_head("attention", member.attention[0]),
+        _by_head("alone", none if alone is None else alone.attention[0]),
+        _by_head("odds_law", found.odds_law[0]),
+        _by_head("value_norm", member.value_norm),
+        _by_head("written", member.attention[0] * member.value_norm),
     )
-    member, group = found.member, int(found.model["queries_per_kv_head"])
-    none = np.full(member.value_norm.shape, NONE)
-    values = {
-        "attention": member.attention[0],
-        "alone": none if found.alone is None else found.alone.attention[0],
-        "odds_law": found.odds_law[0],
-        "value_norm": member.value_norm,
-        "written": member.attention[0] * member.value_norm,
-    }
-    rows = tuple(
-        {
-            "layer": layer,
-            "head": head,
-            "kv_head": head // group,
-            "chance": float(found.chance[0, layer]),
-            **{name: float(each[layer, head]) for name, each in values.items()},
-        }
-        for layer, head in np.ndindex(*none.shape)
-    )
-    return Table("heads", "Every head", _HEADS_NOTE, columns, rows)
+    return Table.of("heads", "Every head", columns, np.ndindex(*none.shape), _HEADS_NOTE)
+
+
+def _by_depth(key: str, heading: str, values: np.ndarray) -> Column:
+    return Column(key, heading, "number", lambda depth: values[depth])
+
+
+def _by_layer(key: str, heading: str, values: np.ndarray) -> Column:
+    # Depth d is the output of layer d - 1; depth 0, the embedding, is that of no layer.
+    return _by_depth(key, heading, np.concatenate([[np.nan], values]))
+
+
+def _best_token(lens: Lens, place: int) -> Column:
+    def best(depth: int) -> str:
+        return f"{shown(lens.text[depth][place])} {np.exp(lens.log_probability[depth, place]):.2f}"
+
+    return Column(f"top_{place + 1}", f"best {place + 1}", "text", best)
+
+
+def _by_step(key: str, values: np.ndarray) -> Column:
+    return Column(key, key.replace("_", " "), "number", lambda place: _mean(values[place]))
+
+
+def _by_head(key: str, values: np.ndarray) -> Column:
+    return Column(key, key.replace("_", " "), "number", lambda layer, head: values[layer, head])
+
+
+_SLOT = (
+    Column("role", "role", "text", lambda role, *_: role),
+    Column("slot", "slot", "count", lambda role, one, *_: one.slot),
+    Column("text", "token", "text", lambda role, one, *_: shown(one.text)),
+)
+"""Columns of the items of `_everyone`, with or without a layer."""
 
 
 def _everyone(found: MemberNumbers) -> Sequence[tuple[str, Course | Control]]:
@@ -229,28 +209,32 @@ def _everyone(found: MemberNumbers) -> Sequence[tuple[str, Course | Control]]:
     return [("member", found.member), *beside, *alone, *control]
 
 
-def _slot_row(role: str, each: Course | Control) -> Mapping[str, Cell]:
-    knocked = each.knocked
-    parts = np.array([]) if knocked is None else knocked.one_layer_nats
-    return {
-        "role": role,
-        "slot": each.slot,
-        "text": shown(each.text),
-        "probability": each.probability if isinstance(each, Course) else NONE,
-        "attention": _mean(each.attention_by_layer),
-        "hidden_everywhere": NONE if knocked is None else knocked.every_layer_nats,
-        "hidden_sum": NONE if knocked is None else float(np.nansum(parts)),
-        "strongest": "" if knocked is None else f"L{knocked.strongest}",
-        "rank_correlation": correlation(each),
-        "layers": int(np.isfinite(parts).sum()),
-        "settles_at": str(each.lens.settles_at) if isinstance(each, Course) else "",
-    }
+def _probability(_: str, one: Course | Control) -> float:
+    return one.probability if isinstance(one, Course) else np.nan
 
 
-def _effects(knocked: KnockedOut | None, none: np.ndarray) -> np.ndarray:
-    return none if knocked is None else knocked.one_layer_nats
+def _settles_at(_: str, one: Course | Control) -> str:
+    return str(one.lens.settles_at) if isinstance(one, Course) else ""
+
+
+def _hidden_everywhere(_: str, one: Course | Control) -> float:
+    return one.knocked.every_layer_nats if one.knocked else np.nan
+
+
+def _hidden_sum(_: str, one: Course | Control) -> float:
+    return float(np.nansum(one.knocked.one_layer_nats)) if one.knocked else np.nan
+
+
+def _strongest(_: str, one: Course | Control) -> str:
+    return f"L{one.knocked.strongest}" if one.knocked else ""
+
+
+def _hidden(one: Course | Control | None, n_layers: int) -> np.ndarray:
+    """Effect of hiding a slot in one layer; NaN where there is no slot or no query may see it."""
+    knocked = one.knocked if one else None
+    return knocked.one_layer_nats if knocked else np.full(n_layers, np.nan)
 
 
 def _mean(values: np.ndarray) -> float:
     """Over what is seen; NaN where nothing is."""
-    return float(np.nanmean(values)) if np.isfinite(values).any() else NONE
+    return float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
