@@ -15,7 +15,6 @@ from scipy import stats
 
 import tempo
 from tempo import edits
-from tempo.causal import logit_lens as stream
 from tempo.causal.logit_lens import lens_error
 from tempo.errors import InputError, ModelError, NoParallelSetsError, OutputError, TwinError
 from tempo.models.language_model import LanguageModel
@@ -221,7 +220,7 @@ def test_a_cap_that_is_forgotten_is_noticed(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_decoder_without_a_known_final_norm_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stream, "_NORMS", ("another_norm",))
+    monkeypatch.setattr("tempo.models.head_weights._FINAL_NORMS", ("another_norm",))
     trace = traced("llama")
     with pytest.raises(ModelError, match="final norm"):
         follow(trace, slot_of(trace), model=model_of("llama"))
@@ -359,8 +358,9 @@ def test_the_model_is_left_as_it_was():
     assert not any(layer._forward_pre_hooks for layer in decoder.layers)
     run = tempo.replay(trace, policy=Policy(TopK(3)), model=model, axes=())
     again = run.trace(arm="twin")
-    np.testing.assert_array_equal(
-        again.readout(4).log_probability, trace.readout(4).log_probability
+    # another execution: equal as sums in float32 are, and bit for bit on some processors only
+    np.testing.assert_allclose(
+        again.readout(4).log_probability, trace.readout(4).log_probability, atol=1e-5
     )
 
 

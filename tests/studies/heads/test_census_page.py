@@ -20,6 +20,7 @@ from tempo.errors import OutputError
 from tempo.testing.tiny import tiny_model
 from tempo.trace.run import Run
 from tempo_analysis.parallel.page import shown_axes
+from tempo_analysis.parallel.page_charts import RoleMaps
 from tempo_analysis.parallel.results import analyze
 from tempo_analysis.report.page import save_page
 from tempo_analysis.studies.heads.findings import SavedCensus
@@ -477,5 +478,5 @@ def test_heads_that_the_census_does_not_have_are_no_data(run_folder: Path):
 
 def test_a_run_without_a_census_offers_no_roles(run_folder: Path):
     run = replace(open_run(run_folder), folder=None)
-    assert run_role_maps(run, {"layers": (0,), "heads": (0,)}) == ([], [])
+    assert run_role_maps(run, {"layers": (0,), "heads": (0,)}) == RoleMaps()
     assert run_role_maps(open_run(run_folder), {}) == ([], [])
