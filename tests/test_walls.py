@@ -209,7 +209,7 @@ def test_a_room_without_a_floor_is_refused(copy: Path):
 
 
 NEEDS_A_MODEL = {"heads/passes.py", "heads/effects.py", "boost/reference.py", "boost/replays.py"}
-"""Modules of the studies that run a model beside `measure.py`; all others are read without torch."""
+"""What runs a model beside each `measure.py`; all else in the analysis is read without torch."""
 
 
 def runs_a_model(file: Path) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from scipy.special import logsumexp
 
-from tempo.causal.logit_lens import lens_logits
+from tempo.causal.attribution import lens_logits
 from tempo.models.hooks import watched_stream
 from tempo.models.language_model import LanguageModel
 from tempo.oracle import run_oracle

@@ -23,7 +23,7 @@ from experiments.e13_decoded_text import entries as e13
 from experiments.e13_decoded_text import rows as e13_rows
 from experiments.e13_decoded_text import texts
 from experiments.means import curve_of, mean_of
-from tempo.causal.logit_lens import lens_logits
+from tempo.causal.attribution import lens_logits
 from tempo.models.language_model import LanguageModel
 from tempo.oracle import run_oracle
 from tempo.policy.override import without_siblings

@@ -16,7 +16,7 @@ from tempo_analysis.parallel.ratio import CHANCE as EVEN_RATIO
 from tempo_analysis.parallel.ratio import AttentionRatio, Sink
 from tempo_analysis.parallel.set_effect import ALONE, Part, SetEffect
 from tempo_analysis.parallel.twins import Twin
-from tempo_analysis.report.numbers import number, stated
+from tempo_analysis.report.document import number, stated
 from tempo_analysis.stats.averages import mean_over_prompts
 from tempo_analysis.stats.intervals import SEED, Interval, Unanswered, estimate_with_interval
 from tempo_analysis.stats.verdict import (

@@ -17,9 +17,9 @@ from tempo.trace.store import disk_errors
 from tempo.trace.trace import Trace
 from tempo_analysis.parallel.arms import Arms, arms_of
 from tempo_analysis.parallel.page_charts import RoleMaps, charts, head_maps
+from tempo_analysis.parallel.report import sentences
 from tempo_analysis.parallel.run_numbers import RunNumbers
 from tempo_analysis.parallel.tables import arm_rows, fact_rows, model_facts
-from tempo_analysis.parallel.verdict import sentences
 from tempo_analysis.report.csv import csv_text
 from tempo_analysis.report.document import Document, plain
 from tempo_analysis.report.packing import base64, pack_weights

@@ -12,12 +12,11 @@ from tempo_analysis.parallel.head_kinds import KINDS, MEASURES, RULE
 from tempo_analysis.parallel.metrics import Metric, MetricRows, metric_row, rows_of
 from tempo_analysis.parallel.page import write_page
 from tempo_analysis.parallel.page_charts import RoleMaps
-from tempo_analysis.parallel.report import REPORT_FILE, report_text
+from tempo_analysis.parallel.report import REPORT_FILE, report_text, sentences
 from tempo_analysis.parallel.run_numbers import RunNumbers, run_numbers
 from tempo_analysis.parallel.tables import fact_rows, tables_of
 from tempo_analysis.parallel.twins import Twin
-from tempo_analysis.parallel.verdict import sentences
-from tempo_analysis.report.document import Document, plain
+from tempo_analysis.report.document import Document, number, plain, stated
 from tempo_analysis.report.figure_style import Drawing
 from tempo_analysis.report.findings import Findings, refuse_other_files
 from tempo_analysis.report.notebook import (
@@ -27,7 +26,6 @@ from tempo_analysis.report.notebook import (
     region_markup,
     table_markup,
 )
-from tempo_analysis.report.numbers import number, stated
 from tempo_analysis.report.table import Table
 from tempo_analysis.stats.intervals import Unanswered
 

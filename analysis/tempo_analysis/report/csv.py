@@ -9,7 +9,7 @@ import numpy as np
 
 from tempo.errors import InputError
 from tempo.trace.store import disk_errors
-from tempo_analysis.report.files import write_atomic
+from tempo_analysis.report.document import write_atomic
 from tempo_analysis.report.table import Cell, Column, Table
 from tempo_analysis.stats.intervals import Interval
 

@@ -1,8 +1,9 @@
-"""Results as JSON documents: what is written, and the same values read back."""
+"""How findings are written: numbers in words, documents as JSON, files whole or not at all."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,36 @@ from jaxtyping import Float64
 
 from tempo.vocabulary import Head
 from tempo_analysis.stats.intervals import Interval
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file under another name and move it into place; line ends are kept as they are."""
+    # In the same folder: a rename is atomic only within one file system.
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    temporary.replace(path)
+
+
+DASH = "\u2013"
+
+
+def number(value: float) -> str:
+    """Three significant digits; a dash where there are no data."""
+    return f"{value:.3g}" if np.isfinite(value) else DASH
+
+
+def stated(found: Interval) -> str:
+    """A number with its interval, or alone where there is none."""
+    # Estimates of fewer than 8 prompts have no limits; a pair of dashes would tell no more.
+    return limits(found) if np.isfinite(found.low) else number(found.estimate)
+
+
+def limits(found: Interval | None) -> str:
+    """A number with its interval; dashes where there are none."""
+    if found is None or not found.n:
+        return DASH
+    return f"{number(found.estimate)} ({number(found.low)} to {number(found.high)})"
+
 
 Document = dict[str, Any]
 

@@ -8,9 +8,8 @@ from typing import ClassVar
 from tempo.errors import OutputError
 from tempo.trace.store import disk_errors
 from tempo_analysis.report.csv import write_tables
-from tempo_analysis.report.document import Document, json_text
+from tempo_analysis.report.document import Document, json_text, write_atomic
 from tempo_analysis.report.figure_style import Drawing, save_drawings
-from tempo_analysis.report.files import write_atomic
 from tempo_analysis.report.notebook import region_markup, shown_markup
 from tempo_analysis.report.page import save_page
 from tempo_analysis.report.predictions import PredictionTable

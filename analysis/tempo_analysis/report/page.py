@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from tempo.trace.store import disk_errors
-from tempo_analysis.report.files import write_atomic
+from tempo_analysis.report.document import write_atomic
 
 PAGE_FILE = "report.html"
 HERE = Path(__file__).parent

@@ -9,8 +9,8 @@ from markupsafe import Markup
 from tempo.errors import InputError
 from tempo.trace.glyphs import token_glyphs
 from tempo_analysis.report.csv import csv_text
+from tempo_analysis.report.document import DASH
 from tempo_analysis.report.inline_svg import inline_svg
-from tempo_analysis.report.numbers import DASH
 from tempo_analysis.report.page import HERE, json_inside, page_text
 from tempo_analysis.report.predictions import PredictionTable, prediction_sheet, shift_sheet
 from tempo_analysis.report.table import Table

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tempo.errors import InputError
-from tempo_analysis.report.numbers import limits, number
+from tempo_analysis.report.document import limits, number
 from tempo_analysis.stats.intervals import Interval
 
 Kind = Literal["text", "number", "interval", "count"]

@@ -14,7 +14,7 @@ import tempo
 from tempo.errors import InputError, OutputError
 from tempo.prompts.pairs import Pair, Pairs
 from tempo.testing.tiny import tiny_model
-from tempo_analysis.report.numbers import number
+from tempo_analysis.report.document import number
 from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.concepts import measure as contrasting
 from tempo_analysis.studies.concepts.effect import ConceptEffect

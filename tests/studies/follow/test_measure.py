@@ -15,7 +15,7 @@ from scipy import stats
 
 import tempo
 from tempo import edits
-from tempo.causal.logit_lens import lens_error
+from tempo.causal.attribution import lens_error
 from tempo.errors import InputError, ModelError, NoParallelSetsError, OutputError, TwinError
 from tempo.models.language_model import LanguageModel
 from tempo.oracle import run_oracle

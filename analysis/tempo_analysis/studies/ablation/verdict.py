@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tempo_analysis.report.numbers import number, stated
+from tempo_analysis.report.document import number, stated
 from tempo_analysis.stats.bands import point_of
 from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.ablation.effects import Effect

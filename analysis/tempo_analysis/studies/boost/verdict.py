@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tempo_analysis.report.numbers import number, stated
+from tempo_analysis.report.document import number, stated
 from tempo_analysis.stats.intervals import SMALLEST_SAMPLE, Interval
 from tempo_analysis.studies.boost.dose_matching import Restoring
 from tempo_analysis.studies.boost.dose_response import (

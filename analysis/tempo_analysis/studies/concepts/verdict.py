@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tempo_analysis.report.numbers import limits, number
+from tempo_analysis.report.document import limits, number
 from tempo_analysis.studies.concepts.effect import ConceptEffect
 from tempo_analysis.studies.concepts.separation import LEVEL
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tempo_analysis.report.document import Document, plain
+from tempo_analysis.report.document import Document, number, plain
 from tempo_analysis.report.figure_style import Drawing
 from tempo_analysis.report.findings import Findings
-from tempo_analysis.report.numbers import number
 from tempo_analysis.report.table import Table
 from tempo_analysis.studies.follow.figures import caption, member_figure
 from tempo_analysis.studies.follow.result import MemberNumbers

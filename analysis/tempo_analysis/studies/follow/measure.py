@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64
 
-from tempo.causal.logit_lens import lens_error, lens_logits
+from tempo.causal.attribution import lens_error, lens_logits
 from tempo.engine.attention import PACKED_ATTENTION
 from tempo.engine.decode import advance
 from tempo.engine.edits import check_applied

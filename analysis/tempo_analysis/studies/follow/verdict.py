@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from tempo_analysis.report.numbers import number
+from tempo_analysis.report.document import number
 from tempo_analysis.stats.averages import ByHead
 from tempo_analysis.studies.follow.logit_lens import Lens
 from tempo_analysis.studies.follow.trajectory import (

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from tempo.vocabulary import Head
 from tempo_analysis.parallel.entropy import CHANCE as EVEN_ENTROPY
-from tempo_analysis.report.document import array_of
+from tempo_analysis.report.document import array_of, number
 from tempo_analysis.report.figure_style import (
     COLOURS,
     FAINT,
@@ -26,7 +26,6 @@ from tempo_analysis.report.figure_style import (
     new_figure,
     plain_text,
 )
-from tempo_analysis.report.numbers import number
 from tempo_analysis.stats.averages import ByHead
 from tempo_analysis.studies.heads.result import (
     HeadsDocument,

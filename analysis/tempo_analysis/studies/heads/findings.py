@@ -9,10 +9,9 @@ from typing import Any
 from tempo.errors import InputError, OutputError
 from tempo.trace.run_folder import RUN_FILE
 from tempo.vocabulary import Head
-from tempo_analysis.report.document import Document, plain
+from tempo_analysis.report.document import Document, number, plain
 from tempo_analysis.report.figure_style import Drawing
 from tempo_analysis.report.findings import Findings, refuse_other_files
-from tempo_analysis.report.numbers import number
 from tempo_analysis.report.page import save_page
 from tempo_analysis.report.table import Table
 from tempo_analysis.studies.heads.assignment import RoleScores

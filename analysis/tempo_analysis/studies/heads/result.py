@@ -11,12 +11,7 @@ from jaxtyping import Bool
 from tempo.errors import CorruptTraceError, InputError
 from tempo.trace.store import read_json
 from tempo.vocabulary import Head, parse_head
-from tempo_analysis.report.document import (
-    Document,
-    array_of,
-    interval_of,
-    number_of,
-)
+from tempo_analysis.report.document import DASH, Document, array_of, interval_of, number, number_of
 from tempo_analysis.report.notebook import (
     cells_markup,
     refused_markup,
@@ -24,7 +19,6 @@ from tempo_analysis.report.notebook import (
     shown_markup,
     table_markup,
 )
-from tempo_analysis.report.numbers import DASH, number
 from tempo_analysis.stats.averages import ByHead
 from tempo_analysis.stats.intervals import Interval
 
