@@ -29,7 +29,7 @@ FEWEST_NAMES = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NamePrompt:
-    """One prompt; places are those of tokens in `ids`.
+    """One prompt; places are indices into `ids`.
 
     Attributes:
         order: "ABBA" or "BABA".
@@ -82,16 +82,22 @@ def name_prompts(facts: TokenFacts, *, n: int = 64, seed: int = 0) -> NamePrompt
             f"expected at least {FEWEST_NAMES} names of one token, got {len(names)} of "
             f"{len(NAMES)}; leave out the S-inhibition role"
         )
+    # The kind is part of the seed, so that drawing more prompts of another kind changes nothing
+    # here.
     rng = np.random.default_rng([seed, *b"names"])
     prompts: list[NamePrompt] = []
     controls: list[NamePrompt] = []
     for number in range(n):
         io, s, third = (str(name) for name in rng.choice(list(names), 3, replace=False))
+        # The order alternates fastest: any even number of prompts has as many ABBA as BABA.
         template = TEMPLATES[number // len(ORDERS) % len(TEMPLATES)]
         order = ORDERS[number % len(ORDERS)]
         first, second = (io, s) if order == "ABBA" else (s, io)
+        # Prompt and control have the same names, template and order: only the repeated name
+        # differs.
         for again, into in ((s, prompts), (third, controls)):
             text = template.format(first=f" {first}", second=f" {second}", again=f" {again}")
+            # The bos token is put in front by hand, since `encode` adds no special tokens.
             ids = np.array([*facts.front, *facts.encode(text)], np.int64)
             places = _places(ids, [names[io], names[s], names[again]], text)
             into.append(_prompt(ids, places, order=order, is_control=again != s, number=number))
@@ -99,7 +105,7 @@ def name_prompts(facts: TokenFacts, *, n: int = 64, seed: int = 0) -> NamePrompt
 
 
 def _places(ids: Int64[np.ndarray, " token"], tokens: list[int], text: str) -> list[int]:
-    """Where the indirect object, the first and the second subject stand."""
+    """Indices of the indirect object, the first and the second subject."""
     io, s, again = tokens
     at_io, at_s, at_again = (np.flatnonzero(ids == token) for token in (io, s, again))
     wanted = 2 if s == again else 1  # in the control ABC the repeated name is a third one
@@ -108,6 +114,7 @@ def _places(ids: Int64[np.ndarray, " token"], tokens: list[int], text: str) -> l
             f"expected each name of {text!r} as one token, got IO {len(at_io)} times, S "
             f"{len(at_s)} times; leave out the S-inhibition role"
         )
+    # The last one: S occurs twice in a prompt, and the second is the repeated one.
     return [int(at_io[0]), int(at_s[0]), int(at_again[-1])]
 
 

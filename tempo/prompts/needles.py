@@ -1,9 +1,9 @@
-"""A sentence hidden in a text and a question about it, for heads that fetch the answer.
+"""Needle prompts: a sentence hidden in a text and a question about it, for retrieval heads.
 
-The answer is written behind the question, so one forward shows what each head looks at while the
-answer is due. The question words it differently from the needle up to where the answer begins
-(Wu et al. 2024, arXiv 2404.15574, decode greedily instead; `answered` rows are the same rows where
-the model's own choices agree, which the caller checks against its logits).
+The answer follows the question, so one forward shows the attention of each head while the answer
+is predicted. The question is worded differently from the needle up to where the answer begins.
+Wu et al. 2024 (arXiv 2404.15574) decode greedily instead; `answered` rows are the same rows where
+the model's own choices agree, which the caller checks against its logits.
 """
 
 from dataclasses import dataclass
@@ -79,11 +79,13 @@ def needle_prompts(
             f"{len(tokens)} in {corpus.source}; give a longer text"
         )
     rng = np.random.default_rng([seed, *b"needles"])
+    # Without replacement: overlapping texts would not be independent prompts.
     pieces = rng.choice(len(tokens) // n_text, n, replace=False)
     return tuple(
         _hidden(
             facts,
             tokens[piece * n_text : (piece + 1) * n_text],
+            # Not at the ends: next to the sink or to the question a head needs no retrieval.
             depth=float(rng.uniform(0.1, 0.9)),
             number=order % len(NEEDLES),
         )
@@ -97,6 +99,7 @@ def _hidden(
     sentence, question, reply = NEEDLES[number]
     needle, asked, answer = (
         np.array(facts.after_text(part), np.int64)
+        # A line of its own, so that the needle does not change the tokens of the text around it.
         for part in (f"\n{sentence}\n", f"\n{question}", reply)
     )
     inside = _find(needle, answer)
@@ -116,7 +119,8 @@ def _hidden(
 
 
 def _find(tokens: Int64[np.ndarray, " token"], part: Int64[np.ndarray, " answer"]) -> int | None:
-    """Where a run of tokens begins in a longer one."""
+    """Index at which a sequence of tokens begins in a longer one; None if it does not occur."""
     starts = range(len(tokens) - len(part) + 1)
+    # The first occurrence: the sentence holds its answer once, at its end.
     found = [start for start in starts if (tokens[start : start + len(part)] == part).all()]
     return found[0] if found else None

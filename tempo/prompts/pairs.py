@@ -1,4 +1,4 @@
-"""Paired scenarios for a concept: two texts that differ in the concept and little else."""
+"""Paired scenarios of a concept: two texts that differ in the concept and little else."""
 
 import json
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from typing import Any
 from tempo.errors import InputError
 
 BUNDLED_PAIRS = ("urgency",)
+# The unit of the statistics is the scenario, and below 8 units tempo gives no interval.
 FEWEST_PAIRS = 8
 
 
@@ -66,6 +67,7 @@ def _pairs(text: str, name: str, place: str) -> Pairs:
         raise InputError(f"expected one row for each id in {place}, got {repeated[0]!r} twice")
     for side in ("positive", "negative"):
         texts = [getattr(pair, side) for pair in found]
+        # A repeated text is not an independent scenario and would make intervals too narrow.
         again = [pair.id for n, pair in enumerate(found) if texts[n] in texts[:n]]
         if again:
             raise InputError(

@@ -1,7 +1,8 @@
-"""The token sequences that heads are characterised on: text, random ids and repeated halves.
+"""Token sequences for the census of heads: text, random ids and repeated halves.
 
-Every draw is keyed by a seed. Sequences of one kind have one length, so they need no padding. The
-tokenizer's bos token stands in front where the tokenizer itself would put it.
+Every draw is keyed by a seed. Sequences of one kind have one length, so they need no padding. They
+begin with the bos token where the tokenizer itself would put it: without one, the first text token
+becomes the attention sink.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from tempo.prompts.tokens import TokenFacts
 
 N_SEQUENCES = 64
 LENGTH = 128
+# With and without line breaks: many tokenizers merge a mark with the newline after it.
 DELIMITERS = (".", ",", ";", ":", "!", "?", "\n", ".\n", ".\n\n", ",\n", ";\n")
 
 Sequences = Int64[np.ndarray, "sequence token"]
@@ -25,10 +27,10 @@ Sequences = Int64[np.ndarray, "sequence token"]
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """A text to take windows from.
+    """A text from which windows are drawn.
 
     Attributes:
-        source: What it is called in a result.
+        source: Its name in results.
         sha256: Of the text, to check that two runs read the same.
     """
 
@@ -43,7 +45,7 @@ class TextWindows:
 
     Attributes:
         bos: Token in front of every window; None where the tokenizer adds none.
-        start: Place in the corpus of the first text token of each window.
+        start: Index in the corpus of the first text token of each window.
         n_corpus: Tokens in the corpus.
     """
 
@@ -57,7 +59,7 @@ class TextWindows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RandomSequences:
-    """Ordinary token ids, drawn independently and evenly: no order, no meaning."""
+    """Ordinary token ids, drawn independently from the uniform distribution."""
 
     ids: Sequences
     bos: int | None
@@ -67,11 +69,11 @@ class RandomSequences:
 class RepeatedHalves:
     """`[R, R]`, and a control `[R, R']` of the same length in which nothing repeats.
 
-    R and R' are drawn without replacement, and share no token, so a token occurs before exactly
-    where the first half holds it.
+    R and R' are drawn without replacement and share no token, so every token of the second half has
+    exactly one earlier occurrence in `[R, R]` and none in the control.
 
     Attributes:
-        start: Place of the first token of R: 1 behind a bos token, otherwise 0.
+        start: Index of the first token of R: 1 after a bos token, otherwise 0.
         n_half: Length of R.
     """
 
@@ -98,10 +100,11 @@ class Delimiters:
 
 
 def bundled_corpus() -> Corpus:
-    """The topics of Python's own help, which every installation has: technical English prose."""
+    """The topics of Python's help: technical English prose that every installation has."""
     from pydoc_data import topics
 
     version = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    # Sorted, so that the text does not depend on the order in which the module lists its topics.
     text = "\n\n".join(topics.topics[name] for name in sorted(topics.topics))
     return _corpus(text, f"pydoc_data.topics of {version}")
 
@@ -158,6 +161,7 @@ def text_windows(
             f"expected a corpus of at least {n * inner} tokens for {n} windows of {inner}, got "
             f"{len(tokens)} in {corpus.source}; give a longer text"
         )
+    # Windows start at multiples of their length, so that no two overlap.
     pieces = _rng(seed, "text").choice(len(tokens) // inner, n, replace=False).astype(np.int64)
     start = pieces * inner
     ids = _fronted(facts, tokens[start[:, None] + np.arange(inner)])
@@ -169,6 +173,7 @@ def random_sequences(
 ) -> RandomSequences:
     """Draw ordinary ids independently and evenly; the bos token counts in the length."""
     inner = _inner(facts, n, length)
+    # With replacement: as in any text, a token may occur again by chance.
     drawn = _rng(seed, "random").choice(facts.ordinary, (n, inner))
     return RandomSequences(_fronted(facts, drawn), facts.bos)
 
@@ -223,7 +228,7 @@ def _corpus(text: str, source: str) -> Corpus:
 
 
 def _inner(facts: TokenFacts, n: int, length: int) -> int:
-    """Tokens of a sequence behind the bos token."""
+    """Number of tokens of a sequence after the bos token."""
     inner = length - len(facts.front)
     if n < 1 or inner < 2:
         raise InputError(
@@ -238,5 +243,5 @@ def _fronted(facts: TokenFacts, ids: Int64[np.ndarray, "sequence inner"]) -> Seq
 
 
 def _rng(seed: int, kind: str) -> np.random.Generator:
-    """A stream of its own for each kind, so that drawing more of one changes no other."""
+    """A separate generator for each kind, so that drawing more of one kind changes no other."""
     return np.random.default_rng([seed, *kind.encode()])

@@ -10,6 +10,7 @@ from tempo.errors import InputError
 from tempo.trace.run import Prompt
 
 BUNDLED_SUITES = ("standard", "demo", "crafted")
+# File systems allow 255 bytes in a name, and an id is part of longer names.
 LONGEST_ID = 120
 """In bytes; an id names a folder and a file."""
 
@@ -82,6 +83,7 @@ def _prompt(line: str, place: str) -> Prompt:
 
 
 def _names_a_folder(identifier: str) -> bool:
-    """Whether an id can be the name of a folder on any disk, and of no other one."""
+    """Whether an id can be the name of a folder on any file system."""
+    # A slash or backslash would make a path of the id, and leave the run folder.
     plain = identifier.isprintable() and not set(identifier) & set("/\\")
     return plain and identifier not in (".", "..") and len(identifier.encode()) <= LONGEST_ID

@@ -1,4 +1,4 @@
-"""A tokenizer, reduced to what the sequences of `tempo.prompts` are made of."""
+"""The facts about a tokenizer that the sequences of `tempo.prompts` need."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from jaxtyping import Int64
 
 from tempo.errors import InputError
 
+# Any letter will do that every tokenizer has as one token.
 _ANCHOR = "a"
 
 
@@ -33,7 +34,7 @@ class Spells(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenFacts:
-    """A tokenizer, reduced to what sequences are made of.
+    """The facts about a tokenizer that sequences need.
 
     Attributes:
         encode: Token ids of a text without any special token.
@@ -47,7 +48,7 @@ class TokenFacts:
 
     @property
     def front(self) -> tuple[int, ...]:
-        """What stands before every sequence: the bos token, or nothing."""
+        """The tokens before every sequence: the bos token, or none."""
         return () if self.bos is None else (self.bos,)
 
     def after_text(self, text: str) -> list[int]:
@@ -89,6 +90,7 @@ def token_facts(model: Spells) -> TokenFacts:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return [int(token) for token in ids]
 
+    # Found by trying: several families declare a bos token that their tokenizer does not add.
     with_specials = tokenizer(_ANCHOR)["input_ids"]
     adds_bos = tokenizer.bos_token_id is not None and with_specials[:1] == [tokenizer.bos_token_id]
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}

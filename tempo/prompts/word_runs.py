@@ -17,6 +17,7 @@ from tempo.errors import InputError
 from tempo.prompts.tokens import TokenFacts
 
 CONDITIONS = ("ordinal", "words", "shuffled", "descending")
+# Three elements show the order once before it must be continued; twelve are all months.
 SHORTEST, LONGEST = 3, 12
 
 _NUMBERS = "one two three four five six seven eight nine ten"
@@ -38,7 +39,7 @@ WORDS = tuple(_WORDS.split())
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """An ordered class of words, as far as a tokenizer keeps it.
+    """An ordered class of words, limited to those that are one token.
 
     Attributes:
         tokens: Of the kept elements, in order.
@@ -133,6 +134,7 @@ def word_runs(facts: TokenFacts, *, n: int = 64, seed: int = 0) -> WordRuns:
     for number in range(n):
         family = used[number % len(used)]
         up = _stretch(family, rng, longest=min(LONGEST, len(words)))
+        # As many words as elements: heads that count commas or positions see no difference.
         unrelated = rng.choice(list(words.values()), len(up), replace=False).tolist()
         orders = {
             "ordinal": up,
@@ -160,8 +162,9 @@ def _stretches(name: str, kept: tuple[str, ...]) -> list[tuple[int, int]]:
 
 
 def _stretch(family: Family, rng: np.random.Generator, *, longest: int) -> list[int]:
-    """A random run of neighbours, its length drawn before its place."""
+    """A random run of neighbours; its length is drawn before its start."""
     spans = _stretches(family.name, family.kept)
+    # The stretch, then the length, then the start: every length is equally likely where it fits.
     first, end = spans[int(rng.integers(len(spans)))]
     length = int(rng.integers(SHORTEST, min(longest, end - first) + 1))
     start = int(rng.integers(first, end - length + 1))
@@ -171,8 +174,8 @@ def _stretch(family: Family, rng: np.random.Generator, *, longest: int) -> list[
 def _mixed(run: list[int], family: Family) -> list[int]:
     """The elements at even places of the family, then the others: none after its predecessor.
 
-    The wrong order is the same in every run, as the right one is: a control that is drawn anew each
-    time averages a head's taste for single pairs away, which the score itself keeps.
+    The wrong order is the same in every run, as the right one is. A new random order in each run
+    would average out the preference of a head for single pairs, which the score itself contains.
     """
     place = {token: number for number, token in enumerate(family.tokens)}
     return sorted(run, key=lambda token: (place[token] % 2, place[token]))
@@ -181,10 +184,11 @@ def _mixed(run: list[int], family: Family) -> list[int]:
 def _joined(
     facts: TokenFacts, tokens: list[int], comma: int
 ) -> tuple[Int64[np.ndarray, " token"], Int64[np.ndarray, " element"]]:
-    """The tokens with commas between them, and where they stand."""
+    """The tokens with commas between them, and their indices."""
     ids = list(facts.front)
     places: list[int] = []
     for token in tokens:
+        # A comma before every element but the first.
         ids += [comma] * bool(places)
         places.append(len(ids))
         ids.append(token)

@@ -1,1 +1,1 @@
-"""Tiny models for tests, built in code, that need no network."""
+"""Tiny models and planted traces for tests, built in code without a network."""

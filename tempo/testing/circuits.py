@@ -1,4 +1,4 @@
-"""Hand-built models of one layer whose heads do one known thing, and really run.
+"""Hand-built models of one layer in which the function of every head is known.
 
 Every token has the same constant coordinate and one of its own, so all have one length and the
 norm before the attention scales them alike. Queries and keys are constant vectors in the first
@@ -23,7 +23,9 @@ LONGEST = 19
 """Tokens of a prompt on which a head gives its one slot everything, to float32: beyond, D = 19 is
 almost three turns."""
 
+# Two rotary pairs; scores use the first, which turns by 1 radian for each position.
 _HEAD_DIM = 4
+# Scores of other slots are then at least 79 nats lower, which a float32 softmax rounds away.
 _SHARPNESS = 2000.0
 
 
@@ -67,11 +69,15 @@ def circuit(heads: Sequence[PlantedHead], *, seed: int = 0) -> LanguageModel:
             "others"
         )
     tokenizer = character_tokenizer(adds_bos=False)
+    # Rounded up to a multiple of the heads, which Llama demands. One coordinate is constant, one is
+    # of each token, and one of each head, for what it writes.
     width = -(-(1 + VOCAB_SIZE + len(heads)) // len(heads)) * len(heads)
     hf: Any = LlamaForCausalLM(_config(width, len(heads), tokenizer.eos_token_id)).eval()
     for name, parameter in hf.named_parameters():
+        # All else is zero, so that nothing but the planted weights acts.
         parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
     embedding = hf.get_input_embeddings().weight
+    # The constant coordinate from which all queries and keys are made.
     embedding[:, 0] = 1.0
     embedding[:, 1 : 1 + VOCAB_SIZE] = torch.eye(VOCAB_SIZE)
     # two coordinates of 1 among `width`: what the norm makes of the constant one
@@ -95,6 +101,7 @@ def _config(width: int, n_heads: int, eos: Any) -> LlamaConfig:
         num_key_value_heads=n_heads,
         head_dim=_HEAD_DIM,
         max_position_embeddings=64,
+        # So small that the norm is exact: the planted scale counts on it.
         rms_norm_eps=1e-12,
         tie_word_embeddings=False,
         bos_token_id=None,

@@ -1,4 +1,4 @@
-"""Traces, without a model, whose rows follow a pattern: the answer of an analysis is known."""
+"""Planted traces: made without a model from a pattern, so that the right answer is known."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,13 +18,14 @@ from tempo.trace.trace import Trace
 from tempo.vocabulary import GROUPS, PROMPT_STEP, SINK_SLOT, TOP_READOUT
 
 PlantedRelation = Literal["isolated", "visible", "ordered", "greedy"]
+# More than the tokens of any planted trace, so that all of them can be different.
 VOCABULARY = 400
 _PROMPT = "A planted prompt"
 
 
 @dataclass(frozen=True, slots=True)
 class PlantedPlace:
-    """What a pattern may look at: the queries of one step and everything written so far.
+    """The input of a pattern: the queries of one step and all slots written so far.
 
     `group` is the index into `GROUPS` of every slot, seen from each query; `visible` leaves sliding
     windows aside; `seed` is the number of the prompt, for patterns that draw.
@@ -66,9 +67,10 @@ def favour_sets(factor: float) -> Pattern:
 
 
 def with_sink(share: float, pattern: Pattern = uniform) -> Pattern:
-    """Slot 0 gets this share of every row that sees more than it, the rest follows the pattern."""
+    """Slot 0 gets this share of every row that sees other slots; the rest follows the pattern."""
 
     def sunk(place: PlantedPlace) -> Float[np.ndarray, "..."]:
+        # Masked before the sum: a share of the visible slots, not of all.
         others = place.visible & (np.arange(len(place.table)) != SINK_SLOT)
         rest = pattern(place) * others
         total = rest.sum(-1, keepdims=True)
@@ -80,9 +82,10 @@ def with_sink(share: float, pattern: Pattern = uniform) -> Pattern:
 
 
 def noisy(pattern: Pattern, spread: float) -> Pattern:
-    """Every weight times the exponential of a normal draw, different for each prompt and head."""
+    """Every weight times the exponential of a normal draw, other for each prompt and head."""
 
     def drawn(place: PlantedPlace) -> Float64[np.ndarray, "layer head query slot"]:
+        # Keyed by prompt and step: arms of one prompt get the same noise, as paired arms do.
         rng = np.random.default_rng((place.seed, place.step))
         shape = (place.n_layers, place.n_heads, *place.visible.shape)
         return pattern(place) * np.exp(rng.normal(0, spread, shape))
@@ -153,7 +156,8 @@ def planted_run(
 
 
 def stored_readout(distribution: Float64[np.ndarray, " token"], top: int = TOP_READOUT) -> Readout:
-    """What a trace keeps of a whole next-token distribution."""
+    """A complete next-token distribution in the form in which a trace stores it."""
+    # Stable: ties by token id, as in a real readout.
     order = np.argsort(-distribution, kind="stable")[:top]
     return Readout(
         token=order.astype(np.int64),
@@ -187,6 +191,7 @@ def _table(plan: Plan) -> SlotTable:
     table = prompt_table(tokens[: plan.prompt_length].tolist())
     base = float(plan.prompt_length)
     for width in plan.widths:
+        # Divided by the width, so that the probabilities of a set sum to at most 1.
         probability = np.sort(rng.uniform(0.1, 1, width))[::-1] / width
         offset = np.arange(width) if plan.positions == "unique" else np.zeros(width)
         table = table.with_set(
@@ -275,11 +280,13 @@ def _visible(
 def _stored(
     plan: Plan, place: PlantedPlace, weights: Float64[np.ndarray, "layer head query slot"]
 ) -> dict[str, np.ndarray]:
-    """The rows as the chosen level keeps them."""
+    """The rows in the form of the chosen level."""
+    # Weights are normalised already: a logsumexp of 0 makes raw scores their logarithms.
     lse = {"logsumexp": np.zeros(weights.shape[:-1], np.float32)}
     if plan.level == "weights":
         return lse | {"weights": weights.astype(np.float32)}
     if plan.level == "qk":
+        # A large finite number, as -inf times the 0 of a key would be NaN.
         logs = np.log(weights, where=weights > 0, out=np.full_like(weights, -1e9))
         return lse | _queries_and_keys(plan, place, logs)
     mass = np.einsum("lhqs,qsg->lhqg", weights, group_onehot(place.group))

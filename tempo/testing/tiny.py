@@ -1,4 +1,4 @@
-"""Tiny random models of many families, and models that tempo refuses."""
+"""Tiny random models of many families, and tiny models that tempo refuses."""
 
 import math
 import string
@@ -68,6 +68,7 @@ def _merges() -> list[tuple[str, str]]:
     return list(pairs)
 
 
+# Shorter than the prompts of the tests, so that the window hides something.
 _WINDOW = 8
 _MIXED = ["sliding_attention", "full_attention"]
 
@@ -76,6 +77,7 @@ _SHAPE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
+    # Two query heads on each KV head: with one, a wrong head mapping would not show.
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
@@ -83,6 +85,7 @@ _SHAPE: dict[str, Any] = {
 }
 _GEMMA: dict[str, Any] = {
     "head_dim": 16,
+    # Not the head dimension: a scaling taken from the wrong field then shows.
     "query_pre_attn_scalar": 24,
     "num_hidden_layers": 4,
     "sliding_window": _WINDOW,
@@ -214,6 +217,7 @@ def refused_model(kind: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
             f"expected a refused kind ({', '.join(REFUSED)}), got {kind!r}; choose one"
         )
     tokenizer = character_tokenizer(adds_bos=False)
+    # Families name their sizes in their own way; those that do get no common ones.
     settings = _REFUSED[kind]
     shape = {} if "n_head" in settings or "n_heads" in settings else _REFUSED_SHAPE
     shape = shape | {"vocab_size": VOCAB_SIZE} | settings
@@ -234,6 +238,7 @@ def _config(
 def _build(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """The model, without touching the caller's random numbers."""
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    # `from_config` draws from the global generator; the caller's state is restored afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return kind.from_config(config).eval()
