@@ -1,10 +1,7 @@
 """The tables of a concept as data, for whoever shows or stores them."""
 
-from collections.abc import Mapping
-
 from tempo.vocabulary import Head
-from tempo_analysis.report.table import Cell, Column, Table
-from tempo_analysis.studies.concepts.effect import ConceptEffect
+from tempo_analysis.report.table import Column, Table
 from tempo_analysis.studies.concepts.result import BEST, ConceptNumbers
 from tempo_analysis.studies.concepts.verdict import carried
 
@@ -36,110 +33,77 @@ def concept_tables(found: ConceptNumbers) -> tuple[Table, ...]:
 def best_table(found: ConceptNumbers, *, rows: int = BEST) -> Table:
     """The best heads, for a short look."""
     columns = (
-        Column("head", "head", "text"),
-        Column("kv_head", "KV head", "count"),
-        Column("written_norm", "length after W_O", "number"),
-        Column("selectivity", "selectivity", "number"),
-        Column("auroc", "AUROC held out", "number"),
-        Column("q", "q", "number"),
-        Column("assigned", "assigned", "text"),
+        Column("head", "head", "text", lambda row, head: str(head)),
+        Column("kv_head", "KV head", "count", lambda row, head: found.kv_head(head.head)),
+        _number(found, "written_norm", "length after W_O"),
+        _number(found, "selectivity", "selectivity"),
+        _number(found, "auroc", "AUROC held out"),
+        _number(found, "q", "q"),
+        _assigned(found),
     )
-    keys = [column.key for column in columns]
-    best = (_head_row(found, row, head) for row, head in found.best_first()[:rows])
-    cells = tuple({key: row[key] for key in keys} for row in best)
-    return Table("best_heads", "Best heads", _HEADS_NOTE, columns, cells)
+    return Table.of("best_heads", "Best heads", columns, found.best_first()[:rows], _HEADS_NOTE)
 
 
 def concentration_table(found: ConceptNumbers) -> Table:
     """For each layer, whether its differences are in a few heads."""
+    every, n_heads = found.heads.concentration, found.heads.auroc.shape[1]
+    effective = every.effective_heads
     columns = (
-        Column("layer", "layer", "count"),
-        Column("counted", "longest heads counted", "count"),
-        Column("heads", "of", "count"),
-        Column("share", "their share", "number"),
-        Column("chance", "chance", "number"),
-        Column("null", "null", "number"),
-        Column("p", "p", "number"),
-        Column("effective_heads", "effective heads", "number"),
-        Column("null_effective_heads", "null", "number"),
-        Column("effective_heads_p", "p", "number"),
+        Column("layer", "layer", "count", lambda row: found.layers[row]),
+        Column("counted", "longest heads counted", "count", lambda row: every.top),
+        Column("heads", "of", "count", lambda row: n_heads),
+        Column("share", "their share", "number", lambda row: every.share[row]),
+        Column("chance", "chance", "number", lambda row: every.chance),
+        Column("null", "null", "number", lambda row: every.null[row]),
+        Column("p", "p", "number", lambda row: every.p[row]),
+        Column("effective_heads", "effective heads", "number", lambda row: effective[row]),
+        Column("null_effective_heads", "null", "number", lambda row: every.null_effective[row]),
+        Column("effective_heads_p", "p", "number", lambda row: every.effective_p[row]),
     )
-    by_layer = found.heads.concentration
-    values = {
-        "share": by_layer.share,
-        "null": by_layer.null,
-        "p": by_layer.p,
-        "effective_heads": by_layer.effective_heads,
-        "null_effective_heads": by_layer.null_effective,
-        "effective_heads_p": by_layer.effective_p,
-    }
-    rows = tuple(
-        {
-            "layer": layer,
-            "counted": by_layer.top,
-            "heads": found.heads.auroc.shape[1],
-            "chance": by_layer.chance,
-            **{name: float(column[row]) for name, column in values.items()},
-        }
-        for row, layer in enumerate(found.layers)
-    )
-    return Table("concentration", "A few heads or all?", _LAYERS_NOTE, columns, rows)
+    rows = range(len(found.layers))
+    return Table.of("concentration", "A few heads or all?", columns, rows, _LAYERS_NOTE)
 
 
 def _every_head(found: ConceptNumbers) -> Table:
     columns = (
-        Column("head", "head", "text"),
-        Column("layer", "layer", "count"),
-        Column("kv_head", "KV head", "count"),
-        *(Column(name, name.replace("_", " "), "number") for name in (*_VALUES, "p", "q")),
-        Column("assigned", "assigned", "text"),
+        Column("head", "head", "text", lambda row, head: str(head)),
+        Column("layer", "layer", "count", lambda row, head: head.layer),
+        Column("kv_head", "KV head", "count", lambda row, head: found.kv_head(head.head)),
+        *(_number(found, name, name.replace("_", " ")) for name in (*_VALUES, "p", "q")),
+        _assigned(found),
     )
-    rows = tuple(_head_row(found, row, head) for row, head in found.best_first())
-    return Table("heads", "Every head, best first", _HEADS_NOTE, columns, rows)
+    return Table.of("heads", "Every head, best first", columns, found.best_first(), _HEADS_NOTE)
 
 
-def _head_row(found: ConceptNumbers, row: int, head: Head) -> Mapping[str, Cell]:
-    place = (row, head.head)
-    return {
-        "head": str(head),
-        "layer": head.layer,
-        "kv_head": found.kv_head(head.head),
-        **{name: float(getattr(found.heads, name)[place]) for name in (*_VALUES, "p", "q")},
-        "assigned": "yes" if found.heads.assigned[place] else "no",
-    }
+def _number(found: ConceptNumbers, name: str, heading: str) -> Column:
+    values = getattr(found.heads, name)
+    return Column(name, heading, "number", lambda row, head: values[row, head.head])
+
+
+def _assigned(found: ConceptNumbers) -> Column:
+    def assigned(row: int, head: Head) -> str:
+        return "yes" if found.heads.assigned[row, head.head] else "no"
+
+    return Column("assigned", "assigned", "text", assigned)
 
 
 def _causal(found: ConceptNumbers) -> Table:
-    columns = (
-        Column("held_at", "heads held at", "text"),
-        Column("heads", "heads", "text"),
-        Column("base", "margin of the model", "interval"),
-        Column("lost_top", "share these heads take", "interval"),
-        Column("lost_random", "share random heads take", "interval"),
-        Column("difference", "difference", "interval"),
-        Column("pairs", "pairs", "count"),
-        Column("draws", "draws", "count"),
-        Column("verdict", "verdict", "text"),
-    )
     check = found.check
     effects = {} if check is None else {"zero": check.zero, "their mean": check.mean}
     names = "" if check is None else " ".join(map(str, check.heads))
-    rows = tuple(_effect_row(held, names, effect) for held, effect in effects.items())
-    return Table("causal", "Do the heads carry it?", _CAUSAL_NOTE, columns, rows)
-
-
-def _effect_row(held_at: str, heads: str, effect: ConceptEffect) -> Mapping[str, Cell]:
-    return {
-        "held_at": held_at,
-        "heads": heads,
-        "base": effect.base,
-        "lost_top": effect.lost_top,
-        "lost_random": effect.lost_random,
-        "difference": effect.difference,
-        "pairs": effect.base.n,
-        "draws": effect.n_draws,
-        "verdict": carried(effect).verdict,
-    }
+    lost_random = "share random heads take"
+    columns = (
+        Column("held_at", "heads held at", "text", lambda held_at, one: held_at),
+        Column("heads", "heads", "text", lambda held_at, one: names),
+        Column("base", "margin of the model", "interval", lambda held_at, one: one.base),
+        Column("lost_top", "share these heads take", "interval", lambda _, one: one.lost_top),
+        Column("lost_random", lost_random, "interval", lambda _, one: one.lost_random),
+        Column("difference", "difference", "interval", lambda held_at, one: one.difference),
+        Column("pairs", "pairs", "count", lambda held_at, one: one.base.n),
+        Column("draws", "draws", "count", lambda held_at, one: one.n_draws),
+        Column("verdict", "verdict", "text", lambda held_at, one: carried(one).verdict),
+    )
+    return Table.of("causal", "Do the heads carry it?", columns, effects.items(), _CAUSAL_NOTE)
 
 
 def _skipped(found: ConceptNumbers) -> Table:
@@ -148,5 +112,4 @@ def _skipped(found: ConceptNumbers) -> Table:
         Column("kind", "kind", "text"),
         Column("reason", "what stands in place of one plain output projection", "text"),
     )
-    rows = tuple({key: each[key] for key in ("layer", "kind", "reason")} for each in found.skipped)
-    return Table("skipped", "Layers without heads to read", "", columns, rows)
+    return Table.of("skipped", "Layers without heads to read", columns, found.skipped)
