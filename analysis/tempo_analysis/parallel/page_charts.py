@@ -41,6 +41,8 @@ def _entropy(results: RunNumbers) -> Chart:
 
     panels = [
         _panel(f"{word} slot 0", list(series(word == "without")), EVEN_ENTROPY, "even attention")
+        # Both panels, since the sink alone lowers entropy: only without it does the distance to 1
+        # tell how selective a head is.
         for word in ("with", "without")
     ]
     return _chart(
@@ -82,6 +84,7 @@ def _split(effect: SetEffect) -> Chart:
             _series("score drift", _logarithm(part.by_layer["drift"])),
             _series("competition", _logarithm(part.by_layer["competition"])),
         ]
+        # Level 0: a logarithm of the factor 1 that a token alone has.
         panels.append(_panel(title, parts, 0.0, "a token alone"))
     return _chart(
         "split_by_layer",
@@ -104,6 +107,7 @@ def _divergence(pairs: Mapping[str, Divergence]) -> Chart:
             1.0,
         ),
     ]
+    # One stored list without a complete tail is enough to make a curve a lower bound.
     is_bound = any(one.lower_bounds for one in pairs.values())
     return _chart(
         "readouts_by_step",
@@ -209,6 +213,7 @@ def _measures(found: ArmResults) -> Iterator[HeadMap]:
     table = found.heads
     if table is None:
         return
+    # The entropy without the sink first: it is the map that the sink does not decide.
     for name in (*_FIRST, *(name for name in MEASURES if name not in _FIRST)):
         scale = "positions" if name.startswith("distance") else "share"
         chance = table.chance_column(name)

@@ -54,6 +54,7 @@ def _measure_arm(
         ratio=_paired(trace, observed, greedy, seen),
         entropy=entropy,
         siblings=prompt_siblings(observed),
+        # Group masses do not tell which slot a head attends to.
         heads=prompt_heads(observed, entropy) if _keeps_rows(trace) else None,
         widths=prompt_widths(trace),
     )

@@ -60,6 +60,7 @@ class Results(Findings, RunNumbers):
             >>> results["attention_ratio_without_sink", "isolated"].only.estimate
             >>> results["attention_ratio"].to_pandas()
         """
+        # `results["a"]` passes a text, `results["a", "b"]` a tuple.
         name, arm = (key, None) if isinstance(key, str) else key
         return rows_of(self.metrics, name, arm)
 
@@ -89,6 +90,8 @@ class Results(Findings, RunNumbers):
                 "twins": {arm: _without_steps(twin) for arm, twin in self.twins.items()},
                 "set_effects": plain(self.set_effects),
                 "refusals": plain(self.refusals),
+                # The columns of head tables are arrays without names; these and the rule make them
+                # readable.
                 "heads": {"measures": list(MEASURES), "kinds": list(KINDS), "rule": RULE},
             },
         }
@@ -174,6 +177,7 @@ def results_markup(
     metrics: Sequence[Metric], refusals: Sequence[Unanswered], *, n_prompts: int
 ) -> str:
     """HTML table of the numbers with interval, chance, null and verdict, then the refusals."""
+    # A run of many arms has hundreds of rows, which a notebook would keep in its file.
     body = "".join(_markup_row(metric) for metric in metrics[:MOST_ROWS])
     hidden = len(metrics) - MOST_ROWS
     rest = f"<p>{hidden} more numbers are in <code>metrics</code>.</p>" if hidden > 0 else ""

@@ -84,6 +84,7 @@ def sibling_mass(
 
 
 def _chance(rows: Observation) -> np.ndarray:
+    # By layer, then broadcast over heads, which share the mask of their layer.
     even = share(rows.count[..., GROUP["siblings"]], rows.count.sum(-1))
     return np.broadcast_to(even[:, None], rows.mass.shape[:-1])
 

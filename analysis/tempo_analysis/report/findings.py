@@ -137,6 +137,7 @@ class Findings(ABC):
     ) -> Path:
         """Write `report.html` beside the figures, which are saved already; gives its path."""
         place = folder / FIGURES
+        # The saved SVG is read back, so that the page and the file show the same drawing.
         figures = [
             Figure(one.name, one.title, one.caption, (place / f"{one.name}.svg").read_text("utf-8"))
             for one in drawings
@@ -155,6 +156,8 @@ class Findings(ABC):
         return "\n".join([f"{type(self).__name__}:", *(f"- {line}" for line in self.sentences())])
 
     def _repr_html_(self) -> str:
+        # Escaped inside `shown_markup`: sentences may quote tokens of a model, which are arbitrary
+        # text.
         items = "".join(f"<li>{shown_markup(line)}</li>" for line in self.sentences())
         return region_markup(type(self).__name__, "What was found", f"<ul>{items}</ul>")
 
@@ -174,6 +177,7 @@ def refuse_other_files(folder: Path, file: str, *, force: bool = False) -> None:
         raise OutputError(
             f"expected an empty folder at {folder}, got other files; give another --out"
         )
+    # Decoding again may take hours; an earlier result is replaced only on request.
     if not force:
         raise OutputError(
             f"expected no {file} in {folder}, got one; give another --out, or --force to replace it"
