@@ -1,1 +1,1 @@
-"""One causal forward of a finished text, and what is read from it or cut out of it."""
+"""Causal forwards of a finished text: attention rows, attributions, lens, ablations."""

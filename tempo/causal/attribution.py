@@ -17,6 +17,7 @@ from tempo.models.hooks import watched_inputs, watched_outputs, watched_stream
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.models.projections import output_projections
 
+# Relative to the logit, in float32; a larger gap means that a part is missing.
 TOLERANCE = 1e-3
 _ROUNDING = 0.05  # of half precision; another operation differs by more
 
@@ -88,7 +89,7 @@ def direct_attribution(
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What one position's stream was made of, and the logits it gave.
+    """Components of the residual stream at one position, and the logits there.
 
     Attributes:
         stream: By depth; see `watched_stream`.
@@ -108,6 +109,8 @@ def _stream_parts(model: LanguageModel, ids: SequenceIds, position: int) -> _Par
     linears = output_projections(model, range(model.n_layers))
 
     def at_position(rows: Float[Tensor, "1 token channel"]) -> Float64[Tensor, " channel"]:
+        # float64 from here on: hundreds of parts are added, and their sum is compared with the
+        # logit.
         return rows[0, position].double().cpu()
 
     with (
@@ -130,7 +133,9 @@ def _stream_parts(model: LanguageModel, ids: SequenceIds, position: int) -> _Par
 def _attributed(model: LanguageModel, parts: _Parts, wanted: Sequence[int]) -> Attribution:
     norm = measured_norm(final_norm(model), model)
     direction = _direction(model, wanted)
+    # The size of the whole stream: each part alone would be scaled by a size of its own.
     frozen = _frozen(norm, parts.stream[-1].numpy())
+    # The gain is linear and can be applied to the direction once.
     through = direction * norm.gain
     linears = output_projections(model, range(model.n_layers))
     heads = np.empty((model.n_layers, model.n_heads))
@@ -138,6 +143,8 @@ def _attributed(model: LanguageModel, parts: _Parts, wanted: Sequence[int]) -> A
     for layer, linear in linears.items():
         written, added = _attention_parts(model, layer, linear, parts)
         total = written.sum(0) + added
+        # By subtraction, so that parallel and sequential MLPs and norms behind them need no own
+        # case.
         mlp = (parts.stream[layer + 1] - parts.stream[layer]).numpy() - total
         heads[layer] = frozen(written) @ through
         biases[layer] = frozen(added) @ through
@@ -167,7 +174,7 @@ def _direction(model: LanguageModel, wanted: Sequence[int]) -> Vector:
 
 
 def _frozen(norm: Norm, stream: Vector) -> Any:
-    """The norm without its gain, with its size held at what this stream has."""
+    """The norm without its gain, with its size fixed to that of this stream."""
     centred = stream - stream.mean() if norm.kind == "layer" else stream
     size = np.sqrt((centred**2).mean() + norm.eps)
 
@@ -180,7 +187,7 @@ def _frozen(norm: Norm, stream: Vector) -> Any:
 def _attention_parts(
     model: LanguageModel, layer: int, linear: nn.Linear, parts: _Parts
 ) -> tuple[Float64[np.ndarray, "head hidden"], Vector]:
-    """What each head adds to the stream, and what is added whatever the heads do."""
+    """What each head adds to the stream, and the constant part (bias and shift)."""
     weight = linear.weight.detach().double().cpu()
     slices = weight.T.reshape(model.n_heads, -1, weight.shape[0])
     given = parts.given[layer].reshape(model.n_heads, -1)
@@ -198,6 +205,7 @@ def _attention_parts(
     if after is None:
         return written, bias
     norm = measured_norm(after, model)
+    # The norm behind the attention is frozen too, at the size of all heads together.
     frozen = _frozen(norm, parts.written[layer].numpy())
     shift = np.zeros(len(weight)) if norm.shift is None else norm.shift.astype(np.float64)
     return frozen(written) * norm.gain, frozen(bias) * norm.gain + shift
@@ -220,9 +228,11 @@ def lens_logits(
     """Logits of states as if they were the last: final norm, output embedding, soft cap."""
     head: Any = model.hf.get_output_embeddings()
     config: Any = model.config
+    # In the dtype of the model, as the last layer hands over its states.
     given = torch.from_numpy(states).to(head.weight.device, model.hf.dtype)
     logits = head(final_norm(model)(given)).float()
     cap = getattr(config, "final_logit_softcapping", None)
+    # The cap is part of the model's own logits, with which the lens is compared.
     if cap is not None:
         logits = torch.tanh(logits / cap) * cap
     return logits.cpu().numpy()

@@ -1,7 +1,7 @@
 """Causal forwards of many texts, with the rows of the model's own eager attention.
 
-Sequences run in batches of one length, so nothing is padded, and are handed on one at a time. The
-model's attention setting is as before whenever a caller looks.
+Sequences run in batches of one length, so nothing is padded, and are yielded one at a time. The
+model's attention setting is restored before each of them is yielded.
 """
 
 import sys
@@ -133,6 +133,7 @@ def _eager_attention(
 
 
 AttentionInterface.register(EAGER_ATTENTION, _eager_attention)
+# Both registrations are needed: without a mask function causality is silently dropped.
 AttentionMaskInterface.register(EAGER_ATTENTION, eager_mask)
 
 QUANTITIES = ("head_outputs", "value_norm", "activations", "final", "predictions")
@@ -163,7 +164,7 @@ class Activations:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """What the model makes of its text.
+    """Losses and top predictions of the model on its text.
 
     Attributes:
         nll: Of each token but the first, given those before it, in nats.
@@ -176,7 +177,7 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EagerRows:
-    """One sequence; what was not asked for is None.
+    """Rows and kept quantities of one sequence; quantities not kept are None.
 
     Attributes:
         weights: Rows sum to 1, less where a head has a learned sink.
@@ -222,6 +223,8 @@ def eager_rows(
         raise InputError(f"expected a batch of at least 1, got {batch}; take 8")
     rows = [np.asarray(ids, np.int64) for ids in sequences]
     check_sequences(model, rows)
+    # A generator of its own, so that errors in the arguments are raised here, not at the first
+    # item.
     return _streamed(model, rows, batch, kept)
 
 
@@ -231,6 +234,7 @@ def _streamed(
     read = value_norm_reader(model) if "value_norm" in kept else None
     linears = output_projections(model, range(model.n_layers)) if _needs_inputs(kept) else {}
     for ids in batches_of(sequences, batch):
+        # New for each batch: rows of earlier batches must not stay in memory.
         notes = EagerNotes(read)
         with watched_inputs(linears) as given:
             depths, final, logits = _run(model, ids, notes, kept)
@@ -269,6 +273,7 @@ class _Depth:
 
 
 def _depth(stream: Float[Tensor, "sequence token hidden"]) -> _Depth:
+    # Flattened, so that one index gives token and channel: index // channels, index % channels.
     size = stream.float().abs().flatten(1)
     largest, index = size.max(1)
     return _Depth(stream.float().norm(dim=-1), largest, size.median(1).values, index)
@@ -319,6 +324,7 @@ def _check_projection(
 ) -> None:
     """Refuse a layer that gates or changes what its heads give before it projects them."""
     for layer, out in notes.outputs.items():
+        # Exactly: an output projection reads the same tensor or another one.
         if not torch.equal(out.flatten(2), inputs[layer]):
             raise ModelError(
                 "expected an output projection that reads its heads as they are, got other inputs "
@@ -344,6 +350,7 @@ def _visible(masks: Mapping[int, Tensor], number: int) -> np.ndarray | None:
     """What the additive masks let through; None where that is every earlier slot and oneself."""
     if not masks:
         return None
+    # Families may pass one mask for the batch; then every sequence has the first.
     shares = (masks[layer][min(number, len(masks[layer]) - 1), 0] for layer in sorted(masks))
     # transformers hides with the lowest finite number, not with -inf; half of it splits the two
     seen = np.stack([(mask > torch.finfo(mask.dtype).min / 2).cpu().numpy() for mask in shares])

@@ -36,7 +36,7 @@ DEFAULT_KEEP = ("logits", "attention", "head_outputs")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forwarded:
-    """One forward of a text; what was not kept is refused when it is asked for.
+    """One forward of a text; reading a quantity that was not kept raises an error.
 
     Attributes:
         tokens: As fed; query i is slot i.
@@ -162,6 +162,7 @@ def forward_each(
         for edit in edits:
             check_slots(edit, len(ids))
     layers, heads = tuple(range(loaded.n_layers)), tuple(range(loaded.n_heads))
+    # Edits of all variants in one list; `edited` says to which sequence each belongs.
     session = DecodeContext(
         loaded,
         Capture("weights", layers, heads) if "attention" in kept else NOTHING,
@@ -192,6 +193,7 @@ def _run(
         depths = stack.enter_context(watched_stream(model)) if "residual" in kept else []
         passes = run_forward(session, cache, [view] * n_variants, first=0)
     check_applied(session.edits, session.applied_edits)
+    # An edit can overflow half precision: NaN must not be reported as an effect.
     if any(not torch.isfinite(one.logits).all() for one in passes):
         raise NumericalError(
             "expected finite logits, got NaN or infinity; check the weights, the size of the "
@@ -201,6 +203,7 @@ def _run(
     for number, one in enumerate(passes):
         rows = slice(number * len(ids), (number + 1) * len(ids))
         own = slice(number, number + 1)
+        # From the cache: values before any edit, which acts where they are read.
         values = {layer: cache.read(layer, own, len(ids))[1] for layer in range(model.n_layers)}
         arrays: dict[str, np.ndarray] = {}
         if "logits" in kept:

@@ -34,6 +34,7 @@ from tempo.errors import InputError, ModelError
 from tempo.models.language_model import LanguageModel, attention_as
 from tempo.prompts.names import NamePrompt
 
+# Wang et al. name three name movers in GPT-2 small.
 N_MOVERS = 3
 _FOR_MOVERS = 16
 
@@ -84,6 +85,7 @@ def inhibition_effect(
         )
     heads_by_layer(model, [*heads, *movers])
     check_sequences(model, [prompt.ids for prompt in prompts])
+    # By length, so that batches are full; results are put back in the order given.
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number].ids))
     found: list[np.ndarray] = []
     start = 0
@@ -186,11 +188,13 @@ def _looked(
     out = model.hf(
         input_ids=torch.from_numpy(ids).to(model.device),
         use_cache=False,
+        # Only the end is read, and the head is the largest product of a small model.
         logits_to_keep=1,
         tempo_eager=notes,
     )
     last = out.logits[:, -1].float().cpu().numpy()
     pairs = [(prompt.io_token, prompt.s_token) for prompt in prompts]
+    # A difference of logits equals that of log-probabilities: the normaliser cancels.
     difference = [row[io] - row[s] for row, (io, s) in zip(last, pairs, strict=True)]
     places = [(number, prompt.end, prompt.io) for number, prompt in enumerate(prompts)]
     paid: list[list[float]] = []

@@ -1,8 +1,8 @@
-"""Taking heads out of a plain forward, and what that costs.
+"""Ablation of heads in a plain forward, and its effect on the loss.
 
 A head is silenced at the input of its layer's output projection; reshaping the output into heads
-would be another operation. Queries and keys are computed as before. Zero is not a value that the
-model knows, so a head can be held at its mean as well.
+is another operation. Queries and keys are computed as before. An output of zero may lie outside the
+distribution that the model was trained on, so a head can be fixed at its mean instead.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -64,6 +64,7 @@ def ablated(
     linears = output_projections(model, tuple(chosen))
 
     def silence(layer: int, given: Float[Tensor, "*row wide"]) -> Float[Tensor, "*row wide"]:
+        # A copy: the tensor of the forward may be kept by a hook that reads it.
         by_head = given.unflatten(-1, (model.n_heads, -1)).clone()
         numbers = chosen[layer]
         value = 0 if means is None else torch.from_numpy(means[layer, numbers]).to(by_head)
@@ -126,6 +127,8 @@ def delta_nll(
             fed = torch.from_numpy(ids).to(model.device)
             losses = partial(_losses, model, fed, counted)
             with kept_layer_outputs(model) as kept:
+                # In the same batches as the ablated runs, so that rounding cancels in the
+                # difference.
                 base.append(losses())
             silent.append(
                 np.stack([_without(model, losses, one, kept=kept, means=means) for one in heads])
@@ -190,6 +193,7 @@ def resumed(model: LanguageModel, layer: int, kept: LayerOutputs) -> Generator[N
             module.forward = partial(_returned, kept[number][0])
         yield
     finally:
+        # Only the instance attribute is removed; the class keeps its method.
         for module in skipped:
             module.__dict__.pop("forward", None)
 

@@ -1,1 +1,1 @@
-"""The cached, packed decoder, in torch."""
+"""The decoding engine in torch: cached, packed, many sequences in one forward."""

@@ -90,7 +90,10 @@ def tempo_attention(
         cache_column=packing.cache_column,
     )
     queries = packing.unpack(query[0].transpose(0, 1))
+    # Read after the write: a member sees itself, and siblings if they are visible.
     keys, values = tempo_forward.cache.read(layer, packing.sequences, packing.n_slots)
+    # Always explicit, from the slot table. Without a mask transformers would take repeated
+    # positions for packed sequences, and members would lose the prompt.
     mask = tempo_forward.mask(sliding_window).to(query.device)
     call = LayerCall(queries, float(scaling), sliding_window, softcap, s_aux)
     if layer in tempo_forward.keep:

@@ -40,6 +40,7 @@ class Packing:
 
     def unpack(self, rows: Float[Tensor, "row head channel"]) -> Query:
         """Rows laid out per sequence; padding holds a copy of row 0."""
+        # Layers of one model may lie on several devices; the indices follow the rows.
         return rows[self.row.to(rows.device)].transpose(1, 2)
 
     def pack(self, laid_out: Query) -> Float[Tensor, "row head channel"]:

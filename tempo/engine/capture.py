@@ -120,6 +120,7 @@ def received(forward: Forward, sight: BatchMask) -> list[Received]:
         for number, view in enumerate(sight.views):
             if len(view.queries):
                 kept = _by_slot(weights[number, :, : len(view.queries)], view)
+                # Mean over heads and queries of one layer; layers have equal weight.
                 total[number] += kept.mean((0, 1)).cpu().numpy()
     return [(one / len(forward.calls)).astype(np.float32) for one in total]
 
@@ -142,6 +143,7 @@ def _rows(layer: int, call: LayerCall, *, forward: Forward, sight: BatchMask) ->
         mask = sight.mask(call.window).to(keys.device)
         return _Rows(*forward.row_overrides[layer](call, keys, mask))
     n_heads, n_kv = call.query.shape[1], keys.shape[1]
+    # float32 before the product: in float16 weights under 6e-8 would be 0, and sums off by 1e-3.
     scores = explicit_scores(fold(call.query.float(), n_kv), keys.float(), call)
     mask = sight.mask(call.window).to(scores.device)
     scores += fold_mask(mask.float(), n_heads // n_kv)
@@ -153,6 +155,7 @@ def _rows(layer: int, call: LayerCall, *, forward: Forward, sight: BatchMask) ->
     total = weights.sum(-1, keepdim=True)
     weights = unfold(weights.div_(total), n_heads)
     logsumexp = unfold(total.log_().add_(top), n_heads)[..., 0]
+    # The sink column takes part in the normaliser and is then dropped; rows sum to less than 1.
     return _Rows(weights if call.sinks is None else weights[..., :-1], logsumexp)
 
 
@@ -163,6 +166,7 @@ def _reduced(
     onehot = torch.from_numpy(group_onehot(group_of(view.table, view.queries))).to(weights.device)
     return {
         "group_mass": torch.einsum("hqs,qsg->hqg", weights, onehot),
+        # entr(0) is 0, where -w log w would be NaN.
         "entropy_nats": torch.special.entr(weights).sum(-1),
         "max_weight": weights.amax(-1),
     }
@@ -199,6 +203,7 @@ def join_chunks(chunks: Sequence[Tensors]) -> Tensors:
     joined: Tensors = {}
     for name in chunks[0]:
         pieces = [chunk[name] for chunk in chunks]
+        # The query axis: first in visibility and bias, third in [layer head query ...].
         axis = 0 if name.startswith(("visible/", "bias/")) else 2
         if name == "weights" or axis == 0:
             longest = max(piece.shape[-1] for piece in pieces)

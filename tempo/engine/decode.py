@@ -102,6 +102,7 @@ def prune(
     """Apply the prune rule to one sequence, and mask, evict or recompute what it pruned."""
     policy, table = decoding.plan.policy, decoding.table
     decisions = policy.prune.judge(table, step, ran.received)
+    # A node without its parent would read a past that does not exist.
     if policy.branches:
         decisions = with_descendants(table, decisions)
     chosen = pruned_slots(table, decisions)
@@ -113,6 +114,7 @@ def prune(
     logits = ran.logits[torch.from_numpy(unpruned - table.members(step)[0]).to(ran.logits.device)]
     cached = decoding.cached_slots
     if policy.keep != "mask":
+        # Slot numbers are never used again; only columns of the cache move up.
         stays = ~np.isin(cached, chosen)
         cache.evict(number, torch.from_numpy(np.flatnonzero(stays)))
         cached = cached[stays]
@@ -185,8 +187,11 @@ def prefill(
         for (number, _, _), piece in zip(group, ran, strict=True):
             chunks[number].append(piece)
     logits = [pieces[-1].logits for pieces in chunks]
+    # Reversed, so that the first of several prompts with equal tokens is named in an error.
     first_id = {plan.token_ids: plan.prompt_id for plan in reversed(plans)}
     log_probability = _checked(torch.cat(logits), [first_id[prompt] for prompt in prompts])
+    # The prompt is read once, and its last row chooses the first set: feeding the last token again
+    # would change the first choice on many prompts.
     readouts = distributions(log_probability, session.readout_size)
     leaders = [prompts.index(plan.token_ids) for plan in plans]
     joined = [join_chunks([piece.tensors for piece in pieces]) for pieces in chunks]
@@ -202,6 +207,7 @@ def prefill(
             StepOutcome(number, 0, decoding, logits[leader], tensors, chunks[leader][0].facts)
         )
         decodings.append(decoding)
+    # Copies, since arms of one prompt write different sets into their caches.
     return decodings, cache.take(leaders)
 
 

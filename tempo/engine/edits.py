@@ -102,6 +102,8 @@ def check_applied(edits: Sequence[Edit], applied_edits: Set[int]) -> None:
         InputError: Names the first that did not.
     """
     real = ((number, edit) for number, edit in enumerate(edits) if not is_nothing(edit))
+    # An edit that acts nowhere is almost always a mistake in its selection, and would show "no
+    # effect".
     idle = [edit for number, edit in real if number not in applied_edits]
     if idle:
         raise InputError(
@@ -259,6 +261,7 @@ class EditApplier:
             if isinstance(edit, ReplaceHeadOutput):
                 rows = self._rows(number, edit, out)
                 chosen = torch.zeros(out.shape[:3], dtype=torch.bool, device=out.device)
+                # [sequence head query]: the same rows for each of the heads.
                 chosen[:, heads] = rows[:, None]
                 out = torch.where(chosen[..., None], self._donated(number, layer, edit, out), out)
         return out
@@ -279,6 +282,7 @@ class EditApplier:
                     f"expected a donor with the rows of slot {rows.max()}, got {len(given)} rows; "
                     "take a donor as long as the text"
                 )
+            # Queries are ascending slots: this is the place of each row in the forward.
             to = np.searchsorted(view.queries, rows)
             donated[place][:, to] = given[torch.from_numpy(rows).to(given.device)].transpose(0, 1)
         return donated
@@ -293,6 +297,7 @@ class EditApplier:
                 continue
             cells = edit.cells(view.table, view.queries)[:, view.cached_slots]
             rows, columns = cells.shape
+            # Hidden cells stay hidden: a bias cannot reveal what the relation forbids.
             seen = torch.isfinite(mask[place, :rows, :columns])
             seen &= torch.from_numpy(cells).to(seen.device)
             chosen[place, heads, :rows, :columns] = seen
@@ -348,5 +353,6 @@ def _edited(
     chosen: Bool[Tensor, "sequence head query slot"],
 ) -> HeadScores:
     if isinstance(edit, ScoreBias):
+        # A no-op edit never gets here, so it is bit-equal to no edit.
         return scores + chosen * edit.amount
     return torch.where(chosen, scores * edit.factor, scores)

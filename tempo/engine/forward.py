@@ -74,6 +74,7 @@ def packed_forward(
     if edits is not None:
         state.attention_overrides = edits.attention_overrides()
         state.row_overrides = edits.row_overrides()
+        # Edits change rows and projections on purpose, which the guards would refuse.
         guarded = False
     counts = [1 if last_row_only else len(view.queries) for view in views]
     through = session.projections if rows else NONE
@@ -105,6 +106,7 @@ def _fed(
     """Token ids and positions of all rows."""
     token = np.concatenate([view.table.token[view.queries] for view in views])
     position = np.concatenate([view.table.position[view.queries] for view in views])
+    # Positions stay float32: rotary modules take fractions, and offsets need them.
     return torch.from_numpy(token)[None].to(device), torch.from_numpy(position)[None].to(device)
 
 
@@ -119,6 +121,7 @@ def _logits(
         out = model.hf(
             input_ids=token,
             position_ids=position,
+            # The cache is ours, written inside the attention function.
             use_cache=False,
             logits_to_keep=kept,
             tempo_forward=state,

@@ -1,8 +1,7 @@
-"""What is looked at while the first set of every run is fed: positions, windows, masks, rows.
+"""Checks while the first set of every run is fed: positions, windows, masks, rows.
 
-A model that turns its positions or keeps its window to itself runs without complaint and is
-another model. These guards read what the engine has at hand; they add no forward and change
-nothing.
+A model that changes positions or applies its own window runs without an error and gives wrong
+results. The guards read tensors that the engine already has; they add no forward and change none.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -24,14 +23,14 @@ from tempo.trace.schema import visible_name
 ROW_SUM = 1e-5
 """Rows are a float32 softmax whatever the dtype of the model, so one tolerance serves all."""
 PROJECTED = 1e-2
-"""Part of the norm by which what a projection reads may differ: a gate is far beyond."""
+"""Relative difference allowed in the input of a projection; a gate causes a far larger one."""
 _ADVICE = "ask tempo doctor about this model"
 _on_guard = ContextVar("on_guard", default=True)
 
 
 @contextmanager
 def unguarded() -> Generator[None]:
-    """Go on whatever the first step shows: for the doctor, who looks at everything."""
+    """Switch the guards off: the doctor runs all checks itself."""
     token = _on_guard.set(False)
     try:
         yield
@@ -83,6 +82,8 @@ def guard_positions(views: Sequence[SequenceBatch], positions: Sequence[Tensor])
     if not positions:
         raise ModelError(f"expected positions to reach a rotary module, got no call; {_ADVICE}")
     for given in positions:
+        # float64 holds every float32 and every integer position exactly, so equality is a fair
+        # test.
         got = given.detach().reshape(-1).double().cpu().numpy()
         if not np.array_equal(got, wanted):
             raise ModelError(
@@ -94,6 +95,7 @@ def guard_windows(model: LanguageModel, state: Forward) -> None:
     """Every layer attends with the sliding window that the configuration declares for it."""
     for layer, call in sorted(state.calls.items()):
         declared = model.windows[layer]
+        # A window at least as wide as the context hides nothing, and families may omit it.
         if call.window != declared and (declared is None or declared < model.max_positions):
             raise ModelError(
                 f"expected layer {layer} to attend with the window its configuration declares "

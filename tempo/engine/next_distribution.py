@@ -40,6 +40,7 @@ class Distribution:
 
 def log_probability_rows(logits: Float[Tensor, "row vocab"]) -> Float32[Tensor, "row vocab"]:
     """Natural-log probabilities in float32."""
+    # float32 whatever the model is: thresholds and ties are defined on float32 probabilities.
     return logits.float().log_softmax(-1)
 
 
@@ -72,6 +73,7 @@ def distributions(
         -(log_probability.exp() * log_probability.clamp(min=_LOG_OF_NOTHING)).sum(-1).cpu().numpy()
     )
     top, token = (t.cpu().numpy() for t in log_probability.topk(n_top, sorted=True))
+    # float64: in float32 the tail of a peaked distribution is lost in the rounding of 1 - sum.
     tail = 1 - np.exp(top.astype(np.float64)).sum(-1)
     tail = np.zeros_like(tail) if n_top == log_probability.shape[-1] else tail.clip(min=0)
     whole = log_probability.cpu().numpy()

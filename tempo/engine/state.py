@@ -1,4 +1,4 @@
-"""Sequences before, while and after they are decoded."""
+"""The plan, the state and the step outcomes of sequences that are decoded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -84,7 +84,7 @@ class DecodeContext:
 
     Attributes:
         readout_size: Tokens of each readout to keep; all where None.
-        on_step: Called for every (step, sequence) as soon as it is whole.
+        on_step: Called for every (step, sequence) as soon as the step is complete.
         edits: What is changed in every forward.
         edited: For each edit the number of the sequence it is made in; where empty, every edit is
             made in all of them.
@@ -102,6 +102,7 @@ class DecodeContext:
     projections: Projections = field(init=False)
 
     def __post_init__(self) -> None:
+        # The dataclass is frozen, and `projections` is computed once from two other fields.
         object.__setattr__(self, "projections", projections(self.model, self.capture))
 
     def within(self) -> list[int | None]:

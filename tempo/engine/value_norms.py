@@ -1,8 +1,8 @@
-"""The stream `values`: how far each slot's value reaches through each head's output weights.
+"""The stream `values`: the norm of each slot's value after each head's output weights.
 
 Query head h adds `a v W_h` to its layer's output, where W_h are its rows of the output projection
-(the input side; the bias is nobody's). An attention weight alone says nothing of the size of v W_h
-(Kobayashi et al. 2020, "Attention is Not Only a Weight"). Nothing here feeds back.
+(the input side; the bias belongs to no head). The attention weight alone does not give the size of
+v W_h (Kobayashi et al. 2020, "Attention is Not Only a Weight"). Outputs are not affected.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,6 +70,7 @@ def captured_values(
     for layer, gram in through.grams.items():
         _, values = forward.cache.read(layer, forward.packing.sequences, forward.packing.n_slots)
         for number, own in enumerate(columns):
+            # One copy for each captured query head, which reads KV head h // group.
             written = values[number][:, own][list(through.kv_heads)]
             norms[number].append(value_norms(written, gram).cpu().numpy())
     return [{"value_norm": np.stack(one)} for one in norms]

@@ -1,1 +1,1 @@
-"""Find, load, identify and refuse models."""
+"""Models: finding, loading, identifying and refusing them."""

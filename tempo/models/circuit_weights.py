@@ -1,4 +1,4 @@
-"""The weights of a decoder's attention circuits as plain arrays, head by head.
+"""The weights of a decoder's attention circuits as numpy arrays, head by head.
 
 Convention: a map is stored output first, so `value[kv] @ x` reads a residual stream x and
 `out[head] @ z` writes one. Query head h reads KV head h // (H / KV); `kv_head` alone says so.
@@ -36,6 +36,7 @@ class Norm:
 
     def scaled(self, x: Float[np.ndarray, "*batch hidden"]) -> Float[np.ndarray, "*batch hidden"]:
         """As `applied`, without the shift: the part of it that depends on x."""
+        # Needed for sums of parts: the shift is constant and would be counted once for each part.
         return self.applied(x) - (0.0 if self.shift is None else self.shift)
 
 
@@ -103,7 +104,7 @@ class CircuitWeights:
         return self.layers[layer].key[kv_head(head, self.n_heads, self.n_kv_heads)]
 
     def left_out(self) -> tuple[str, ...]:
-        """What a product of these weights does not show of this model."""
+        """Operations of this model that a product of these weights leaves out."""
         facts = (
             ("biases", any(_has_bias(layer) for layer in self.layers)),
             ("clipping of values", any(layer.clip is not None for layer in self.layers)),
@@ -122,7 +123,7 @@ class CircuitWeights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProcessedEmbedding:
-    """Tokens as they enter the first layer, and what its MLP makes of them alone.
+    """Tokens as they enter the first layer, and the output of its MLP for each token alone.
 
     Attributes:
         embedding: As it enters the first layer.

@@ -1,4 +1,4 @@
-"""Hashes that say which weights and which tokenizer made a trace."""
+"""Hashes that identify the weights and the tokenizer behind a trace."""
 
 import hashlib
 import json
@@ -44,6 +44,7 @@ def weights_fingerprint(hf: PreTrainedModel) -> str:
         for (name, tensor), digest in zip(
             tensors.items(), pool.map(_digest, tensors.values()), strict=True
         ):
+            # Names and shapes too: the same bytes in another place are another model.
             whole.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {digest}\n".encode())
     return whole.hexdigest()
 
@@ -65,12 +66,15 @@ def _distinct_tensors(hf: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The state dictionary in the order of names, each tied tensor once."""
     distinct: dict[str, torch.Tensor] = {}
     seen: set[tuple[int, torch.Size]] = set()
+    # Sorted by name: the order of modules may differ between releases of transformers.
     for name, tensor in sorted(hf.state_dict().items()):
         if tensor.is_meta:
             raise ModelError(
                 f"expected all weights in memory, got {name} offloaded; "
                 "use a device or a device_map that holds the whole model"
             )
+        # Tied weights share memory and may be listed under one name or two, by how they were
+        # loaded.
         place = (tensor.data_ptr(), tensor.shape)
         if place not in seen:
             distinct[name] = tensor
@@ -106,6 +110,7 @@ def weights_mark(hf: PreTrainedModel) -> int:
     """
     return hash(
         tuple(
+            # `_version` counts in-place writes; inference tensors have none.
             (each.data_ptr(), each.dtype, 0 if each.is_inference() else each._version)
             for each in hf.parameters()
         )

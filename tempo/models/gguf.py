@@ -71,7 +71,7 @@ def first_line(error: Exception) -> str:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """What the file says about its tokenizer; finds a file that ends too early."""
+    """Metadata of the tokenizer in the file; also detects a file that is cut off."""
     from gguf import GGUFReader
 
     try:
@@ -89,7 +89,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def _tokenizer(path: Path, said: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """Built here where transformers would get it wrong, refused where nobody would get it right."""
+    """The tokenizer: built here where transformers would be wrong, refused where it is unknown."""
     rule = said.get("ggml.pre")
     if said.get("ggml.model") == "gpt2" and rule in _GPT2_RULE | _SINGLE_DIGITS:
         return _byte_level_tokenizer(said)
@@ -100,6 +100,7 @@ def _tokenizer(path: Path, said: dict[str, Any]) -> PreTrainedTokenizerBase:
         )
     tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     got = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+    # Wrong special tokens are silent: the prompt would lose its bos or never end.
     if any(said.get(f"ggml.{name}_token_id", number) != number for name, number in got.items()):
         raise ModelError(
             f"expected the special tokens that {path.name} declares, got others from "
@@ -117,9 +118,11 @@ def _byte_level_tokenizer(said: dict[str, Any]) -> PreTrainedTokenizerBase:
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     digits = pre_tokenizers.Digits(individual_digits=True)
     one_by_one = said["ggml.pre"] in _SINGLE_DIGITS
+    # Digits first: the byte-level rule alone keeps several digits in one word.
     backend.pre_tokenizer = pre_tokenizers.Sequence([digits, words]) if one_by_one else words
     backend.decoder = decoders.ByteLevel()
     kinds = list(zip(tokens, said.get("ggml.token_type", ()), strict=False))
+    # Special tokens are matched before BPE, which would split them.
     backend.add_special_tokens([_whole(token) for token, kind in kinds if kind == _CONTROL])
     backend.add_tokens([_whole(token) for token, kind in kinds if kind == _USER_DEFINED])
     ids = {name: said.get(f"ggml.{theirs}_token_id") for name, theirs in _SPECIAL.items()}

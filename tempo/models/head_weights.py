@@ -1,4 +1,4 @@
-"""Exports the weights of a model's attention circuits, whatever its family calls them."""
+"""Exports the weights of a model's attention circuits, for all known families."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,11 +30,13 @@ EXPORTED = frozenset(
         "smollm3",
     }
 )
-"""Families whose layers are known to add up as the exported weights say."""
+"""Families whose layers compute what the exported weights describe."""
 
 _PROBE = 1000.0  # so large that the epsilon of a norm does not show
 _SMALL = 1e-3
+# Embedding rows compared to find the scale; evenly spread over the vocabulary.
 _SAMPLE = 16
+# Tokens of one forward of the first layer; bounds memory, not results.
 _BATCH = 1024
 _FINAL_NORMS = ("norm", "final_layer_norm")
 
@@ -84,7 +86,7 @@ def is_parallel(model: LanguageModel) -> bool:
 def processed_embedding(
     model: LanguageModel, ids: Sequence[int] | Int64[np.ndarray, " token"]
 ) -> ProcessedEmbedding:
-    """Tokens as the heads of later layers find them: through the first MLP, without attention.
+    """Token embeddings after the first MLP, without attention, as later layers read them.
 
     Each token runs alone through the first layer while its attention adds nothing (Gould et al.
     2023, arXiv 2312.09230, section 2; they take what the MLP writes as the effective embedding).
@@ -101,6 +103,7 @@ def processed_embedding(
     entered: list[Tensor] = []
     left: list[Tensor] = []
     for start in range(0, len(tokens), _BATCH):
+        # One token in each sequence: it sees itself only, at position 0.
         fed = torch.tensor(tokens[start : start + _BATCH], device=model.device)[:, None]
         with (
             zeroed_output(linear),
@@ -115,7 +118,10 @@ def processed_embedding(
 
 
 def measured_norm(module: nn.Module, model: LanguageModel) -> Norm:
-    """What a normalisation does, found by asking it: no family's way of storing it matters."""
+    """The gain, shift and epsilon of a normalisation, measured by probing the module.
+
+    Families store them in different ways (Gemma has 1 + weight), so parameters are not read.
+    """
     assert model.config.hidden_size % 2 == 0, "the probe must have mean 0"
     signs = torch.ones(model.config.hidden_size, device=model.device, dtype=model.hf.dtype)
     signs[1::2] = -1
@@ -126,6 +132,7 @@ def measured_norm(module: nn.Module, model: LanguageModel) -> Norm:
         short = module(_SMALL * signs).float()
     # a norm is odd but for its shift: half the difference is the gain, half the sum the shift
     gain, shift = (up - down) / 2 * signs.float(), (up + down) / 2
+    # A channel of gain 0 tells nothing about eps.
     kept = gain.abs() > 0
     # a short vector is shrunk by eps: |x| / sqrt(x^2 + eps) = ratio, solved for eps below
     ratio = ((short - shift) * signs.float() / gain)[kept].median()
@@ -170,6 +177,7 @@ def _layer(model: LanguageModel, layer: int) -> LayerWeights:
     block, attention = decoder.layers[layer], _attention(model, layer)
     query, key, value = _inward(model, attention)
     linear = output_projections(model, (layer,))[layer]
+    # The input of the projection is the heads side by side, so its columns are split by head.
     wide = linear.weight.detach().reshape(-1, model.n_heads, model.head_dim).transpose(0, 1)
     after, before = branch_norm(model, layer), getattr(block, "input_layernorm", None)
     return LayerWeights(
@@ -184,12 +192,13 @@ def _layer(model: LanguageModel, layer: int) -> LayerWeights:
         input_norm=None if before is None else measured_norm(before, model),
         branch_norm=None if after is None else measured_norm(after, model),
         clip=getattr(model.config, "clip_qkv", None),
+        # With such a norm the score is no longer bilinear in the weights.
         normalises=hasattr(attention, "q_norm"),
     )
 
 
 def _attention(model: LanguageModel, layer: int) -> nn.Module:
-    """The module whose output projection `output_projections` found to be the only one."""
+    """The attention module of a layer, which has its only output projection."""
     decoder: Any = model.hf.get_decoder()
     return next(
         module
@@ -257,11 +266,12 @@ def _unknown(model: LanguageModel, attention: nn.Module) -> ModelError:
 
 
 def _embedding_scale(model: LanguageModel) -> float:
-    """What a family multiplies its embeddings by, from a few tokens on their way in."""
+    """The factor on embeddings at the input of the first layer, measured on a few tokens."""
     ids = np.linspace(1, model.vocab_size - 1, _SAMPLE).astype(np.int64)
     table: Any = model.hf.get_input_embeddings()
     stored = table.weight[torch.from_numpy(ids).to(model.device)].detach().float().cpu().numpy()
     entered = processed_embedding(model, ids).embedding
+    # Least squares over all entries of the sample; the check below refuses anything but a scale.
     scale = float((entered * stored).sum() / (stored**2).sum())
     if np.array_equal(entered, stored):
         return 1.0

@@ -1,4 +1,4 @@
-"""Context managers that read or change what passes through an unmodified model.
+"""Context managers that read or change tensors inside an unmodified model.
 
 This is the only module that registers forward hooks. Every hook is removed when its context ends,
 also after an error, so a model is always left as it was.
@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from tempo.models.language_model import LanguageModel
 
 ReadTensor = Callable[[Tensor], Any]
-"""What to keep of a tensor that passes; reduce it here where the whole would not fit in memory."""
+"""What to keep of a tensor; reduce it here if all of them would not fit in memory."""
 
 
 @contextmanager
@@ -117,6 +117,8 @@ def changed_inputs(
 
     def changing(key: int) -> Callable[..., tuple[Any, ...]]:
         def replace(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            # The replaced tensor comes first by place: so do layers and projections in all
+            # families.
             return (change(key, args[0]), *args[1:])
 
         return replace
@@ -151,12 +153,12 @@ def zeroed_output(module: nn.Module) -> Generator[None]:
 
 
 class _Stopped(Exception):
-    """Ends a forward that has gone far enough."""
+    """Raised to end a forward early."""
 
 
 @contextmanager
 def stopped_after(module: nn.Module) -> Generator[None]:
-    """End the forward in the body, and the body with it, once this module has run.
+    """End the forward, and the body of the context, once this module has run.
 
     Enter it after the contexts that watch the module: hooks run in the order of registration.
     """
@@ -175,6 +177,7 @@ def _first(args: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor:
 
 @contextmanager
 def _removed(handles: Iterable[RemovableHandle]) -> Generator[None]:
+    # The generator registers a hook for each module as it is consumed; all before the body runs.
     registered = list(handles)
     try:
         yield

@@ -19,7 +19,7 @@ class LanguageModel:
     Attributes:
         hf: The model itself.
         tokenizer: Its tokenizer; None if prompts are given as token ids.
-        name: Preset, hub id, folder or file it was asked for by.
+        name: Preset, hub id, folder or file from which it was loaded.
         revision: Commit of the hub repository, where there is one.
         fingerprint: SHA-256 over all weights and the architecture, taken when it was loaded.
         tokenizer_hash: SHA-256 over the tokenizer; None without one.
@@ -60,12 +60,14 @@ class LanguageModel:
     @property
     def n_kv_heads(self) -> int:
         """Number of key-value heads in a layer; fewer than n_heads under GQA."""
+        # Families without grouped heads omit the number or set it to None.
         return getattr(self.config, "num_key_value_heads", None) or self.n_heads
 
     @property
     def head_dim(self) -> int:
         """Width of one head."""
         declared = getattr(self.config, "head_dim", None)
+        # Gemma and Qwen-3 declare a head dimension that is not hidden size / heads.
         return declared or self.config.hidden_size // self.n_heads
 
     @property
@@ -166,6 +168,7 @@ class LanguageModel:
         """
         token = int(token)
         if token not in self._texts:
+            # Decoded after another token: alone, many tokenizers strip the leading space.
             anchor = self._tokenizer().encode("a", add_special_tokens=False)[-1:]
             before, whole = self.decode(anchor), self.decode([*anchor, token])
             known = whole.startswith(before)
@@ -182,8 +185,10 @@ class LanguageModel:
 
 @contextmanager
 def attention_as(hf: PreTrainedModel, name: str) -> Generator[None]:
-    """Run a model on another attention function; what was set before comes back, part by part."""
+    """Run a model with another attention function, and restore the settings of all its parts."""
     parts = {key: getattr(hf.config, key, None) for key in hf.config.sub_configs}
+    # Part by part: vision and text towers may differ. The setting lives in the config object, which
+    # several models can share, so it must be restored.
     before = {"": _attention_of(hf.config)}
     before |= {key: _attention_of(part) for key, part in parts.items() if part is not None}
     hf.set_attn_implementation(name)

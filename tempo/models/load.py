@@ -35,6 +35,7 @@ _Parts = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# Seconds. Long enough for a slow connection, short enough to wait for when offline.
 _PROBE_S = 3.0
 _LOAD_ERRORS = (
     OSError,
@@ -113,10 +114,11 @@ def _is_available(device: str) -> bool:
 
 
 def _as_asked(model: LanguageModel, dtype: str | None, device: str | None) -> LanguageModel:
-    """A model that was built elsewhere, if it already is what was asked for.
+    """A model that was built elsewhere, if it has the dtype and device asked for.
 
     Weights that were changed since it was identified are hashed again.
     """
+    # A trace must not carry the hash of weights that have been edited since.
     if weights_mark(model.hf) != model.mark:
         model = _identified(model.hf, model.tokenizer, name=model.name, revision=model.revision)
     if dtype is not None and dtype != model.dtype:
@@ -152,6 +154,7 @@ def _identified(
     if dtype not in _DTYPES:
         raise ModelError(f"expected weights in {', '.join(_DTYPES)}, got {dtype}; cast the model")
     return LanguageModel(
+        # Dropout would make capture on and off, and every replay, differ.
         hf=hf.eval(),
         tokenizer=tokenizer,
         name=name,
@@ -168,6 +171,7 @@ def _read(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
     """Decide what a name means, and read it."""
     path = Path(source).expanduser()
+    # Presets, files and folders come before the hub: offline is the usual case.
     is_local = source in registry.names() or path.suffix == ".gguf" or path.is_dir()
     if is_local and revision is not None:
         raise InputError(
@@ -241,6 +245,7 @@ def _from_pretrained(source: str, placing: dict[str, Any], **where: Any) -> _Par
         source, output_loading_info=True, trust_remote_code=False, **placing, **where
     )
     hf, report = loaded
+    # transformers fills missing weights with random numbers and only logs it.
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(

