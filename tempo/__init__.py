@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from tempo.run.api import compare, generate
     from tempo.run.replay import replay
     from tempo.trace.run_folder import open_run, open_trace
+    from tempo_analysis.parallel.divergence import readout_distance
     from tempo_analysis.parallel.results import analyze
+    from tempo_analysis.parallel.trace_figures import attention_figure
     from tempo_analysis.studies.ablation.measure import ablate
     from tempo_analysis.studies.boost.measure import boost
     from tempo_analysis.studies.concepts.measure import concepts
@@ -39,6 +41,7 @@ _HOMES = {
     "Policy": "tempo.policy.presets",
     "ablate": "tempo_analysis.studies.ablation.measure",
     "analyze": "tempo_analysis.parallel.results",
+    "attention_figure": "tempo_analysis.parallel.trace_figures",
     "boost": "tempo_analysis.studies.boost.measure",
     "compare": "tempo.run.api",
     "concepts": "tempo_analysis.studies.concepts.measure",
@@ -51,6 +54,7 @@ _HOMES = {
     "load_suite": "tempo.prompts.suites",
     "open_run": "tempo.trace.run_folder",
     "open_trace": "tempo.trace.run_folder",
+    "readout_distance": "tempo_analysis.parallel.divergence",
     "replay": "tempo.run.replay",
 }
 
@@ -66,6 +70,7 @@ __all__ = [
     "__version__",
     "ablate",
     "analyze",
+    "attention_figure",
     "boost",
     "compare",
     "concepts",
@@ -80,6 +85,7 @@ __all__ = [
     "open_run",
     "open_trace",
     "policies",
+    "readout_distance",
     "replay",
     "twins",
 ]

@@ -28,7 +28,7 @@ from tempo.trace.attention import (
 from tempo.trace.glyphs import line_glyphs
 from tempo.trace.notebook import trace_markup
 from tempo.trace.schema import Readout, TraceHeader, bias_name, tensor_name, visible_name
-from tempo.vocabulary import Head, HeadName, head_of, spell_numbers
+from tempo.vocabulary import GROUPS, Head, HeadName, head_of, spell_numbers
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,23 @@ class Trace:
         return mass_by_group(
             self.attention(step), group_of(self._table_at(step), self.members(step))
         )
+
+    def mass_on(self, step: int, group: str) -> Float32[np.ndarray, "layer head query"]:
+        """Mass of every row on one group of slots, at any level.
+
+        Args:
+            step: A step of the trace.
+            group: One of `tempo.vocabulary.GROUPS`, such as `"siblings"` or `"sink"`.
+
+        Raises:
+            InputError: No such group.
+
+        Example:
+            >>> trace.mass_on(3, "siblings").mean(-1)  # by layer and head
+        """
+        if group not in GROUPS:
+            raise InputError(f"expected a group of {', '.join(GROUPS)}, got {group!r}")
+        return self.group_mass(step)[..., GROUPS.index(group)]
 
     def group_count(self, step: int) -> Int[np.ndarray, "layer query group"]:
         """Number of visible slots of each group, for chance values and means per slot."""

@@ -94,7 +94,22 @@ class Divergence:
 
 
 def readout_distance(first: Readout, second: Readout) -> ReadoutDistance:
-    """Compare two readouts over the finest partition that is known for both."""
+    """Compare two readouts over the finest partition that is known for both.
+
+    Args:
+        first: Such as `trace.readout(3)`.
+        second: That of the same step of a twin, after the same tokens.
+
+    Returns:
+        Divergences in nats and overlaps of the best tokens. Where readouts were stored as their
+        best tokens and a tail, divergences are lower bounds.
+
+    Raises:
+        Nothing: any two readouts share a partition, if only that into the best token and the rest.
+
+    Example:
+        >>> tempo.readout_distance(trace.readout(3), twin.readout(3)).js
+    """
     p, q, tails = _common_partition(first, second)
     same_list = np.array_equal(np.sort(first.token), np.sort(second.token))
     # JS against the mixture stays finite where one side has a token that the other lacks.

@@ -16,7 +16,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from tempo.errors import InputError
 from tempo.trace import glyphs
 from tempo.trace.trace import Trace
-from tempo.vocabulary import Head
+from tempo.vocabulary import Head, HeadName, head_of
 from tempo_analysis.report.figure_style import (
     COLOURS,
     FAINT,
@@ -142,17 +142,28 @@ _GAMMA = 0.5
 _INCHES_PER_ROW = 0.17
 
 
-def attention_figure(traces: Mapping[str, Trace], *, head: Head) -> Figure:
+def attention_figure(traces: Mapping[str, Trace], *, head: HeadName) -> Figure:
     """The rows of one head, a panel for each trace by title.
 
     Rows are the slots of the sets in the order written, columns all slots. A cell is grey where
     the query may not see the slot, empty where the slot was not yet written, and outlined where
     the two are siblings.
 
+    Args:
+        traces: Title to trace, such as a trace and its twin.
+        head: A label such as `"L3H5"`, in the numbers of the model.
+
+    Returns:
+        A matplotlib figure, which a notebook shows and `savefig` writes.
+
     Raises:
         InputError: No trace, one without a set, or a head that was not captured.
         LevelError: A trace was reduced to group masses.
+
+    Example:
+        >>> tempo.attention_figure({"isolated": trace, "visible": twin}, head="L3H5")
     """
+    head = head_of(head)
     if not traces:
         raise InputError("expected at least one trace, got none; give a title and a trace")
     shares = {title: rows_of_head(trace, head=head) for title, trace in traces.items()}

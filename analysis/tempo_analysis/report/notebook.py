@@ -26,6 +26,7 @@ def region_markup(name: str, said: str, inside: str) -> str:
 
 def table_markup(headings: Sequence[str], body: str) -> str:
     """A table of rows that are markup already."""
+    # Headings do not wrap: a narrow notebook scrolls (see `_SCROLL`) and numbers stay on one line.
     head = "".join(
         f'<th scope="col" style="{_CELL};white-space:nowrap">{name}</th>' for name in headings
     )
@@ -34,6 +35,8 @@ def table_markup(headings: Sequence[str], body: str) -> str:
 
 def cells_markup(texts: Sequence[str]) -> str:
     """A row of a table; its first cell names it."""
+    # `scope="row"`: a screen reader says the name of the row with each of its cells. Notebooks set
+    # headings in bold; a name is to be read like the other cells.
     cells = (f'<td style="{_CELL}">{shown_markup(text)}</td>' for text in texts[1:])
     name = f'<th scope="row" style="{_CELL};font-weight:normal">{shown_markup(texts[0])}</th>'
     return _line(name + "".join(cells))

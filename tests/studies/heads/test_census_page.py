@@ -479,4 +479,4 @@ def test_heads_that_the_census_does_not_have_are_no_data(run_folder: Path):
 def test_a_run_without_a_census_offers_no_roles(run_folder: Path):
     run = replace(open_run(run_folder), folder=None)
     assert run_role_maps(run, {"layers": (0,), "heads": (0,)}) == RoleMaps()
-    assert run_role_maps(open_run(run_folder), {}) == ([], [])
+    assert run_role_maps(open_run(run_folder), {}) == RoleMaps()
