@@ -1,11 +1,14 @@
 """The tables of a census of heads as data, for whoever shows or stores them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from math import nan
 from typing import Any
+
+import numpy as np
 
 from tempo.vocabulary import Head
 from tempo_analysis.report.document import interval_of, number_of
-from tempo_analysis.report.table import Cell, Column, Kind, Table
+from tempo_analysis.report.table import Column, Table
 from tempo_analysis.stats.intervals import Interval
 from tempo_analysis.studies.heads.result import (
     HeadsDocument,
@@ -17,7 +20,6 @@ from tempo_analysis.studies.heads.result import (
 )
 
 N_BEST = 5
-NONE = float("nan")
 
 _ROLES_NOTE = (
     "A head holds a role only if its score is above the threshold, above the 99th percentile of "
@@ -91,161 +93,139 @@ def census_facts(document: HeadsDocument) -> dict[str, str]:
 
 
 def _refusals(document: HeadsDocument) -> Table:
-    rows = (
-        {"role": label_of(role), "reason": reason} for role, reason in document["refused"].items()
+    columns = (
+        Column("role", "role", "text", lambda role, reason: label_of(role)),
+        Column("reason", "reason", "text", lambda role, reason: reason),
     )
-    columns = _columns(text=("role", "reason"))
-    return Table("refusals", "Not answered", "", columns, tuple(rows))
+    return Table.of("refusals", "Not answered", columns, document["refused"].items())
 
 
 def _roles(document: HeadsDocument, roles: Iterable[RoleHeads]) -> Table:
+    def depth(role: RoleHeads, name: str) -> Interval | None:
+        found = document["depth"].get(role.role)
+        # A role without a score for any head has no depth either.
+        return interval_of(found[name]) if found and name in found and role.best_first() else None
+
     columns = (
-        *_columns(text=("role",)),
-        *_columns(count=("assigned",)),
-        Column("best", "best heads", "text"),
-        *_columns(number=("score", "threshold", "chance")),
-        Column("null_p99", "null p99", "number"),
-        *_depth_columns("centroid", "depth"),
-        *_depth_columns("median", "median depth"),
-        *_columns(text=("unit",)),
+        Column("role", "role", "text", lambda role: label_of(role.role)),
+        Column("assigned", "assigned", "count", lambda role: len(role.holders())),
+        Column("best", "best heads", "text", _best_heads),
+        Column("score", "score", "number", _best_score),
+        Column("threshold", "threshold", "number", lambda role: role.threshold),
+        Column("chance", "chance", "number", lambda role: role.mean_chance()),
+        Column("null_p99", "null p99", "number", lambda role: role.null_p99),
+        *_ends("centroid", "depth", lambda role: depth(role, "centroid")),
+        *_ends("median", "median depth", lambda role: depth(role, "median_of_best")),
+        Column("unit", "unit", "text", lambda role: role.unit),
     )
-    rows = (_role_row(role, document["depth"].get(role.role)) for role in roles)
-    return Table("roles", "Roles", _ROLES_NOTE, columns, tuple(rows))
+    return Table.of("roles", "Roles", columns, roles, _ROLES_NOTE)
+
+
+def _best_heads(role: RoleHeads) -> str:
+    return " ".join(map(str, role.best_first()[:N_BEST]))
+
+
+def _best_score(role: RoleHeads) -> float:
+    best = role.best_first()
+    return float(role.score[best[0]]) if best else nan
 
 
 def _comparison(document: HeadsDocument) -> Table:
     """Nothing where one model alone was asked."""
     found = document.get("comparison", {"first": "", "second": "", "roles": {}})
+
+    def n_heads(side: str) -> Column:
+        heading = f"heads, {found[side]}"
+        return Column(
+            f"{side}_assigned", heading, "count", lambda role, row: int(row[side]["n_assigned"])
+        )
+
+    def depth(side: str) -> Column:
+        def centroid(_: str, row: Mapping[str, Any]) -> float:
+            return number_of(row[side]["centroid"]["estimate"])
+
+        return Column(f"{side}_depth", f"depth, {found[side]}", "number", centroid)
+
     columns = (
-        *_columns(text=("role",)),
-        Column("first_assigned", f"heads, {found['first']}", "count"),
-        Column("second_assigned", f"heads, {found['second']}", "count"),
-        Column("first_depth", f"depth, {found['first']}", "number"),
-        Column("second_depth", f"depth, {found['second']}", "number"),
-        *_depth_columns("difference", "difference"),
-        *_columns(text=("verdict",)),
+        Column("role", "role", "text", lambda role, row: label_of(role)),
+        *map(n_heads, ("first", "second")),
+        *map(depth, ("first", "second")),
+        *_ends("difference", "difference", lambda role, row: interval_of(row["difference"])),
+        Column("verdict", "verdict", "text", lambda role, row: str(row["verdict"])),
     )
-    rows = tuple(_comparison_row(role, row) for role, row in found["roles"].items())
-    return Table("comparison", "Beside the other model", _COMPARISON_NOTE, columns, rows)
-
-
-def _comparison_row(role: str, row: Mapping[str, Any]) -> dict[str, Cell]:
-    cells: dict[str, Cell] = {"role": label_of(role), "verdict": str(row["verdict"])}
-    for side in ("first", "second"):
-        cells[f"{side}_assigned"] = int(row[side]["n_assigned"])
-        cells[f"{side}_depth"] = number_of(row[side]["centroid"]["estimate"])
-    return cells | _ends("difference", interval_of(row["difference"]))
-
-
-def _role_row(role: RoleHeads, depth: Mapping[str, Any] | None) -> dict[str, Cell]:
-    best = role.best_first()
-    row: dict[str, Cell] = {
-        "role": label_of(role.role),
-        "assigned": len(role.holders()),
-        "best": " ".join(map(str, best[:N_BEST])),
-        "score": float(role.score[best[0]]) if best else NONE,
-        "threshold": role.threshold,
-        "chance": role.mean_chance(),
-        "null_p99": role.null_p99,
-        "unit": role.unit,
-    }
-    found = depth if depth is not None and best else {}
-    for key, name in (("centroid", "centroid"), ("median", "median_of_best")):
-        interval = interval_of(found[name]) if name in found else None
-        row |= _ends(key, interval)
-    return row
+    items = found["roles"].items()
+    return Table.of("comparison", "Beside the other model", columns, items, _COMPARISON_NOTE)
 
 
 def _holders(document: HeadsDocument, roles: Iterable[RoleHeads]) -> Table:
-    columns = (
-        *_columns(text=("role", "head")),
-        *_columns(number=("score", "low", "high", "chance")),
-        Column("null_p99", "null p99", "number"),
-        *_columns(number=("q", "percentile")),
-        *_columns(count=("n",)),
-        *_depth_columns("loss", "loss, nats"),
-    )
     losses = losses_of(document)
-    rows = tuple(_holder_row(role, head, losses) for role in roles for head in role.holders())
-    return Table("role_heads", "Heads that hold a role", _HEADS_NOTE, columns, rows)
+    columns = (
+        Column("role", "role", "text", lambda role, head: label_of(role.role)),
+        Column("head", "head", "text", lambda role, head: str(head)),
+        *map(_score, ("score", "low", "high", "chance")),
+        Column("null_p99", "null p99", "number", lambda role, head: role.null_p99),
+        *map(_score, ("q", "percentile")),
+        Column("n", "n", "count", lambda role, head: int(role.column["n"][head])),
+        *_ends("loss", "loss, nats", lambda role, head: losses.get(head)),
+    )
+    items = ((role, head) for role in roles for head in role.holders())
+    return Table.of("role_heads", "Heads that hold a role", columns, items, _HEADS_NOTE)
 
 
-def _holder_row(role: RoleHeads, head: Head, losses: Mapping[Head, Interval]) -> dict[str, Cell]:
-    names = ("score", "low", "high", "chance", "q", "percentile")
-    numbers: dict[str, Cell] = {name: float(role.column[name][head]) for name in names}
-    return {
-        "role": label_of(role.role),
-        "head": str(head),
-        **numbers,
-        "null_p99": role.null_p99,
-        "n": int(role.column["n"][head]),
-        **_ends("loss", losses.get(head)),
-    }
+def _score(name: str) -> Column:
+    return Column(name, name, "number", lambda role, head: role.column[name][head])
 
 
 def _losses(document: HeadsDocument, roles: Iterable[RoleHeads]) -> Table:
     held = list(roles)
+
+    def roles_held(head: Head, _: Interval) -> str:
+        return ", ".join(label_of(role.role) for role in held if role.assigned[head])
+
     columns = (
-        *_columns(text=("head", "roles")),
-        *_depth_columns("loss", "loss, nats"),
-        *_columns(count=("n",)),
+        Column("head", "head", "text", lambda head, loss: str(head)),
+        Column("roles", "roles", "text", roles_held),
+        *_ends("loss", "loss, nats", lambda head, loss: loss),
+        Column("n", "n", "count", lambda head, loss: loss.n),
     )
-    rows = (
-        {
-            "head": str(head),
-            "roles": ", ".join(label_of(role.role) for role in held if role.assigned[head]),
-            **_ends("loss", loss),
-            "n": loss.n,
-        }
-        for head, loss in sorted(losses_of(document).items(), key=lambda each: -each[1].estimate)
-    )
-    return Table("silenced", "Heads silenced", _LOSS_NOTE, columns, tuple(rows))
+    items = sorted(losses_of(document).items(), key=lambda each: -each[1].estimate)
+    return Table.of("silenced", "Heads silenced", columns, items, _LOSS_NOTE)
 
 
 def _spectrum(document: HeadsDocument) -> Table:
     found = spectrum_of(document)
-    columns = [*_columns(text=("head",))]
-    for name in found:
-        columns += [Column(name, label_of(name), "number")]
-        columns += [Column(f"{name}_chance", f"{label_of(name)}, even rows", "number")]
-    places = next(iter(found.values()))[0] if found else ()
-    rows = tuple(
-        {"head": str(Head(layer, head)), **_spectrum_cells(found, Head(layer, head))}
-        for layer, row in enumerate(places)
-        for head in range(len(row))
-    )
-    return Table("spectrum", "How every head spreads", _SPECTRUM_NOTE, tuple(columns), rows)
-
-
-def _spectrum_cells(found: Mapping[str, Any], head: Head) -> dict[str, Cell]:
-    cells: dict[str, Cell] = {}
+    columns = [Column("head", "head", "text", lambda *head: str(Head(*head)))]
     for name, (value, chance) in found.items():
-        cells |= {name: float(value[head]), f"{name}_chance": float(chance[head])}
-    return cells
+        columns += [_by_head(name, label_of(name), value)]
+        columns += [_by_head(f"{name}_chance", f"{label_of(name)}, even rows", chance)]
+    shape = next(iter(found.values()))[0].shape if found else (0, 0)
+    items = np.ndindex(*shape)
+    return Table.of("spectrum", "How every head spreads", columns, items, _SPECTRUM_NOTE)
+
+
+def _by_head(key: str, heading: str, values: np.ndarray) -> Column:
+    return Column(key, heading, "number", lambda *head: values[head])
 
 
 def _facts(document: HeadsDocument) -> Table:
-    rows = ({"fact": fact, "value": value} for fact, value in census_facts(document).items())
-    return Table("facts", "How this was made", "", _columns(text=("fact", "value")), tuple(rows))
+    columns = (
+        Column("fact", "fact", "text", lambda fact, value: fact),
+        Column("value", "value", "text", lambda fact, value: value),
+    )
+    return Table.of("facts", "How this was made", columns, census_facts(document).items())
 
 
-def _columns(**kinds: Iterable[str]) -> tuple[Column, ...]:
-    """Columns whose heading is their key, by kind."""
-    return tuple(Column(key, key, _KINDS[kind]) for kind, keys in kinds.items() for key in keys)
-
-
-_KINDS: Mapping[str, Kind] = {"text": "text", "number": "number", "count": "count"}
-
-
-def _depth_columns(key: str, heading: str) -> tuple[Column, ...]:
+def _ends(key: str, heading: str, get: Callable[..., Interval | None]) -> tuple[Column, ...]:
     """Three numbers: an estimate without limits keeps its cell."""
-    ends = {key: heading, f"{key}_low": "low", f"{key}_high": "high"}
-    return tuple(Column(name, shown, "number") for name, shown in ends.items())
 
+    def end(name: str) -> Callable[..., float]:
+        return lambda *item: getattr(get(*item), name, nan)
 
-def _ends(key: str, found: Interval | None) -> dict[str, Cell]:
-    ends = (NONE,) * 3 if found is None else (found.estimate, found.low, found.high)
-    return {key: ends[0], f"{key}_low": ends[1], f"{key}_high": ends[2]}
+    return (
+        Column(key, heading, "number", end("estimate")),
+        Column(f"{key}_low", "low", "number", end("low")),
+        Column(f"{key}_high", "high", "number", end("high")),
+    )
 
 
 def _silencing(effects: Mapping[str, Any] | None) -> dict[str, Any]:
