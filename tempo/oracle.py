@@ -65,8 +65,8 @@ def run_oracle(
     """One eager forward over all slots of a table.
 
     Args:
-        order: Feed the slots in this order instead, with their positions and visibility; the
-            outputs come back in it too.
+        order: Feed the slots in this order, with their positions and visibility; the outputs have
+            the same order.
     """
     fed = np.arange(len(table)) if order is None else order
     # Transformers takes a dict of masks where layer types differ; one 4D mask for all layers would
@@ -106,7 +106,7 @@ def _eager(
 
 
 def _joined(*parts: Float[Tensor, "1 ..."]) -> Float32[np.ndarray, "..."]:
-    """Tensors of all layers, wherever they lie, as one array."""
+    """Tensors of all layers, also of layers on different devices, as one array."""
     return torch.cat([part.float().cpu() for part in parts]).numpy()
 
 

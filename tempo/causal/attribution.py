@@ -29,12 +29,12 @@ class Attribution:
     """Parts of one logit, or of a difference of two, at one position.
 
     Attributes:
-        embedding: Of the token's own embedding.
-        heads: Of each head.
-        biases: Of each layer's output bias and of the shift of a norm behind its attention.
-        mlps: Of each MLP.
-        shift: Of the final norm's shift.
-        logit: What the model itself gave, before any soft cap.
+        embedding: Part of the token's own embedding.
+        heads: Part of each head.
+        biases: Part of each layer's output bias and of the shift of a norm after its attention.
+        mlps: Part of each MLP.
+        shift: Part of the final norm's shift.
+        logit: Logit of the model itself, before any soft cap.
     """
 
     embedding: float

@@ -167,8 +167,8 @@ class Predictions:
     """Losses and top predictions of the model on its text.
 
     Attributes:
-        nll: Of each token but the first, given those before it, in nats.
-        best: The token that each row ranks first.
+        nll: Loss in nats of each token but the first, given the tokens before it.
+        best: Top-ranked token of each row.
     """
 
     nll: Float32[np.ndarray, " later"]
@@ -263,7 +263,7 @@ class _Depth:
     """The residual stream at one depth, summarised while it passes: it is too large to keep.
 
     Attributes:
-        index: Of the largest value, in the flattened [token channel].
+        index: Index of the largest value, in the flattened [token channel].
     """
 
     norm: Float32[Tensor, "sequence token"]
@@ -283,7 +283,7 @@ def _depth(stream: Float[Tensor, "sequence token hidden"]) -> _Depth:
 def _run(
     model: LanguageModel, ids: IdBatch, notes: EagerNotes, kept: frozenset[str]
 ) -> tuple[list[_Depth], Tensor, Tensor | None]:
-    """Summaries of the stream, final hidden states, and logits where they are asked for."""
+    """Summaries of the stream, final hidden states, and logits if predictions are kept."""
     decoder: Any = model.hf.get_decoder()
     head: Any = model.hf.get_output_embeddings()
     fed = torch.from_numpy(ids).to(model.device)

@@ -48,7 +48,7 @@ class Forwarded:
 
     @property
     def logits(self) -> Float32[np.ndarray, "query vocab"]:
-        """Of the next token at every query."""
+        """Logits of the next token at every query."""
         return self._array("logits")
 
     @property
@@ -85,7 +85,7 @@ class Forwarded:
         return self._array("final")
 
     def log_probability(self) -> Float32[np.ndarray, "query vocab"]:
-        """Of the next token at every query, natural logarithms."""
+        """Log-probabilities (natural) of the next token at every query."""
         # less the largest, so that no exponential overflows
         shifted = self.logits - self.logits.max(-1, keepdims=True)
         return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
@@ -231,5 +231,5 @@ def _array(tensor: Float[Tensor, "..."]) -> Float32[np.ndarray, "..."]:
 
 
 def _stacked(parts: Sequence[Float[Tensor, "..."]]) -> Float32[np.ndarray, "part ..."]:
-    """Layers or depths as one array; they may lie on different devices."""
+    """Layers or depths as one array; they may be on different devices."""
     return np.stack([_array(part) for part in parts])

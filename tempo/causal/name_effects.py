@@ -2,7 +2,7 @@
 
 A head that inhibits the repeated subject acts on the queries of name movers, the heads that then
 copy the indirect object (Wang et al. 2022, arXiv 2211.00593, section 3). So its removal lowers the
-logit of IO against S, and the attention that name movers pay to IO.
+logit of IO against S, and the attention of name movers to IO.
 """
 
 from collections.abc import Sequence
@@ -44,12 +44,12 @@ class InhibitionEffect:
     """Effects of silencing heads one at a time; prompts in the order given.
 
     Attributes:
-        heads: In the order asked for.
+        heads: The silenced heads, in the order given.
         base: Logit of IO less logit of S at the end of each prompt, in nats.
-        drop: What of it is lost without each head; positive where the head helps IO.
+        drop: Loss of `base` without each head; positive where the head helps IO.
         movers: The heads whose attention to IO is watched.
-        io_attention: Mean weight that the movers pay from the end to IO.
-        io_drop: What of it is lost without each head.
+        io_attention: Mean weight of the movers from the end to IO.
+        io_drop: Loss of that weight without each head.
     """
 
     heads: tuple[HeadIndex, ...]
@@ -112,8 +112,8 @@ def name_movers(
 ) -> tuple[HeadIndex, ...]:
     """The heads that copy IO: up to n of those that look at IO most and write most towards it.
 
-    Only heads that pay more to IO than to both places of S, from the end and on average over up to
-    16 prompts, can be: a head that looks at S and lowers it helps IO as well, but copies nothing.
+    A name mover must attend more to IO than to both occurrences of S, from the end and on average
+    over up to 16 prompts: a head that attends to S and lowers it helps IO too, but copies nothing.
 
     Raises:
         InputError: No prompts.

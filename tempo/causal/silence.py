@@ -33,7 +33,7 @@ class DeltaNll:
     """What silencing each head adds to the loss, sequence by sequence.
 
     Attributes:
-        heads: In the order asked for.
+        heads: The silenced heads, in the order given.
         base: Mean loss of the untouched model, in nats per token.
         delta: Loss without the head less the loss with it; positive where the head helps.
         replacement: "zero" or "mean".
@@ -105,7 +105,7 @@ def delta_nll(
 
     Args:
         means: Hold a silent head at these instead of at zero.
-        counted: Leave out the losses of tokens before this one (a second half, say).
+        counted: First token whose loss counts, for example that of the second half.
 
     Raises:
         InputError: A head or a sequence cannot be used, or none of its tokens counts.

@@ -1,6 +1,6 @@
 """The two output streams: results on stdout, progress and messages on stderr.
 
-So stdout can be piped or parsed whatever is shown meanwhile.
+So stdout can be piped or parsed while progress is shown.
 """
 
 import json

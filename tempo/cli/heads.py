@@ -1,4 +1,4 @@
-"""The command `tempo heads`: what every attention head does, shown, compared and kept."""
+"""The command `tempo heads`: the role of every attention head, shown, compared and saved."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ _NOTHING = "–"
 
 
 def document_of(censuses: "Sequence[Census]") -> "Document":
-    """The content of `heads.json`; with a second model, that one and the comparison stand in it."""
+    """The content of `heads.json`, with the second model and the comparison where there is one."""
     from tempo_analysis.studies.heads.comparison import compare_censuses
 
     first, *others = censuses
@@ -41,12 +41,12 @@ def document_of(censuses: "Sequence[Census]") -> "Document":
 
 
 def show_document(censuses: "Sequence[Census]") -> None:
-    """The document on stdout."""
+    """Print the document on stdout."""
     show_json(document_of(censuses))
 
 
 def show_census(census: "Census") -> None:
-    """A row for each role: how many heads hold it, and the best ones beside chance and null."""
+    """Show a row for each role: number of heads, chance, null and the best heads."""
     numbers = ("heads", "chance", "null p99", "above")
     table = plain_table(
         "role", *numbers, "best heads, those without the role in grey", numbers=numbers
@@ -69,7 +69,7 @@ def show_census(census: "Census") -> None:
 
 
 def show_comparison(censuses: "Sequence[Census]") -> None:
-    """A row for each role that both models were asked for."""
+    """Show a row for each role that was measured in both models."""
     from tempo_analysis.studies.heads.comparison import compare_censuses
 
     first, second = censuses
@@ -77,7 +77,7 @@ def show_comparison(censuses: "Sequence[Census]") -> None:
 
 
 def keep(censuses: "Sequence[Census]", folder: Path) -> list[Path]:
-    """Write `heads.json`, a page, tables and figures; where they lie."""
+    """Write `heads.json`, a page, tables and figures; return their paths."""
     with busy("drawing"):
         return _kept(censuses, folder)
 
@@ -99,7 +99,7 @@ def _comparison_table(found: "CensusComparison") -> Table:
 
 
 def _vanished(census: "Census") -> list[str]:
-    """What the tokenizer did not keep of the words that the roles ask for."""
+    """Words that the detectors need and the tokenizer did not keep."""
     detail = census.detail
     families = detail.get("successor_runs", {}).get("families", [])
     lost = {
@@ -126,7 +126,7 @@ def _number(value: Any) -> str:
 
 
 def _kept(censuses: "Sequence[Census]", folder: Path) -> list[Path]:
-    """Everything of a census: `heads.json` first, so that nothing is lost if drawing stops."""
+    """Write all files of a census; `heads.json` first, so that a failed drawing loses nothing."""
     from tempo_analysis.report.csv import TABLES
     from tempo_analysis.report.findings import FIGURES
     from tempo_analysis.studies.heads.findings import SavedCensus

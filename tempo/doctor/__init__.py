@@ -86,7 +86,7 @@ def diagnose(model: Source) -> Diagnosis:
         model: A loaded model, or whatever `load_model` takes.
 
     Returns:
-        Every check with what was measured and what is allowed; `healthy` says whether all passed.
+        Every check with its measurement and its limit; `healthy` is true if none failed.
 
     Raises:
         ModelError: The model cannot be found, read or supported.

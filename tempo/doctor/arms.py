@@ -114,7 +114,7 @@ def plans(
 
 
 def jumping_positions(windows: Sequence[int | None], reach: int) -> tuple[float, ...]:
-    """Positions whose distances to the last of them lie closely around every window's edge."""
+    """Positions whose distances to the last one are just inside and outside every window."""
     # Powers of two also find a window that the configuration does not declare. The half position
     # separates a window measured in positions from one measured in slots.
     distances = {0.0} | {2.0**power for power in range(20)}

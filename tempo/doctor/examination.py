@@ -65,8 +65,8 @@ class Plain:
     """Outputs of plain transformers under eager attention.
 
     Attributes:
-        logits: Of every sequence.
-        attention: Of the first sequence.
+        logits: Logits of every sequence.
+        attention: Attention rows of the first sequence only.
     """
 
     logits: Float32[np.ndarray, "sequence slot vocab"]
@@ -230,7 +230,7 @@ class Examination:
 
     @property
     def wanted_positions(self) -> list[Float32[np.ndarray, " row"]]:
-        """Positions that the slot tables ask for, in each forward of the arms."""
+        """Positions in the slot tables, for each forward of the arms."""
         arms = list(self.arms.values())
         # The engine reads a prompt once for all arms that share it: step 0 has one row group for
         # each different prompt, in the order of first use. `reversed` lets the first arm of each

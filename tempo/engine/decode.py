@@ -41,12 +41,12 @@ def step_tensors(
     margins: tuple[float, float] = NO_MARGINS,
     decisions: Sequence[Decision] = (),
 ) -> Tensors:
-    """Everything of a step but its attention.
+    """All tensors of a step except its attention.
 
     Args:
         readout: The distribution after the step.
-        margins: Of the choice of this step's set: top-2 log-probability gap, gap to tau.
-        decisions: What the prune rule decided once the step had run.
+        margins: Margins of the choice of this set: top-2 log-probability gap, gap to tau.
+        decisions: Decisions of the pruning rule after the step.
     """
     members = table.members(step)
     slots = {f"slots/{name}": getattr(table, name)[members] for name in SLOT_COLUMNS}
@@ -83,7 +83,7 @@ class Pruned:
     """One sequence after the prune phase.
 
     Attributes:
-        logits: Of the unpruned members of the last set, run again where pruning recomputes.
+        logits: Logits of the unpruned members of the last set; new ones where pruning recomputes.
     """
 
     decoding: Decoding
@@ -372,7 +372,7 @@ def _checked(
 
 
 def _chunk(table: SlotTable, start: int, stop: int) -> SequenceBatch:
-    """Rows of a prompt; they are causal whatever the policy, so any policy will do."""
+    """Rows of a prompt; they are causal under every policy, so greedy is used."""
     return SequenceBatch(table.upto(stop), np.arange(start, stop), greedy(), np.arange(stop))
 
 

@@ -133,9 +133,9 @@ class EditApplier:
     """The edits of one forward, by layer.
 
     Attributes:
-        heads: Of each edit, by layer; empty where it has none or changes nothing.
-        within: Place of the sequence that each edit is made in; None is all.
-        applied_edits: Numbers of the edits that found a row and a visible slot to act on.
+        heads: Heads of each edit, by layer; empty where it has none or changes nothing.
+        within: Index of the sequence that each edit is made in; None for all sequences.
+        applied_edits: Indices of the edits that applied to at least one row and visible slot.
     """
 
     edits: Sequence[Edit]

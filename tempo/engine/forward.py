@@ -28,7 +28,7 @@ class ForwardOutput:
     """One sequence's share of a forward.
 
     Attributes:
-        received: What each slot got from the rows; zeros where no prune rule asks.
+        received: Attention received by each slot; zeros where no pruning rule needs it.
     """
 
     logits: Float[Tensor, "query vocab"]
@@ -52,11 +52,11 @@ def packed_forward(
     Args:
         first: Number in the cache of the first of the sequences.
         last_row_only: Give the logits of each sequence's last row only.
-        guarded: Look at what the model did before anything is believed.
-        rows: Capture attention rows and values, as the session says.
+        guarded: Run the guards on this forward.
+        rows: Capture attention rows and values, as the session requires.
 
     Raises:
-        ModelError: The model did not do what the slot table says.
+        ModelError: The forward of the model does not follow the slot table.
     """
     cache.reserve(max(len(view.cached_slots) for view in views))
     packing = packed(

@@ -21,7 +21,7 @@ from tempo.models.language_model import LanguageModel
 from tempo.trace.schema import visible_name
 
 ROW_SUM = 1e-5
-"""Rows are a float32 softmax whatever the dtype of the model, so one tolerance serves all."""
+"""Rows are a float32 softmax for every dtype of the model, so one tolerance is enough."""
 PROJECTED = 1e-2
 """Relative difference allowed in the input of a projection; a gate causes a far larger one."""
 _ADVICE = "ask tempo doctor about this model"
@@ -47,15 +47,15 @@ def guard_first_step(
     tensors: Sequence[Tensors],
     capture: Capture,
 ) -> None:
-    """Refuse to go on where the first set was not fed as the slot table says.
+    """Refuse a model that did not feed the first set as in the slot table.
 
     Args:
         model: Declares a sliding window for every layer.
-        state: The forward that fed the set; the layers it kept are looked at.
-        views: What it fed, one for each sequence.
-        positions: What reached the rotary modules meanwhile, from `watched_positions`.
-        tensors: What was captured meanwhile, one for each sequence.
-        capture: What was to be captured; rows are looked at where there are any.
+        state: The forward that fed the set; its kept layers are checked.
+        views: The rows fed, one view for each sequence.
+        positions: Positions that reached the rotary modules, from `watched_positions`.
+        tensors: Captured tensors, one dict for each sequence.
+        capture: What was captured; rows are checked where there are any.
 
     Raises:
         ModelError: Names the first thing that differs.
@@ -166,13 +166,13 @@ def sink_scores(
 def row_excess(
     tensors: Tensors, sinks: Float32[np.ndarray, "layer head 1"]
 ) -> Float32[np.ndarray, "layer head query"]:
-    """What each row, with what it pays to the learned sink, has over 1."""
+    """Excess over 1 of the sum of each row, with the weight of the learned sink."""
     rows = tensors["weights"] if "weights" in tensors else tensors["group_mass"]
     return rows.sum(-1) + np.exp(sinks - tensors["logsumexp"]) - np.float32(1)
 
 
 def guard_rows(tensors: Tensors, sinks: Float32[np.ndarray, "layer head 1"]) -> None:
-    """Every row, with what it pays to a learned sink, sums to 1."""
+    """Every row sums to 1; the weight of a learned sink is counted in."""
     excess = np.abs(row_excess(tensors, sinks))
     if not excess.max() <= ROW_SUM:  # "not <=" in place of ">": NaN is caught too
         layer = int(excess.reshape(len(excess), -1).max(-1).argmax())
@@ -183,7 +183,7 @@ def guard_rows(tensors: Tensors, sinks: Float32[np.ndarray, "layer head 1"]) -> 
 
 
 def guard_zeros(tensors: Tensors, *, windows: Sequence[int | None], n_slots: int) -> None:
-    """Rows are exactly 0 where the trace says that a slot is not seen."""
+    """Rows are exactly 0 where the trace records a slot as invisible."""
     if "weights" not in tensors:
         return
     for layer, window in enumerate(windows):

@@ -16,14 +16,14 @@ _LOG_OF_NOTHING = -1e4  # exp of it is exactly 0 in float32
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A next-token distribution, whole and summarised.
+    """A next-token distribution, complete and summarised.
 
     Attributes:
-        log_probability: Of every token.
+        log_probability: Log-probability of every token.
         token: The best tokens, best first, ties by id.
-        top_log_probability: Theirs.
+        top_log_probability: Log-probabilities of the best tokens.
         tail_mass: Probability of all other tokens together.
-        entropy_nats: Of the whole distribution.
+        entropy_nats: Entropy of the complete distribution.
     """
 
     log_probability: Float32[np.ndarray, " vocab"]

@@ -45,8 +45,8 @@ class Decoding:
         base: Position base of the next set.
         readout: The distribution that chooses the next set.
         cached_slots: Slots in the cache; a slot's index here is its column in the cache.
-        nodes: What each unpruned member of the last set predicts; None where no rule asks.
-        stopped: Why it ended: steps, eos, forced or context; empty while it goes on.
+        nodes: Prediction of each unpruned member of the last set; None where no rule needs it.
+        stopped: Why decoding ended: steps, eos, forced or context; empty before.
     """
 
     plan: SequencePlan
@@ -60,7 +60,7 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What one step of one sequence leaves.
+    """The outcome of one step of one sequence.
 
     Attributes:
         number: Place of the sequence among the plans.
@@ -80,16 +80,16 @@ class StepOutcome:
 
 @dataclass(frozen=True, slots=True)
 class DecodeContext:
-    """What stays the same from step to step.
+    """Settings and state that are the same in every step.
 
     Attributes:
         readout_size: Tokens of each readout to keep; all where None.
         on_step: Called for every (step, sequence) as soon as the step is complete.
         edits: What is changed in every forward.
-        edited: For each edit the number of the sequence it is made in; where empty, every edit is
+        edited: For each edit the index of the sequence it is made in; if empty, every edit is
             made in all of them.
-        applied_edits: Numbers of the edits that have found something to act on.
-        projections: What slots write through, where their values are captured.
+        applied_edits: Indices of the edits that have applied to something.
+        projections: Output projections of the captured layers, where values are captured.
     """
 
     model: LanguageModel

@@ -1,7 +1,7 @@
 """The weights of a decoder's attention circuits as numpy arrays, head by head.
 
 Convention: a map is stored output first, so `value[kv] @ x` reads a residual stream x and
-`out[head] @ z` writes one. Query head h reads KV head h // (H / KV); `kv_head` alone says so.
+`out[head] @ z` writes one. Query head h reads KV head h // (H / KV); only `kv_head` computes it.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Norm:
 
     Attributes:
         kind: "layer" subtracts the mean, "rms" does not.
-        gain: What each channel is multiplied by, whatever the family stores (1 + w in Gemma).
+        gain: Factor on each channel, also where a family stores another number (1 + w in Gemma).
         shift: What is added; None where nothing is.
     """
 

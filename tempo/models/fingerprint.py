@@ -105,8 +105,8 @@ def _essential(config: dict[str, Any]) -> dict[str, Any]:
 def weights_mark(hf: PreTrainedModel) -> int:
     """A number that changes when weights are replaced or written in place through torch.
 
-    It costs nothing, and tells when the fingerprint must be taken again. Writing through `.data`
-    or numpy goes unseen.
+    It reads no weights, and shows when the fingerprint must be computed again. Writing through
+    `.data` or numpy is not detected.
     """
     return hash(
         tuple(

@@ -65,7 +65,7 @@ def circuit_weights(model: LanguageModel) -> CircuitWeights:
 
 
 def check_exported(model: LanguageModel) -> None:
-    """Refuse a family whose layers may not add up as the exported weights say.
+    """Refuse a family whose layers may compute something else than the exported weights.
 
     Raises:
         ModelError: Names the family.

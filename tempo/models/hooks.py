@@ -23,7 +23,7 @@ ReadTensor = Callable[[Tensor], Any]
 def watched_inputs(
     modules: Mapping[int, nn.Module], read: ReadTensor = Tensor.detach
 ) -> Generator[dict[int, list[Any]]]:
-    """Note what each module is given, by key, in the order of the calls.
+    """Record the inputs of each module, by key, in the order of the calls.
 
     The note is taken after the module has run, so it is what the module really read: changes by
     other hooks are in it, whichever was registered first.
@@ -112,7 +112,7 @@ def changed_inputs(
     """Give each module another tensor than the one it was called with.
 
     Args:
-        change: Of the key of a module and what it was given; returns a new tensor.
+        change: Takes the key of a module and its input; returns a new tensor.
     """
 
     def changing(key: int) -> Callable[..., tuple[Any, ...]]:

@@ -24,7 +24,7 @@ def head_slices(
 
 
 def output_modules(model: LanguageModel, layers: Sequence[int]) -> dict[int, nn.Module]:
-    """The module that each of these layers sends its heads' outputs through, of whatever kind.
+    """The output projection of each of these layers, of any module class.
 
     Raises:
         ModelError: Names the class that has none or more than one.

@@ -282,8 +282,8 @@ def knock_out(*heads: HeadName, softmax: str = "before", **where: Any) -> KnockO
 
     Args:
         *heads: As in `zero_heads`.
-        softmax: "before": the rest of the row takes the place of what is gone. "after": it does
-            not, and the row sums to less than 1.
+        softmax: "before": the rest of the row is renormalised to sum to 1. "after": it is not, and
+            the row sums to less than 1.
         **where: Fields of `Columns`: those of `Rows`, and `slots`, `slot_positions`, `groups`.
 
     Raises:

@@ -32,7 +32,7 @@ class Place(ABC):
         return self.positions(base, len(parent))
 
     def check(self, largest_position: float | int, dtype: str) -> None:  # noqa: B027 - most places have nothing to refuse
-        """Refuse what this dtype cannot tell apart at this position."""
+        """Refuse offsets that this dtype cannot represent at this position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Depth(Place):
     """One past the parent: the depth in the tree."""
 
     def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:
-        """The base, where every parent lies one before it."""
+        """The base, if the position of every parent is one before it."""
         return Shared().positions(base, width)
 
     def of_set(

@@ -103,7 +103,7 @@ PRESETS: dict[str, Callable[..., Policy]] = {
 def preset(
     name: str, *, threshold: Tau = 0.1, max_width: int = 8, select: Select | None = None
 ) -> Policy:
-    """A preset by name; greedy keeps one token a step whatever else is given.
+    """A preset by name; greedy ignores all other arguments.
 
     Args:
         select: Which tokens enter, instead of a threshold; of a tree, at each node.

@@ -114,7 +114,7 @@ class Kill(Prune):
     """Prunes given slots.
 
     Attributes:
-        deaths: `(step, slot)` pairs; the slot is pruned once that step has run.
+        deaths: `(step, slot)` pairs; the slot is pruned after that step.
     """
 
     deaths: tuple[tuple[int, int], ...]
@@ -147,7 +147,7 @@ def pruned_slots(table: SlotTable, decisions: tuple[Decision, ...]) -> list[int]
     """Slots that some decisions prune.
 
     Raises:
-        InputError: A whole set would be pruned.
+        InputError: All members of a set would be pruned.
     """
     chosen = {one.slot for one in decisions if one.reason != "kept" and table.alive[one.slot]}
     pruned = sorted(chosen)

@@ -37,8 +37,8 @@ class Read(ABC):
         """Share of each member in the readout; sums to 1.
 
         Args:
-            log_probability: Of each member, under the readout that chose it; of its whole path
-                where members have children of their own.
+            log_probability: Log-probability of each member under the readout that chose it; of its
+                complete path in a tree.
         """
 
 

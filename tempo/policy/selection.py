@@ -32,8 +32,8 @@ LogProbability = Float32[np.ndarray, " vocab"]
 Tau = float | int | Schedule
 """One threshold for all steps, or one for each."""
 _SLACK = 1e-3
-"""In nats. Tokens from this close below tau on are compared exactly, as float32 probabilities; the
-rest is decided on logs, which saves an exponential of the whole vocabulary."""
+"""In nats. Tokens above tau, or below it by no more than this, are compared exactly, as float32
+probabilities; all others are excluded by their logs, which saves most of the exponentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,9 +329,9 @@ def parse_select(
     """Read one of `SELECTS`.
 
     Args:
-        threshold: Of the rule ``threshold``; a text is read as a schedule.
-        max_width: Largest set; a rule with a width of its own may not exceed it.
-        seed: Of the draws of ``sample``.
+        threshold: Threshold of the rule ``threshold``; text is read as a schedule.
+        max_width: Largest set; a rule with its own width may not exceed it.
+        seed: Seed of the draws of ``sample``.
 
     Raises:
         InputError: None of these, or a value out of its range.

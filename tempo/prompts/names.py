@@ -2,7 +2,8 @@
 
 The indirect object (IO) is named once, the subject (S) twice. ABBA names IO first and then S, BABA
 the other way round; both end where IO comes next. In the control ABC the second S is a third name,
-so nothing says which of the first two comes next (Wang et al. 2022, arXiv 2211.00593).
+so the text does not determine which of the first two comes next (Wang et al. 2022, arXiv
+2211.00593).
 """
 
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def name_prompts(facts: TokenFacts, *, n: int = 64, seed: int = 0) -> NamePrompt
     """Draw names for n prompts; templates and orders take turns.
 
     Raises:
-        InputError: Fewer than three names are one token, or a name does not stay whole in a text.
+        InputError: Fewer than three names are one token, or a name is split inside a text.
     """
     names, vanished = facts.kept(NAMES)
     if len(names) < FEWEST_NAMES:

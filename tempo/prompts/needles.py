@@ -46,11 +46,11 @@ class NeedlePrompt:
     """One text with its needle, the question and the answer.
 
     Attributes:
-        needle: Places of the answer inside the needle, first to last.
-        answered: Query rows from which the tokens of the answer are due, one for each of them.
+        needle: Indices of the answer inside the needle, first to last.
+        answered: Query rows that predict the tokens of the answer, one for each token.
         answer: The tokens of the answer; those at `needle` are the same.
-        depth: How far into the text the needle lies, from 0 to 1.
-        number: Of the needle in NEEDLES.
+        depth: Position of the needle in the text, from 0 (start) to 1 (end).
+        number: Index of the needle in NEEDLES.
     """
 
     ids: Int64[np.ndarray, " token"]

@@ -28,7 +28,7 @@ class Pairs:
     """Scenarios of one concept.
 
     Attributes:
-        name: Of the bundled file, or the stem of the user's.
+        name: Name of the bundled file, or the stem of the user's file.
     """
 
     name: str

@@ -31,7 +31,7 @@ class Corpus:
 
     Attributes:
         source: Its name in results.
-        sha256: Of the text, to check that two runs read the same.
+        sha256: Hash of the text, to check that two runs read the same one.
     """
 
     text: str

@@ -54,8 +54,8 @@ class TokenFacts:
     def after_text(self, text: str) -> list[int]:
         """Token ids of a text that continues another.
 
-        Some tokenizers put a space before whatever comes first, so a word alone is not the word
-        inside a text.
+        Some tokenizers put a space before the first word of a text, so a word alone has other
+        tokens than inside a text.
         """
         before, whole = self.encode(_ANCHOR), self.encode(_ANCHOR + text)
         # Where the tokens of the text before change, the two cannot be told apart by counting.

@@ -42,9 +42,9 @@ class Family:
     """An ordered class of words, limited to those that are one token.
 
     Attributes:
-        tokens: Of the kept elements, in order.
-        kept: Elements that are one token behind a space.
-        vanished: Elements that are not, and are left out.
+        tokens: Tokens of the kept elements, in order.
+        kept: Elements that are one token after a space.
+        vanished: All other elements; they are left out.
         is_used: Whether enough elements that follow one another are kept for a run.
         successions: Pairs of places in `tokens` of which the second follows the first.
     """
@@ -70,8 +70,8 @@ class WordRun:
 
     Attributes:
         elements: Places of the elements in `ids`, in the order written.
-        family: Of the elements; "words" for unrelated ones.
-        number: Same in the four conditions of one draw, which have the same length.
+        family: Family of the elements; "words" for unrelated ones.
+        number: Number of the draw: the same in its four conditions, which have one length.
     """
 
     ids: Int64[np.ndarray, " token"]

@@ -57,8 +57,8 @@ def generate(
         model: A loaded model, or whatever `load_model` takes.
         prompts: A text, token ids, or a list of these; or (prompt, policy) pairs, decoded together.
         policy: A preset by name or a `Policy`; isolated if not given.
-        edits: From `tempo.edits`: what is changed in every forward, the prompt's included unless
-            an edit says otherwise. They are recorded in the trace.
+        edits: Edits from `tempo.edits`, made in every forward, that of the prompt included unless
+            an edit names other steps. They are recorded in the trace.
         out: Folder for the run; in memory if not given.
         force: Replace a run that lies there.
         on_progress: Called after every step of every sequence.

@@ -315,8 +315,8 @@ def in_words(values: Mapping[str, Any]) -> dict[str, Any]:
     Values that are words already, or have no words, are unchanged.
 
     Raises:
-        InputError: A rule without words, one of another kind, or one that says something else
-            than an option beside it.
+        InputError: A rule without words, one of another kind, or one that contradicts an option
+            beside it.
     """
     words = {name: _word(name, value) for name, value in values.items()}
     if isinstance(values.get("select"), Select):

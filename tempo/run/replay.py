@@ -59,8 +59,8 @@ def replay(
         model: The model that made the trace; loaded by its name there if not given.
         edits: From `tempo.edits`, made in every forward of the twins and in none of the reference;
             with edits alone, leave `policy` out.
-        axes: In what the twins may differ, of `tempo.twins.AXES`; if not given, in what the change
-            says, and for a `Policy` in one axis.
+        axes: Axes of `tempo.twins.AXES` in which the twins may differ; if not given, those of the
+            change, and for a `Policy` a single axis.
 
     Returns:
         A run in memory of the reference, under its own arm, and its twins: arm `twin` where there
@@ -195,8 +195,8 @@ class ReplayedSequence:
     Attributes:
         members: Slots of the set in this sequence.
         states: Residual stream of the members.
-        logits: Of the members.
-        value_norm: Of the members; empty where norms are not known.
+        logits: Logits of the members.
+        value_norm: Value norms of the members; None where they are not known.
         columns: Rows of each later step, over the members.
         prompt: Rows of the next step, over the prompt.
         readouts: Log-probabilities after the set and after every later step.

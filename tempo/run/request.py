@@ -31,7 +31,7 @@ class Request:
     """Prompts, arms and options, checked against the model.
 
     Attributes:
-        token_ids: Of each prompt, by its id.
+        token_ids: Token ids of each prompt, by prompt id.
         arms: The policy of each arm that decodes freely.
         pairs: The (prompt id, arm) to decode, in order.
         replays: For each arm that replays the sets of another, that other and what it changes.

@@ -58,7 +58,7 @@ def circuit(heads: Sequence[PlantedHead], *, seed: int = 0) -> LanguageModel:
     """A Llama of one layer with these heads; its MLP writes nothing.
 
     Args:
-        seed: Of the unembedding, the only weights that are random.
+        seed: Seed of the unembedding, the only random weights.
 
     Raises:
         InputError: No heads, or an offset that is not sharp within `LONGEST` tokens.

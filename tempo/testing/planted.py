@@ -49,7 +49,7 @@ Pattern = Callable[[PlantedPlace], Float[np.ndarray, "..."]]
 """Weights before masking and scaling: `query slot`, or `layer head query slot`."""
 
 ReadoutRule = Callable[[int, int], Float64[np.ndarray, " token"]]
-"""The whole next-token distribution after a step, from the prompt's number and the step."""
+"""The complete next-token distribution after a step, from the prompt's number and the step."""
 
 
 def uniform(place: PlantedPlace) -> Float64[np.ndarray, "query slot"]:

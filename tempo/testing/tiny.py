@@ -180,7 +180,7 @@ def tiny_model(
 
     Args:
         family: One of FAMILIES.
-        seed: Of the weights.
+        seed: Seed of the weights.
         dtype: "float32", "bfloat16" or "float16".
         overrides: Settings of the configuration.
 
@@ -246,7 +246,7 @@ def _build(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
 
 @torch.no_grad()
 def _scatter(hf: PreTrainedModel, generator: torch.Generator) -> None:
-    """Draw all weights anew, each at the scale that its place calls for."""
+    """Draw all weights again, each with the scale of its kind."""
     head, embedding = _ends(hf)
     centre = 0.0 if hf.config.model_type in _ZERO_CENTRED_NORMS else 1.0
     for name, parameter in hf.named_parameters():

@@ -40,7 +40,7 @@ def escaped(character: str) -> str:
 def token_glyphs(
     text: str, *, longest: int = LONGEST_TOKEN, drawable: Drawable | None = None
 ) -> str:
-    """A token on one line: spaces, newlines and tabs shown, whatever is hidden escaped.
+    """A token on one line: spaces, newlines and tabs as signs, invisible characters escaped.
 
     A mark that nothing carries is escaped as well. What does not fit ends in an ellipsis.
     """
@@ -59,7 +59,7 @@ def line_glyphs(text: str, *, longest: int = LONGEST_LINE) -> str:
 
 
 def line_end(text: str, *, longest: int = LONGEST_LINE, drawable: Drawable | None = None) -> str:
-    """As `line_glyphs`, but the end of the text is what is kept."""
+    """As `line_glyphs`, but a long text keeps its end instead of its start."""
     # Reversed twice, so that the same cut takes from the front; glyphs of several characters
     # are reversed too, to come out readable.
     shown = [_glyph(character, drawable) for character in text[-longest - 1 :]]
@@ -75,7 +75,7 @@ def _glyph(character: str, drawable: Drawable | None) -> str:
 
 
 def _cut(glyphs: list[str], longest: int) -> str:
-    """As many whole glyphs as fit."""
+    """As many complete glyphs as fit."""
     whole = "".join(glyphs)
     if len(whole) <= longest:
         return whole

@@ -45,7 +45,7 @@ _SINK = "outline:2px solid currentColor;outline-offset:-1px;padding:0 3px"
 
 @dataclass(frozen=True, slots=True)
 class _Style:
-    """A background and the text colour, black or white, that stands out on it most."""
+    """A background and the text colour, black or white, with the higher contrast on it."""
 
     background: str
     text: str

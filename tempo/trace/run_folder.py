@@ -124,7 +124,7 @@ def open_trace(path: str | Path) -> Trace:
         path: `runs/cat`, or `runs/cat/traces/p0000/isolated`.
 
     Returns:
-        The trace; its tensors are read from the disk when they are asked for, without a model.
+        The trace; tensors are read from the disk at access, without a model.
 
     Raises:
         InputError: The run holds several; the message lists them.
@@ -154,7 +154,7 @@ def open_run(path: str | Path) -> Run:
         path: The folder that `out` or `--out` named.
 
     Returns:
-        The run; a trace is opened when it is asked for.
+        The run; each trace is opened at access.
 
     Raises:
         CorruptTraceError: There is no run, or a damaged one.
