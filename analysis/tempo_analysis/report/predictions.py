@@ -1,6 +1,6 @@
 """What a model predicts under each condition, beside what it predicts as it is."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 from tempo.errors import InputError
 from tempo.trace.glyphs import token_glyphs
-from tempo_analysis.report.table import Cell, Column, Table
+from tempo_analysis.report.table import Column, Table
 
 TARGET = "target"
 """The row of the untouched model, and the baseline of a condition that names no other."""
@@ -208,6 +208,7 @@ SHIFTS = "prediction_shifts"
 _LONGEST = 400
 """A file keeps what a page cuts."""
 
+_LOG_CHANGE = "Δ log-prob, nats"
 _NOTE = (
     "Changes against the condition named, at the last position. Softmax ignores what all logits "
     "share: the change of the mean logit is that share, and log-probability is free of it. Both "
@@ -224,24 +225,24 @@ def prediction_sheet(tables: Sequence[PredictionTable]) -> Table:
     """
     check_prompts(tables)
     columns = (
-        Column("id", "prompt", "text"),
-        Column("category", "category", "text"),
-        Column("prompt", "text", "text"),
-        Column("at", "t", "count"),
-        Column("token", "token t", "text"),
-        Column("condition", "condition", "text"),
-        Column("against", "against", "text"),
-        Column("predicted_id", "id of predicted", "count"),
-        Column("predicted", "predicted", "text"),
-        Column("equals_target", "equals target", "text"),
-        Column("logit", "Δ logit", "number"),
-        Column("log_probability", "Δ log-prob, nats", "number"),
-        Column("mean_logit", "Δ mean logit", "number"),
-        Column("up", f"{TOP} most up", "text"),
-        Column("down", f"{TOP} most down", "text"),
+        Column("id", "prompt", "text", lambda prompt, row: prompt.id),
+        Column("category", "category", "text", lambda prompt, row: prompt.category),
+        Column("prompt", "text", "text", lambda prompt, row: "".join(map(_glyphs, prompt.tokens))),
+        Column("at", "t", "count", lambda prompt, row: prompt.at),
+        Column("token", "token t", "text", lambda prompt, row: _glyphs(prompt.tokens[prompt.at])),
+        Column("condition", "condition", "text", lambda prompt, row: row.condition),
+        Column("against", "against", "text", lambda prompt, row: row.against),
+        Column("predicted_id", "id of predicted", "count", lambda prompt, row: row.token),
+        Column("predicted", "predicted", "text", lambda prompt, row: _glyphs(row.text)),
+        Column("equals_target", "equals target", "text", _equals_target),
+        Column("logit", "Δ logit", "number", lambda prompt, row: row.logit),
+        Column("log_probability", _LOG_CHANGE, "number", lambda prompt, row: row.log_probability),
+        Column("mean_logit", "Δ mean logit", "number", lambda prompt, row: row.mean_logit),
+        Column("up", f"{TOP} most up", "text", lambda prompt, row: _listed(row.up)),
+        Column("down", f"{TOP} most down", "text", lambda prompt, row: _listed(row.down)),
     )
-    rows = tuple(_sheet_row(table.prompt, row) for table in tables for row in table.rows)
-    return Table(PREDICTIONS, "Predictions", _NOTE, columns, rows)
+    items = ((table.prompt, row) for table in tables for row in table.rows)
+    return Table.of(PREDICTIONS, "Predictions", columns, items, _NOTE)
 
 
 def shift_sheet(tables: Sequence[PredictionTable]) -> Table:
@@ -252,17 +253,23 @@ def shift_sheet(tables: Sequence[PredictionTable]) -> Table:
     """
     check_prompts(tables)
     columns = (
-        Column("id", "prompt", "text"),
-        Column("condition", "condition", "text"),
-        Column("direction", "direction", "text"),
-        Column("rank", "rank", "count"),
-        Column("token_id", "token id", "count"),
-        Column("token", "token", "text"),
-        Column("logit", "Δ logit", "number"),
-        Column("log_probability", "Δ log-prob, nats", "number"),
+        Column("id", "prompt", "text", lambda shift, rank, way, row, prompt: prompt.id),
+        Column("condition", "condition", "text", lambda shift, rank, way, row, _: row.condition),
+        Column("direction", "direction", "text", lambda shift, rank, way, *_: way),
+        Column("rank", "rank", "count", lambda shift, rank, *_: rank),
+        Column("token_id", "token id", "count", lambda shift, *_: shift.token),
+        Column("token", "token", "text", lambda shift, *_: _glyphs(shift.text)),
+        Column("logit", "Δ logit", "number", lambda shift, *_: shift.logit),
+        Column("log_probability", _LOG_CHANGE, "number", lambda shift, *_: shift.log_probability),
     )
-    rows = tuple(row for table in tables for row in _shift_rows(table))
-    return Table(SHIFTS, "Tokens that moved", _NOTE, columns, rows)
+    items = (
+        (shift, rank, direction, row, table.prompt)
+        for table in tables
+        for row in table.conditions
+        for direction, shifts in (("up", row.up), ("down", row.down))
+        for rank, shift in enumerate(shifts, 1)
+    )
+    return Table.of(SHIFTS, "Tokens that moved", columns, items, _NOTE)
 
 
 def check_prompts(tables: Sequence[PredictionTable]) -> None:
@@ -276,40 +283,8 @@ def check_prompts(tables: Sequence[PredictionTable]) -> None:
         )
 
 
-def _sheet_row(prompt: PromptTokens, row: Prediction) -> Mapping[str, Cell]:
-    return {
-        "id": prompt.id,
-        "category": prompt.category,
-        "prompt": "".join(map(_glyphs, prompt.tokens)),
-        "at": prompt.at,
-        "token": _glyphs(prompt.tokens[prompt.at]),
-        "condition": row.condition,
-        "against": row.against,
-        "predicted_id": row.token,
-        "predicted": _glyphs(row.text),
-        "equals_target": "yes" if row.equals_target else "no",
-        "logit": row.logit,
-        "log_probability": row.log_probability,
-        "mean_logit": row.mean_logit,
-        "up": _listed(row.up),
-        "down": _listed(row.down),
-    }
-
-
-def _shift_rows(table: PredictionTable) -> Iterator[Mapping[str, Cell]]:
-    for row in table.conditions:
-        for direction, shifts in (("up", row.up), ("down", row.down)):
-            for rank, shift in enumerate(shifts, 1):
-                yield {
-                    "id": table.prompt.id,
-                    "condition": row.condition,
-                    "direction": direction,
-                    "rank": rank,
-                    "token_id": shift.token,
-                    "token": _glyphs(shift.text),
-                    "logit": shift.logit,
-                    "log_probability": shift.log_probability,
-                }
+def _equals_target(_: PromptTokens, row: Prediction) -> str:
+    return "yes" if row.equals_target else "no"
 
 
 def _listed(shifts: Sequence[Shift]) -> str:
