@@ -13,7 +13,7 @@ import torch
 
 import tempo
 import tempo_analysis
-from tempo.errors import InputError
+from tempo.errors import InputError, OutputError
 from tempo.policy.biases import Boost, LogWeight, MassNeutral
 from tempo.policy.positions import Given, Offset, Swapped, Unique
 from tempo.policy.pruning import AttentionBelow, Kill, Never
@@ -299,6 +299,21 @@ def test_rows_become_a_frame_of_pandas_where_it_is_installed(
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match=r"install tempo-decoding\[pandas\]"):
         results["attention_ratio"].to_pandas()
+
+
+def test_what_was_found_saves_itself_and_lets_others_be(tmp_path: Path, results: Results) -> None:
+    folder = tmp_path / "found"
+    page, *others = results.save(folder)
+    assert page == folder / "report.html"
+    assert (folder / "results.json").read_text() == results.json()
+    assert all(path.exists() for path in others)
+    with pytest.raises(OutputError, match="force"):
+        results.save(folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="expected"):
+        results.save(tmp_path / "mine", force=True)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
 def test_every_promised_name_is_there_and_described() -> None:
