@@ -1,4 +1,4 @@
-"""Logits taken apart: what each part of the residual stream gives, and the logit lens."""
+"""Direct logit attribution (the part of each component in a logit), and the logit lens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ def direct_attribution(
     against: int | None = None,
     position: int = -1,
 ) -> Attribution:
-    """Take the logit of a token apart, or its difference to another token's.
+    """Decompose the logit of a token, or its difference to the logit of another token.
 
     Args:
         position: The query row; the last one unless given.
@@ -246,7 +246,7 @@ def lens_error(
     """Largest difference of the lens of the last states from the model's own logits.
 
     Raises:
-        ModelError: It is more than rounding, so the family does something else at its end.
+        ModelError: It is larger than rounding, so the family has another final operation.
     """
     error = float(np.abs(lens_logits(model, last) - logits).max())
     allowed = LENS_TOLERANCE.get(model.dtype, ROUNDED) * max(1.0, float(np.abs(logits).max()))

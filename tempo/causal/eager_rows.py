@@ -70,7 +70,7 @@ def checked_names(keep: Sequence[str], known: Sequence[str]) -> frozenset[str]:
 
 
 def batches_of(sequences: Sequence[SequenceIds], batch: int) -> Iterator[IdBatch]:
-    """Neighbours of one length, up to a number of them, in order."""
+    """Batches of neighbouring sequences of one length, in order, at most `batch` in each."""
     start = 0
     while start < len(sequences):
         end = start + 1
@@ -89,12 +89,12 @@ EAGER_ATTENTION = "tempo-eager"
 
 @dataclass(slots=True)
 class EagerNotes:
-    """What the model's own eager attention computed in one forward, by layer.
+    """Results of the model's own eager attention in one forward, by layer.
 
     Attributes:
-        read: What to take from the values; None to leave them.
-        masks: Additive; absent where the family passes none.
-        outputs: What each layer's heads gave, before the output projection.
+        read: Function of layer and values whose result is kept; None to keep nothing.
+        masks: Additive masks; absent where the family passes none.
+        outputs: Head outputs of each layer, before the output projection.
     """
 
     read: Callable[[int, Tensor], Tensor] | None
@@ -114,7 +114,7 @@ def _eager_attention(
     tempo_eager: EagerNotes,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Call the family's own eager attention and note what it computed."""
+    """Call the family's own eager attention and record its results."""
     # softcaps and learned sinks are in the family's function, so its rows are used as they are
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     layer: Any = module.layer_idx
@@ -260,7 +260,7 @@ def _needs_inputs(kept: frozenset[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Depth:
-    """The residual stream at one depth, summarised while it passes: it is too large to keep.
+    """The residual stream at one depth, summarised at once because it is too large to keep.
 
     Attributes:
         index: Index of the largest value, in the flattened [token channel].
@@ -322,7 +322,7 @@ def _check_projection(
     notes: EagerNotes,
     inputs: Mapping[int, Float[Tensor, "sequence query wide"]],
 ) -> None:
-    """Refuse a layer that gates or changes what its heads give before it projects them."""
+    """Refuse a layer that gates or changes the outputs of its heads before projecting them."""
     for layer, out in notes.outputs.items():
         # Exactly: an output projection reads the same tensor or another one.
         if not torch.equal(out.flatten(2), inputs[layer]):
@@ -347,7 +347,7 @@ def _heads(inputs: Mapping[int, Tensor], number: int, n_heads: int) -> np.ndarra
 
 
 def _visible(masks: Mapping[int, Tensor], number: int) -> np.ndarray | None:
-    """What the additive masks let through; None where that is every earlier slot and oneself."""
+    """Visibility from the additive masks; None where it is plainly causal in all layers."""
     if not masks:
         return None
     # Families may pass one mask for the batch; then every sequence has the first.

@@ -61,12 +61,12 @@ class Forwarded:
 
     @property
     def head_outputs(self) -> Float32[np.ndarray, "layer query head channel"]:
-        """What each head gave to the output projection, edits included."""
+        """Output of each head at the input of the output projection, edits included."""
         return self._array("head_outputs")
 
     @property
     def residual(self) -> Float32[np.ndarray, "depth query hidden"]:
-        """The residual stream: depth 0 enters the first layer, depth k is what layer k - 1 left."""
+        """The residual stream: depth 0 enters the first layer, depth k leaves layer k - 1."""
         return self._array("residual")
 
     @property
@@ -81,7 +81,7 @@ class Forwarded:
 
     @property
     def final(self) -> Float32[np.ndarray, "query hidden"]:
-        """Hidden states behind the final norm, which the language-model head reads."""
+        """Hidden states after the final norm, which the language-model head reads."""
         return self._array("final")
 
     def log_probability(self) -> Float32[np.ndarray, "query vocab"]:
@@ -106,7 +106,7 @@ def forward(
     edits: Sequence[Edit] = (),
     keep: Sequence[str] = DEFAULT_KEEP,
 ) -> Forwarded:
-    """Run a text once, causally, with some edits in it; the model is left as it was.
+    """Run a text once, causally, with edits; the model itself is not changed.
 
     Args:
         model: A loaded model, or whatever `load_model` takes.

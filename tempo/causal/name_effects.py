@@ -1,4 +1,4 @@
-"""What silencing a head does to the choice between two names: S-inhibition by its effect.
+"""Effect of silencing a head on the choice between two names: S-inhibition measured causally.
 
 A head that inhibits the repeated subject acts on the queries of name movers, the heads that then
 copy the indirect object (Wang et al. 2022, arXiv 2211.00593, section 3). So its removal lowers the
@@ -110,7 +110,7 @@ def inhibition_effect(
 def name_movers(
     model: LanguageModel, prompts: Sequence[NamePrompt], *, n: int = N_MOVERS
 ) -> tuple[HeadIndex, ...]:
-    """The heads that copy IO: up to n of those that look at IO most and write most towards it.
+    """The name movers: up to n heads that attend to IO and write most towards it.
 
     A name mover must attend more to IO than to both occurrences of S, from the end and on average
     over up to 16 prompts: a head that attends to S and lowers it helps IO too, but copies nothing.
@@ -141,7 +141,7 @@ def name_movers(
 def direct_name_effects(
     model: LanguageModel, prompts: Sequence[NamePrompt]
 ) -> Float64[np.ndarray, "prompt layer head"]:
-    """What each head itself adds to the logit of IO less that of S, at the end of each prompt."""
+    """Direct effect of each head on the logit of IO minus that of S, at the end of each prompt."""
     return np.stack(
         [
             direct_attribution(

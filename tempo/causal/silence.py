@@ -30,7 +30,7 @@ Means = Float32[np.ndarray, "layer head channel"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeltaNll:
-    """What silencing each head adds to the loss, sequence by sequence.
+    """Increase of the loss of each sequence when one head is silenced.
 
     Attributes:
         heads: The silenced heads, in the order given.
@@ -51,7 +51,7 @@ class DeltaNll:
 def ablated(
     model: LanguageModel, heads: Iterable[HeadIndex], *, means: Means | None = None
 ) -> Generator[None]:
-    """Run with some heads silent at every position; nothing is left behind.
+    """Run the model with some heads silent at every position; undone at the end of the context.
 
     Args:
         means: Hold each head at these instead of at zero; see `mean_inputs`.
@@ -147,7 +147,7 @@ def delta_nll(
 def mean_inputs(
     model: LanguageModel, sequences: Sequence[SequenceIds] | IdBatch, *, batch: int = BATCH
 ) -> Means:
-    """Mean over all tokens of what each head gives to the output projection.
+    """Mean output of each head, before the output projection, over all tokens.
 
     Raises:
         InputError: A sequence cannot be used.
@@ -174,7 +174,7 @@ LayerOutputs = Mapping[int, Sequence[Any]]
 
 @contextmanager
 def kept_layer_outputs(model: LanguageModel) -> Generator[LayerOutputs]:
-    """What every layer returns during a forward, for `resumed`."""
+    """The return values of every layer in a forward, for `resumed`."""
     decoder: Any = model.hf.get_decoder()
     with watched_outputs(dict(enumerate(decoder.layers))) as kept:
         yield kept
@@ -182,7 +182,7 @@ def kept_layer_outputs(model: LanguageModel) -> Generator[LayerOutputs]:
 
 @contextmanager
 def resumed(model: LanguageModel, layer: int, kept: LayerOutputs) -> Generator[None]:
-    """Layers before this one return what they returned before instead of running.
+    """Layers before this one return their recorded values instead of running.
 
     The instance attribute `forward` hides the method of the class; hooks on the layer still run.
     """

@@ -23,7 +23,7 @@ PACKED_ATTENTION = "tempo"
 
 @dataclass(frozen=True, slots=True)
 class LayerCall:
-    """What one layer computed with, kept for capture.
+    """Inputs of the attention of one layer, kept for capture.
 
     Attributes:
         query: After RoPE, per sequence.
@@ -47,11 +47,11 @@ RowsOf = Callable[[LayerCall, Tensor, Mask], tuple[Tensor, Tensor]]
 
 @dataclass(slots=True)
 class Forward:
-    """State of one packed forward, handed through the model as a keyword.
+    """State of one packed forward, passed through the model as a keyword argument.
 
     Attributes:
-        attention_overrides: What attends in place of `attend` in edited layers.
-        row_overrides: What computes the captured rows there, where scores or weights are edited.
+        attention_overrides: Functions that replace `attend` in edited layers.
+        row_overrides: Functions that compute the captured rows where scores or weights are edited.
     """
 
     packing: Packing
@@ -103,7 +103,7 @@ def tempo_attention(
 
 
 def _check_call(state: Forward, layer: int, *, masked: bool, dropout: float) -> None:
-    """Refuse what the engine would silently do otherwise than the model means it."""
+    """Refuse calls that the engine would silently compute in another way than the model."""
     expected = "expected a decoder that attends once in each layer and makes no mask of its own"
     if layer in state.attended:
         raise ModelError(f"{expected}, got a second call from layer {layer}; not supported")
@@ -173,7 +173,7 @@ def sink_column(
 
 
 def fold(query: Query, n_kv: int) -> Float[Tensor, "sequence kv_head row channel"]:
-    """Query heads of one KV head become rows of it: row = head within the group, then query."""
+    """Query heads of one KV head as its rows: row = head in the group * n_queries + query."""
     # query heads of one KV head are neighbours, so a reshape is enough and keys are not copied
     n_sequences, _, _, n_channels = query.shape
     return query.reshape(n_sequences, n_kv, -1, n_channels)

@@ -20,7 +20,7 @@ Query = Float[Tensor, "sequence head query channel"]
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Where the rows of one packed forward belong.
+    """The sequence, query index and cache column of every row of a packed forward.
 
     Attributes:
         sequences: Neighbouring sequences of the batch that take part.
@@ -122,7 +122,7 @@ class SequenceBatch:
 
 @dataclass(slots=True)
 class BatchMask:
-    """Visibility of all rows of a forward, worked out once for each sliding window."""
+    """Visibility of all rows of a forward, computed once for each sliding window."""
 
     views: Sequence[SequenceBatch]
     dtype: torch.dtype

@@ -1,4 +1,4 @@
-"""Decodes sequences that share a past: the past is run once, and its cache copied at the fork."""
+"""Decodes sequences with a common past: it is run once, and its cache is copied at the fork."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +18,8 @@ class Fork:
     """A sequence that is the same as its trunk before a step.
 
     Attributes:
-        number: Its place among all forks; the number of its outcomes.
-        trunk: Its trunk's place among the trunks.
+        number: Its index among all forks; the number of its outcomes.
+        trunk: Index of its trunk.
         step: The first step that differs.
     """
 
@@ -31,7 +31,7 @@ class Fork:
 
 @dataclass(slots=True)
 class _Trunks:
-    """The common sequences, with what every step left."""
+    """The common sequences, with the outcome of every step."""
 
     decodings: list[Decoding]
     cache: SlotCache
@@ -41,7 +41,7 @@ class _Trunks:
 def decode_forks(
     session: DecodeContext, trunks: Sequence[SequencePlan], groups: Sequence[Sequence[Fork]]
 ) -> dict[int, Decoding]:
-    """Decode forks to the end of their plans; what is left of each, by its number.
+    """Decode forks to the end of their plans; return the final state of each, by its number.
 
     `session.on_step` gets every step of every fork; those of the shared past are the trunk's, with
     the fork's plan and without attention rows.
@@ -74,7 +74,7 @@ def decode_forks(
 def _branch_off(
     session: DecodeContext, trunk: _Trunks, group: Sequence[Fork]
 ) -> dict[int, Decoding]:
-    """Decode one group from where the trunks are now."""
+    """Decode one group from the current step of the trunks."""
     for fork in group:
         for outcome in trunk.past[fork.trunk]:
             then = replace(outcome.decoding, plan=fork.plan)

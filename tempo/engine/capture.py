@@ -1,7 +1,7 @@
-"""The attention of a step for the trace, recomputed beside the model's own output path.
+"""The attention of a step for the trace, computed separately from the model's output path.
 
-Rows are the float32 softmax of the very queries and keys, after RoPE, that the model attended
-with. Nothing here feeds back, so tokens and logits are bit-equal with capture on and off.
+Rows are the float32 softmax of the same queries and keys, after RoPE, that the model used. They do
+not enter the output, so tokens and logits are bit-equal with capture on and off.
 """
 
 from collections.abc import Mapping, Sequence
@@ -113,7 +113,7 @@ def _layer_tensors(
 
 
 def received(forward: Forward, sight: BatchMask) -> list[Received]:
-    """What each slot gets from the rows of a forward: mean over all layers, heads and queries."""
+    """Attention received by each slot in a forward: mean over all layers, heads and queries."""
     total = [np.zeros(len(view.table), np.float64) for view in sight.views]
     for layer, call in forward.calls.items():
         weights = _rows(layer, call, forward=forward, sight=sight).weights
@@ -128,7 +128,7 @@ def received(forward: Forward, sight: BatchMask) -> list[Received]:
 def _by_slot(
     weights: Float32[Tensor, "head query place"], view: SequenceBatch
 ) -> Float32[Tensor, "head query slot"]:
-    """Rows over every slot ever written; 0 for what the cache no longer holds."""
+    """Rows over every slot ever written; 0 for evicted slots."""
     cached = weights[..., : len(view.cached_slots)]
     if len(view.cached_slots) == len(view.table):
         return cached

@@ -214,7 +214,7 @@ def prefill(
 def advance(
     session: DecodeContext, decodings: Sequence[Decoding], *, cache: SlotCache, step: int
 ) -> list[Decoding]:
-    """One step for every sequence that goes on."""
+    """One step of every sequence that has not stopped."""
     placed = [_place(session.model, decoding, step) for decoding in decodings]
     if not any(choice for _, choice in placed):
         return [decoding for decoding, _ in placed]
@@ -259,7 +259,7 @@ def advance(
 
 
 def _place(model: LanguageModel, decoding: Decoding, step: int) -> tuple[Decoding, Choice | None]:
-    """Select and place the next set; no choice, and the reason noted, where the sequence ends."""
+    """Select and place the next set; None, and the reason recorded, where the sequence ends."""
     plan, before = decoding.plan, decoding.table
     reason = decoding.stopped or ("steps" if step > plan.steps else "")
     if reason or plan.policy.select.exhausted(step):
@@ -377,7 +377,7 @@ def _chunk(table: SlotTable, start: int, stop: int) -> SequenceBatch:
 
 
 def _prefill_groups(lengths: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:
-    """Chunks `(prompt, start, stop)` that go together: neighbours, PREFILL_ROWS rows at most."""
+    """Groups of chunks `(prompt, start, stop)` for one forward, at most PREFILL_ROWS rows each."""
     group: list[tuple[int, int, int]] = []
     room = PREFILL_ROWS
     for number, length in enumerate(lengths):

@@ -1,4 +1,4 @@
-"""Edits carried out inside the engine; whether they fit a model and found something to act on."""
+"""Applies edits inside the engine, and checks that they fit the model and act on a row."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ def heads_in(edit: Edit, model: LanguageModel) -> dict[int, list[int]]:
 
 
 def check_edit_list(edits: object) -> None:
-    """Refuse what is no list of edits.
+    """Refuse anything but a list of edits.
 
     Raises:
         InputError: Says what it is.
@@ -78,7 +78,7 @@ def check_edit_list(edits: object) -> None:
 
 
 def check_slots(edit: Edit, n_slots: int) -> None:
-    """Refuse slots that a plain text of so many tokens does not have.
+    """Refuse slots that a text of `n_slots` tokens does not have.
 
     Raises:
         InputError: Names one.
@@ -93,10 +93,10 @@ def check_slots(edit: Edit, n_slots: int) -> None:
 
 
 def check_applied(edits: Sequence[Edit], applied_edits: Set[int]) -> None:
-    """Refuse edits that never found a row or slot to act on.
+    """Refuse edits that applied to no row or slot.
 
     Args:
-        applied_edits: Numbers of those that did.
+        applied_edits: Indices of the edits that applied.
 
     Raises:
         InputError: Names the first that did not.
@@ -117,7 +117,7 @@ def check_applied(edits: Sequence[Edit], applied_edits: Set[int]) -> None:
 def shift_of(
     moves: Sequence[tuple[EmbeddingOffset, Bool[np.ndarray, " row"]]],
 ) -> RowShift | None:
-    """The sum of offsets, each on the packed rows that it means; None where there are none."""
+    """The sum of all offsets on the packed rows; None without offsets."""
     if not moves:
         return None
     return torch.from_numpy(sum(np.outer(rows, edit.vector) for edit, rows in moves)).float()
@@ -125,7 +125,7 @@ def shift_of(
 
 HeadScores = Float32[Tensor, "sequence head query slot"]
 CELLS = (ScoreBias, ScoreScale, KnockOut)
-"""What changes scores or weights, so the rows of a trace too."""
+"""Edits that change scores or weights, and so the rows of a trace."""
 
 
 @dataclass(slots=True)
@@ -145,12 +145,12 @@ class EditApplier:
     applied_edits: set[int] = field(default_factory=set)
 
     def attention_overrides(self) -> dict[int, Attend]:
-        """What attends in the layers that are edited."""
+        """The attention function of every edited layer."""
         layers = {layer for heads in self.heads for layer in heads}
         return {layer: partial(self.attended, layer) for layer in sorted(layers)}
 
     def row_overrides(self) -> dict[int, RowsOf]:
-        """What computes the rows of layers whose scores or weights are edited."""
+        """The row function of every layer whose scores or weights are edited."""
         layers = {
             layer
             for edit, heads in zip(self.edits, self.heads, strict=True)
@@ -167,7 +167,7 @@ class EditApplier:
         values: Float[Tensor, "sequence kv_head slot channel"],
         mask: Mask,
     ) -> Query:
-        """What the heads of a layer give, with its edits."""
+        """Head outputs of a layer, with its edits."""
         if any(isinstance(edit, Columns) for _, edit, _ in self._of_layer(layer)):
             weights, _ = self.weights(layer, call, keys, mask)
             read = weights.masked_fill(self._unread(layer, weights, mask), 0.0)
@@ -214,7 +214,7 @@ class EditApplier:
         return weights.masked_fill(cut["after"], 0.0), logsumexp
 
     def shift(self) -> RowShift | None:
-        """What is added to the packed rows as they enter the first layer; None where nothing is."""
+        """Vectors added to the packed rows at the first layer; None without offsets."""
         moves = [
             (number, edit)
             for number, edit in enumerate(self.edits)
@@ -226,7 +226,7 @@ class EditApplier:
         return shift_of([(edit, self._moved(number, edit)) for number, edit in moves])
 
     def _moved(self, number: int, edit: EmbeddingOffset) -> Bool[np.ndarray, " row"]:
-        """Which of the packed rows an offset means."""
+        """Which of the packed rows an offset applies to."""
         rows = [
             edit.moved(view.table, view.queries) & self._concerns(number, place)
             for place, view in enumerate(self.views)
@@ -256,7 +256,7 @@ class EditApplier:
         return unread
 
     def _replaced(self, layer: int, out: Query) -> Query:
-        """Head outputs put in place of what the heads gave."""
+        """Head outputs after all replacements."""
         for number, edit, heads in self._of_layer(layer):
             if isinstance(edit, ReplaceHeadOutput):
                 rows = self._rows(number, edit, out)
@@ -290,7 +290,7 @@ class EditApplier:
     def _cells(
         self, number: int, edit: Columns, heads: list[int], scores: HeadScores, mask: Mask
     ) -> Bool[Tensor, "sequence head query slot"]:
-        """Visible cells that an edit means."""
+        """Visible cells that an edit applies to."""
         chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
         for place, view in enumerate(self.views):
             if not self._concerns(number, place):
@@ -338,7 +338,7 @@ def editing(
 
 
 def _check_rows(layer: int, scores: HeadScores, mask: Mask) -> None:
-    """Refuse a row that is left with nothing to see."""
+    """Refuse a row without any visible slot left."""
     before = torch.isfinite(mask).any(-1)[:, None]
     if (before & ~torch.isfinite(scores).any(-1)).any():
         raise InputError(

@@ -104,9 +104,9 @@ def guard_windows(model: LanguageModel, state: Forward) -> None:
 
 
 def guard_projections(state: Forward, given: Mapping[int, Sequence[Tensor]]) -> None:
-    """Every output projection read what its heads attended, once and as it was.
+    """Every output projection reads the outputs of its heads, once and unchanged.
 
-    A gate or a norm in between would make the norms of values through it another model's.
+    With a gate or a norm in between, the value norms would not describe this model.
     """
     if not _on_guard.get():
         return

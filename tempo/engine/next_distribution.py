@@ -1,4 +1,4 @@
-"""From the logits of a step's rows to one next-token distribution for each sequence, in torch."""
+"""The next-token distribution of each sequence, computed from the logits of a step, in torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -40,7 +40,7 @@ NONE = Projections({}, {}, ())
 
 
 def projections(model: LanguageModel, capture: Capture) -> Projections:
-    """What the stream needs of a model, worked out once; empty where values are not captured.
+    """The weights that the stream needs, computed once; empty where values are not captured.
 
     Raises:
         ModelError: A captured layer has no plain output projection.

@@ -67,7 +67,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CircuitWeights:
-    """All layers, with the two ends of the model.
+    """The attention weights of all layers, embedding, unembedding and final norm.
 
     Attributes:
         embedding: Rows as they enter the first layer, scaled where the family scales them.

@@ -89,7 +89,7 @@ def _digest(tensor: torch.Tensor) -> str:
 
 
 def _architecture(hf: PreTrainedModel) -> str:
-    """The configuration as canonical JSON, without what does not change the computation."""
+    """The configuration as canonical JSON, only with keys that change the computation."""
     return json.dumps(_essential(hf.config.to_diff_dict()), sort_keys=True, default=str)
 
 

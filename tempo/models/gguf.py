@@ -141,7 +141,7 @@ def _byte_level_tokenizer(said: dict[str, Any]) -> PreTrainedTokenizerBase:
 
 
 def _whole(token: str) -> AddedToken:
-    """A token that is found in the text before it is cut into words."""
+    """A token that is matched in the text before it is split into words."""
     return AddedToken(token, normalized=False)
 
 
@@ -162,7 +162,7 @@ def _unpacking() -> dict[str, object]:
 
 @contextlib.contextmanager
 def _without_bars() -> Generator[None]:
-    """Keep the loader's progress bars off the terminal; they have no switch of their own."""
+    """Hide the progress bars of the loader, which have no option to disable them."""
     with contextlib.redirect_stderr(io.StringIO()), quiet():
         yield
 

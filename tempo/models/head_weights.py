@@ -288,6 +288,6 @@ def _array(tensor: Float[Tensor, "*shape"]) -> Float32[np.ndarray, "*shape"]:
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
-    """Read-only: it may be the model's own memory."""
+    """The array made read-only, since it may share the memory of the model."""
     array.flags.writeable = False
     return array

@@ -50,7 +50,7 @@ def watched_inputs(
 
 @contextmanager
 def watched_outputs(modules: Mapping[int, nn.Module]) -> Generator[dict[int, list[Any]]]:
-    """Note what each module returns (a tensor, or a tuple in some families), call by call."""
+    """Record the return value of each module (a tensor, or a tuple in some families), by call."""
     given: dict[int, list[Any]] = {key: [] for key in modules}
 
     def noting(key: int) -> Callable[..., None]:
@@ -65,7 +65,7 @@ def watched_outputs(modules: Mapping[int, nn.Module]) -> Generator[dict[int, lis
 
 @contextmanager
 def watched_stream(model: LanguageModel, read: ReadTensor = Tensor.detach) -> Generator[list[Any]]:
-    """Note the residual stream of one forward, depth by depth.
+    """Record the residual stream of one forward, depth by depth.
 
     Depth 0 is what enters the first layer, scaled where a family scales its embeddings and with
     any embedding offset; depth k is what layer k - 1 returns. The last depth is before the final
@@ -93,7 +93,7 @@ def watched_stream(model: LanguageModel, read: ReadTensor = Tensor.detach) -> Ge
 
 @contextmanager
 def watched_positions(hf: nn.Module) -> Generator[list[Tensor]]:
-    """Note the positions given to every rotary module, in the order of the calls."""
+    """Record the positions passed to every rotary module, in the order of the calls."""
     seen: list[Tensor] = []
 
     def note(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -109,7 +109,7 @@ def watched_positions(hf: nn.Module) -> Generator[list[Tensor]]:
 def changed_inputs(
     modules: Mapping[int, nn.Module], change: Callable[[int, Tensor], Tensor]
 ) -> Generator[None]:
-    """Give each module another tensor than the one it was called with.
+    """Replace the input tensor of each module.
 
     Args:
         change: Takes the key of a module and its input; returns a new tensor.

@@ -169,7 +169,7 @@ def _identified(
 def _read(
     source: str, placing: dict[str, Any], revision: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
-    """Decide what a name means, and read it."""
+    """Find out whether a source is a preset, file, folder or hub id, and read it."""
     path = Path(source).expanduser()
     # Presets, files and folders come before the hub: offline is the usual case.
     is_local = source in registry.names() or path.suffix == ".gguf" or path.is_dir()
@@ -240,7 +240,7 @@ def _cached_commit(source: str, revision: str) -> str | None:
 
 
 def _from_pretrained(source: str, placing: dict[str, Any], **where: Any) -> _Parts:
-    """Model and tokenizer; refuses what transformers would make up in silence."""
+    """Model and tokenizer; refuses missing weights, which transformers would draw at random."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source, output_loading_info=True, trust_remote_code=False, **placing, **where
     )

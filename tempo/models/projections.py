@@ -18,7 +18,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def head_slices(
     weight: Float[Tensor, "hidden input"], n_heads: int
 ) -> Float32[Tensor, "head channel hidden"]:
-    """The part of an output projection that each query head writes through."""
+    """The part of an output projection that belongs to each query head."""
     # nn.Linear stores [output input], and the input is the heads side by side
     return weight.float().T.reshape(n_heads, -1, weight.shape[0])
 
@@ -33,7 +33,7 @@ def output_modules(model: LanguageModel, layers: Sequence[int]) -> dict[int, nn.
 
 
 def output_projections(model: LanguageModel, layers: Sequence[int]) -> dict[int, nn.Linear]:
-    """The linear map that each of these layers sends its heads' outputs through.
+    """The output projection of each of these layers, as a plain linear module.
 
     Raises:
         ModelError: Names the class that has none, more than one, or weights that are not plain.

@@ -15,7 +15,10 @@ by at most half a step each, so it changes such an offset by at most a sixteenth
 
 
 class Place(ABC):
-    """Gives the positions of a set from its base, one past the base of the set before."""
+    """A placement rule: the positions of a set, and the base of the next set.
+
+    The base of the first set is the length of the prompt.
+    """
 
     @abstractmethod
     def positions(self, base: int, width: int) -> Float32[np.ndarray, " member"]:

@@ -1,4 +1,4 @@
-"""Prompts that name two people and one of them again, for heads that inhibit the repeated one.
+"""Prompts with two names, one of them repeated, for S-inhibition heads.
 
 The indirect object (IO) is named once, the subject (S) twice. ABBA names IO first and then S, BABA
 the other way round; both end where IO comes next. In the control ABC the second S is a third name,

@@ -1,4 +1,4 @@
-"""Prompts: the bundled suites and a user's own JSON lines."""
+"""Prompt suites: the bundled ones and JSON lines of the user."""
 
 import json
 from collections.abc import Mapping

@@ -19,7 +19,7 @@ class Spells(Protocol):
 
     @property
     def tokenizer(self) -> Any:
-        """Of transformers, or None."""
+        """A tokenizer of transformers, or None."""
 
     @property
     def vocab_size(self) -> int:
@@ -28,7 +28,7 @@ class Spells(Protocol):
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name of the model, for messages."""
         ...
 
 
@@ -63,7 +63,7 @@ class TokenFacts:
         return whole[len(before) :] if continues else self.encode(text)
 
     def single(self, text: str) -> int | None:
-        """The one token that a text is inside another; None if it takes more."""
+        """The single token of a text inside another text; None if it has more."""
         ids = self.after_text(text)
         return ids[0] if len(ids) == 1 and ids[0] in self.ordinary else None
 

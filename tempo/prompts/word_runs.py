@@ -83,7 +83,7 @@ class WordRun:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WordRuns:
-    """Runs of all conditions and what the tokenizer left of each family.
+    """Runs of all conditions, and the words that the tokenizer keeps.
 
     Attributes:
         runs: By condition; entry i of each condition has the length of entry i of the others.
@@ -100,7 +100,7 @@ class WordRuns:
 
 
 def families(facts: TokenFacts) -> tuple[Family, ...]:
-    """What a tokenizer keeps of each family."""
+    """The elements of each family that are one token."""
     found: list[Family] = []
     for name, members in WORD_FAMILIES.items():
         tokens, vanished = facts.kept(members)
