@@ -259,7 +259,7 @@ def _paired(
 
 
 def _change(name: str, given: Rules | None, reference: Policy) -> Change:
-    """The change of a twin; one that changes nothing is refused, as it would compare equals."""
+    """The change of a twin; a twin that changes nothing is refused: its difference would be 0."""
     change = as_change(name if given is None else given).against(reference)
     if not change.axes:
         raise InputError(
