@@ -43,7 +43,7 @@ def compare(
 
         request = compare_request(options.model, chosen, **given(options))
         planned = layout(request)
-    # The level is said before decoding: with `auto` the budget decides it, not the user.
+    # Reported before decoding: with `auto` the budget decides the level, not the user.
     say_level(request, planned)
     if dry_run:
         show_plan("compare", request, planned, as_json=as_json)

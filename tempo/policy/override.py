@@ -56,8 +56,8 @@ class Change:
             "relation": self.see,
             "bias": self.bias,
             "tokens": self.copies,
-            # Copies divide the weight of the member among them; another readout weighs members
-            # anew.
+            # Copies divide the weight of the member among them; another readout changes
+            # all weights.
             "weights": self.copies or self.read,
         }
         return frozenset(axis for axis, value in named.items() if value is not None)

@@ -185,9 +185,9 @@ class Options(BaseModel):
                 )
         return self
 
+    # Before validation, as only then it is known which options were given at all.
     @model_validator(mode="before")
     @classmethod
-    # Before validation, as only then it is known which options were given at all.
     def _in_words(cls, values: Any) -> Any:
         """Convert rules to words; set the threshold to None if the selection uses none."""
         words = in_words(values)
