@@ -17,7 +17,7 @@ from tempo_analysis.parallel.figures import (
 )
 from tempo_analysis.parallel.report import report_text
 from tempo_analysis.parallel.results import analyze
-from tempo_analysis.parallel.tables import fact_rows, head_rows
+from tempo_analysis.parallel.tables import fact_rows, tables_of
 from tempo_analysis.parallel.trace_figures import drawable_glyphs, lattice_figure
 from tempo_analysis.report.figure_style import Drawing, new_figure, save_figure
 from tests.planted_runs import marked
@@ -117,7 +117,9 @@ def test_what_was_run_is_said_as_it_was_recorded():
 
 
 def test_the_heads_that_differ_most_surely_come_first():
-    rows = list(head_rows(analyze(planted(12, n_layers=4, n_heads=5))))
+    run = planted(12, n_layers=4, n_heads=5)
+    tables = {table.name: table for table in tables_of(run, analyze(run))}
+    rows = tables["heads"].rows
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in ("isolated", "visible")}
     assert [len(found) for found in by_arm.values()] == [10, 10]
     for found in by_arm.values():

@@ -15,7 +15,7 @@ from tempo_analysis.parallel.figures import split_figure
 from tempo_analysis.parallel.report import report_text
 from tempo_analysis.parallel.results import Results, analyze
 from tempo_analysis.parallel.set_effect import UNPAIRED, decomposition, prompt_split, set_effects
-from tempo_analysis.parallel.tables import split_rows
+from tempo_analysis.parallel.tables import tables_of
 from tests.decoding import model_of
 from tests.planted_runs import paired_run
 
@@ -248,8 +248,9 @@ def test_a_refused_twin_stands_in_the_table():
     assert refusals_of_pairs(results)[0].startswith("not answered: twin, isolated|visible: on 9")
 
 
-def test_the_table_of_the_split_shows_both_references(weighted: Results):
-    names = [row["name"] for row in split_rows(weighted)]
+def test_the_table_of_the_split_shows_both_references(weighted_run: Run, weighted: Results):
+    tables = {table.name: table for table in tables_of(weighted_run, weighted)}
+    names = [row["name"] for row in tables["split"].rows]
     assert len(names) == len(set(names)) == 10
     assert names[1] == "score drift, without slot 0"
     assert names[7] == "score drift, with slot 0"

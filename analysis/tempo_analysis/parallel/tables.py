@@ -1,24 +1,23 @@
 """The tables of a run as data, for whoever shows or stores them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from math import nan
 from typing import Any
 
 import numpy as np
 
 from tempo.trace.run import Run
-from tempo_analysis.parallel.divergence import MEASURES as READOUT_MEASURES
+from tempo_analysis.parallel.divergence import Divergence
 from tempo_analysis.parallel.head_kinds import KINDS, RULE, UNTYPED, HeadTable
-from tempo_analysis.parallel.metrics import metric_row
 from tempo_analysis.parallel.ratio import Q_BELOW, AttentionRatio, Sink
-from tempo_analysis.parallel.run_numbers import ArmResults, RunNumbers
+from tempo_analysis.parallel.run_numbers import RunNumbers
 from tempo_analysis.parallel.twins import Twin
 from tempo_analysis.report.table import Column, Table
-from tempo_analysis.stats.intervals import Curve
+from tempo_analysis.stats.bands import point_of
+from tempo_analysis.stats.intervals import Curve, Interval
 from tempo_analysis.stats.verdict import axes_verdict
 
-Row = dict[str, Any]
-NONE = float("nan")
-MOST_HEADS = 10
+_MOST_HEADS = 10
 MOST_LATTICES = 20
 SPLIT_TERMS: Mapping[Sink, tuple[str, ...]] = {
     "without": (
@@ -67,29 +66,6 @@ def arm_rows(run: Run, results: RunNumbers) -> list[tuple[str, str, str]]:
     return [(arm, role, _policy(run.policies.get(arm, {}))) for arm, role in roles.items()]
 
 
-def ratio_rows(results: RunNumbers) -> Iterator[Row]:
-    """The ratio at each step that has data."""
-    for arm, found in results.by_arm.items():
-        for sink, ratio in found.ratio.items():
-            for step in ratio.by_step.x[ratio.by_step.n > 0].tolist():
-                null = _at(ratio.null_by_step, step)
-                beside = {f"null_{name}": value for name, value in null.items()}
-                yield {"arm": arm, "sink": sink, "step": step} | _at(ratio.by_step, step) | beside
-
-
-def kind_rows(results: RunNumbers) -> list[tuple[str, int, list[int]]]:
-    """How many heads of each kind every arm has."""
-    tables = {arm: found.heads for arm, found in results.by_arm.items() if found.heads}
-    return [(arm, heads.n, list(heads.kind_count().values())) for arm, heads in tables.items()]
-
-
-def head_rows(results: RunNumbers) -> Iterator[Row]:
-    """For each arm the heads that differ most surely from their null, by q, then by distance."""
-    for arm, found in results.by_arm.items():
-        if "without" in found.ratio and found.heads:
-            yield from _surest_heads(arm, found.ratio["without"], found.heads)
-
-
 def head_sentences(results: RunNumbers) -> list[str]:
     """How many heads of each arm differ from their null."""
     ratios = {arm: found.ratio.get("without") for arm, found in results.by_arm.items()}
@@ -99,33 +75,6 @@ def head_sentences(results: RunNumbers) -> list[str]:
         f"{higher} more, of {tested} tested (ratio without slot 0)."
         for arm, (lower, higher, tested) in counts.items()
     ]
-
-
-def set_rows(results: RunNumbers) -> list[Row]:
-    """Sets, dropped tokens, ends, and mass between siblings."""
-    return [_set_row(arm, found) for arm, found in results.by_arm.items()]
-
-
-def readout_rows(results: RunNumbers) -> Iterator[Row]:
-    """Distances of the readouts at each step that has data."""
-    for pair, found in results.divergence.items():
-        for step in found.js.x[found.js.n > 0].tolist():
-            curves = {name: getattr(found, name) for name in READOUT_MEASURES}
-            estimates = {name: _at(curve, step)["estimate"] for name, curve in curves.items()}
-            yield {"pair": pair, "step": step} | _at(found.js, step) | estimates
-
-
-def twin_rows(results: RunNumbers) -> list[Row]:
-    """What changed in every twin and what followed; a refused one has no number."""
-    return [_twin_row(twin, results.twins.get(twin)) for twin in results.replays]
-
-
-def split_rows(results: RunNumbers) -> Iterator[Row]:
-    """Each part of the split, of first sets and of all sets, as a factor of a token alone."""
-    for sink, effect in results.set_effects.items():
-        for term in SPLIT_TERMS[sink]:
-            first, every = (getattr(p.factor, term) for p in (effect.first, effect.all_sets))
-            yield {"name": SPLIT_WORDS[term].format(sink=sink), "first": first, "every": every}
 
 
 def split_sentences(results: RunNumbers) -> list[str]:
@@ -155,61 +104,6 @@ def lattices(run: Run, results: RunNumbers) -> dict[str, list[str]]:
         width = max(map(len, texts), default=0)
         lines[prompt.id] = [f"{arm:<{width}}  {_one_line(text)}" for arm, text in texts.items()]
     return lines
-
-
-def _at(curve: Curve, step: int) -> Row:
-    """One point of a curve; NaN where it does not reach."""
-    place = np.flatnonzero(curve.x == step)
-    if not len(place):
-        return {"estimate": NONE, "low": NONE, "high": NONE, "n": 0}
-    names = ("estimate", "low", "high", "n")
-    return {name: getattr(curve, name)[place[0]].item() for name in names}
-
-
-def _surest_heads(arm: str, ratio: AttentionRatio, heads: HeadTable) -> Iterator[Row]:
-    reference = ratio.log_null_by_head if ratio.null.n else np.zeros_like(ratio.log_ratio_by_head)
-    distance = np.abs(ratio.log_ratio_by_head - reference)
-    order = np.lexsort((-distance.ravel(), ratio.q_value_by_head.ravel()))  # NaN comes last
-    known = order[~np.isnan(distance.ravel()[order])]
-    names = heads.names()
-    for layer, head in zip(*np.unravel_index(known[:MOST_HEADS], distance.shape), strict=True):
-        kind = heads.kind[layer, head]
-        entropy = "normalised_entropy_without_sink"
-        yield {
-            "arm": arm,
-            "head": str(names[layer][head]),
-            "ratio": np.exp(ratio.log_ratio_by_head[layer, head]),
-            "null": np.exp(ratio.log_null_by_head[layer, head]),
-            "q": ratio.q_value_by_head[layer, head],
-            "sink": heads.column("sink")[layer, head],
-            "sink_chance": heads.chance_column("sink")[layer, head],
-            "entropy": heads.column(entropy)[layer, head],
-            "entropy_chance": heads.chance_column(entropy)[layer, head],
-            "kind": "no data" if kind == UNTYPED else KINDS[kind],
-        }
-
-
-def _set_row(arm: str, found: ArmResults) -> Row:
-    siblings = found.siblings
-    return {
-        "arm": arm,
-        "n_sets": found.widths.n_sets,
-        "n_parallel": found.widths.n_parallel_sets,
-        "dropped": _counts(found.widths.dropped),
-        "stopped": _counts(found.widths.stopped),
-        "largest": siblings.largest if siblings else NONE,
-        "hidden": siblings.largest_hidden if siblings else NONE,
-    }
-
-
-def _twin_row(name: str, twin: Twin | None) -> Row:
-    if twin is None:
-        numbers = dict.fromkeys(("without", "with", "js", "cosine", "top_1_overlap"))
-        return {"twin": name, "changed": "refused, see above", "n": 0} | numbers
-    changed = axes_verdict(twin.axes)
-    numbers = {sink: twin.ratio.get(sink) for sink in ("without", "with")}
-    numbers |= {name: twin.readouts.get(name) for name in ("js", "cosine", "top_1_overlap")}
-    return {"twin": name, "changed": changed, "n": twin.n_prompts} | numbers
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -284,162 +178,236 @@ def tables_of(run: Run, results: RunNumbers) -> tuple[Table, ...]:
     return tuple(table for table in tables if table.rows)
 
 
-def _text(key: str, heading: str = "") -> Column:
-    return Column(key, heading or key, "text")
-
-
-def _number(key: str, heading: str = "") -> Column:
-    return Column(key, heading or key, "number")
-
-
-def _count(key: str, heading: str = "") -> Column:
-    return Column(key, heading or key, "count")
-
-
-def _interval(key: str, heading: str = "") -> Column:
-    return Column(key, heading or key, "interval")
-
-
-def _rows(rows: Iterable[Mapping[str, Any]], columns: Iterable[Column]) -> tuple[Any, ...]:
-    """The cells that have a column; the other values of a row are left out."""
-    keys = [column.key for column in columns]
-    return tuple({key: row[key] for key in keys} for row in rows)
-
-
 def _refusals(results: RunNumbers) -> Table:
-    columns = (_text("question"), _text("arm"), _text("reason"))
-    rows = ({"question": r.question, "arm": r.arm, "reason": r.reason} for r in results.refusals)
-    return Table("refusals", "Not answered", "", columns, tuple(rows))
+    columns = (
+        Column("question", "question", "text", lambda one: one.question),
+        Column("arm", "arm", "text", lambda one: one.arm),
+        Column("reason", "reason", "text", lambda one: one.reason),
+    )
+    return Table.of("refusals", "Not answered", columns, results.refusals)
 
 
 def _facts(run: Run) -> Table:
-    rows = ({"fact": fact, "value": value} for fact, value in fact_rows(run).items())
-    return Table("facts", "What was run", "", (_text("fact"), _text("value")), tuple(rows))
+    columns = (
+        Column("fact", "fact", "text", lambda fact, value: fact),
+        Column("value", "value", "text", lambda fact, value: value),
+    )
+    return Table.of("facts", "What was run", columns, fact_rows(run).items())
 
 
 def _arms(run: Run, results: RunNumbers) -> Table:
-    columns = (_text("arm"), _text("role"), _text("policy"))
-    rows = ({"arm": a, "role": role, "policy": p} for a, role, p in arm_rows(run, results))
-    return Table("arms", "Arms", "", columns, tuple(rows))
+    columns = (
+        Column("arm", "arm", "text", lambda arm, role, policy: arm),
+        Column("role", "role", "text", lambda arm, role, policy: role),
+        Column("policy", "policy", "text", lambda arm, role, policy: policy),
+    )
+    return Table.of("arms", "Arms", columns, arm_rows(run, results))
 
 
 def _metrics(results: RunNumbers) -> Table:
     columns = (
-        _text("name", "metric"),
-        _text("arm"),
-        *(_number(key) for key in ("estimate", "low", "high")),
-        _count("n", "prompts"),
-        *(_number(key) for key in ("chance", "null")),
-        *(_text(key) for key in ("verdict", "unit")),
-        _text("method", "interval"),
+        Column("name", "metric", "text", lambda one: one.name),
+        Column("arm", "arm", "text", lambda one: one.arm),
+        Column("estimate", "estimate", "number", lambda one: one.interval.estimate),
+        Column("low", "low", "number", lambda one: one.interval.low),
+        Column("high", "high", "number", lambda one: one.interval.high),
+        Column("n", "prompts", "count", lambda one: one.interval.n),
+        Column("chance", "chance", "number", lambda one: one.chance),
+        Column("null", "null", "number", lambda one: one.null),
+        Column("verdict", "verdict", "text", lambda one: one.verdict),
+        Column("unit", "unit", "text", lambda one: one.unit),
+        Column("method", "interval", "text", lambda one: one.interval.method),
     )
-    rows = (
-        {**metric_row(metric), "unit": metric.unit, "method": metric.interval.method}
-        for metric in results.metrics
-    )
-    return Table("metrics", "Every number", "", columns, tuple(rows))
+    return Table.of("metrics", "Every number", columns, results.metrics)
 
 
 def _ratio(results: RunNumbers) -> Table:
+    """At each step that has data."""
     columns = (
-        _text("arm"),
-        _text("sink", "slot 0"),
-        _count("step"),
-        _number("estimate", "ratio"),
-        _number("low"),
-        _number("high"),
-        _count("n", "prompts"),
-        _number("null_estimate", "null"),
-        _number("null_low", "null low"),
-        _number("null_high", "null high"),
+        Column("arm", "arm", "text", lambda arm, *_: arm),
+        Column("sink", "slot 0", "text", lambda arm, sink, *_: sink),
+        Column("step", "step", "count", lambda arm, sink, step, *_: step),
+        Column("estimate", "ratio", "number", lambda arm, sink, step, here, null: here.estimate),
+        Column("low", "low", "number", lambda arm, sink, step, here, null: here.low),
+        Column("high", "high", "number", lambda arm, sink, step, here, null: here.high),
+        Column("n", "prompts", "count", lambda arm, sink, step, here, null: here.n),
+        Column(
+            "null_estimate", "null", "number", lambda arm, sink, step, here, null: null.estimate
+        ),
+        Column("null_low", "null low", "number", lambda arm, sink, step, here, null: null.low),
+        Column("null_high", "null high", "number", lambda arm, sink, step, here, null: null.high),
     )
-    rows = _rows(ratio_rows(results), columns)
-    return Table("ratio_by_step", "The ratio, step by step", _RATIO_NOTE, columns, rows)
+    items = (
+        (arm, sink, step, point_of(ratio.by_step, step), _at(ratio.null_by_step, step))
+        for arm, found in results.by_arm.items()
+        for sink, ratio in found.ratio.items()
+        for step in _steps(ratio.by_step)
+    )
+    return Table.of("ratio_by_step", "The ratio, step by step", columns, items, _RATIO_NOTE)
 
 
 def _kinds(results: RunNumbers) -> Table:
-    columns = (_text("arm"), _count("n", "prompts"), *(_count(kind) for kind in KINDS))
-    rows = (
-        {"arm": arm, "n": n} | dict(zip(KINDS, counts, strict=True))
-        for arm, n, counts in kind_rows(results)
+    columns = (
+        Column("arm", "arm", "text", lambda arm, heads: arm),
+        Column("n", "prompts", "count", lambda arm, heads: heads.n),
+        *map(_n_of_kind, KINDS),
     )
-    return Table("head_kinds", "Heads", RULE, columns, tuple(rows))
+    items = ((arm, found.heads) for arm, found in results.by_arm.items() if found.heads)
+    return Table.of("head_kinds", "Heads", columns, items, RULE)
+
+
+def _n_of_kind(kind: str) -> Column:
+    return Column(kind, kind, "count", lambda arm, heads: heads.kind_count()[kind])
 
 
 def _heads(results: RunNumbers) -> Table:
+    """For each arm the heads that differ most surely from their null, by q, then by distance."""
+    entropy, title = "normalised_entropy_without_sink", "entropy without slot 0"
     columns = (
-        _text("arm"),
-        _text("head"),
-        _number("ratio"),
-        _number("null"),
-        _number("q"),
-        _number("sink", "sink mass"),
-        _number("sink_chance", "chance"),
-        _number("entropy", "entropy without slot 0"),
-        _number("entropy_chance", "chance"),
-        _text("kind"),
+        Column("arm", "arm", "text", lambda at, heads, ratio, arm: arm),
+        Column("head", "head", "text", lambda at, heads, *_: str(heads.names()[at[0]][at[1]])),
+        Column(
+            "ratio", "ratio", "number", lambda at, _, one, __: np.exp(one.log_ratio_by_head[at])
+        ),
+        Column("null", "null", "number", lambda at, _, one, __: np.exp(one.log_null_by_head[at])),
+        Column("q", "q", "number", lambda at, _, one, __: one.q_value_by_head[at]),
+        Column("sink", "sink mass", "number", lambda at, heads, *_: heads.column("sink")[at]),
+        _even("sink_chance", "sink"),
+        Column("entropy", title, "number", lambda at, heads, *_: heads.column(entropy)[at]),
+        _even("entropy_chance", entropy),
+        Column("kind", "kind", "text", _kind),
     )
-    rows = _rows(head_rows(results), columns)
-    return Table("heads", "Heads that differ from their null", _HEADS_NOTE, columns, rows)
+    items = (
+        (at, found.heads, found.ratio["without"], arm)
+        for arm, found in results.by_arm.items()
+        if "without" in found.ratio and found.heads
+        for at in _surest_heads(found.ratio["without"])
+    )
+    return Table.of("heads", "Heads that differ from their null", columns, items, _HEADS_NOTE)
+
+
+def _even(key: str, measure: str) -> Column:
+    return Column(key, "chance", "number", lambda at, heads, *_: heads.chance_column(measure)[at])
+
+
+def _kind(at: tuple[int, int], heads: HeadTable, *_: Any) -> str:
+    return "no data" if heads.kind[at] == UNTYPED else KINDS[heads.kind[at]]
+
+
+def _surest_heads(ratio: AttentionRatio) -> list[tuple[int, int]]:
+    """Places of the heads that differ most surely from the null: by q, then by distance."""
+    reference = ratio.log_null_by_head if ratio.null.n else np.zeros_like(ratio.log_ratio_by_head)
+    distance = np.abs(ratio.log_ratio_by_head - reference)
+    order = np.lexsort((-distance.ravel(), ratio.q_value_by_head.ravel()))  # NaN comes last
+    known = order[~np.isnan(distance.ravel()[order])][:_MOST_HEADS].tolist()
+    return [divmod(place, distance.shape[1]) for place in known]
 
 
 def _sets(results: RunNumbers) -> Table:
+    """Sets, dropped tokens, ends, and mass between siblings."""
+    largest, hidden = "largest mass on siblings", "where none was visible"
     columns = (
-        _text("arm"),
-        _count("n_sets", "sets"),
-        _count("n_parallel", "of width >= 2"),
-        _text("dropped", "left out"),
-        _text("stopped", "ended"),
-        _number("largest", "largest mass on siblings"),
-        _number("hidden", "where none was visible"),
+        Column("arm", "arm", "text", lambda arm, widths, masses: arm),
+        Column("n_sets", "sets", "count", lambda arm, widths, masses: widths.n_sets),
+        Column("n_parallel", "of width >= 2", "count", lambda _, one, __: one.n_parallel_sets),
+        Column("dropped", "left out", "text", lambda arm, widths, masses: _counts(widths.dropped)),
+        Column("stopped", "ended", "text", lambda arm, widths, masses: _counts(widths.stopped)),
+        Column("largest", largest, "number", lambda _, __, one: one.largest if one else nan),
+        Column("hidden", hidden, "number", lambda _, __, one: one.largest_hidden if one else nan),
     )
-    return Table("sets", "Sets", "", columns, _rows(set_rows(results), columns))
+    items = ((arm, found.widths, found.siblings) for arm, found in results.by_arm.items())
+    return Table.of("sets", "Sets", columns, items)
 
 
 def _twins(results: RunNumbers) -> Table:
+    """What changed in every twin and what followed; a refused one has no number."""
     columns = (
-        _text("twin"),
-        _text("changed", "what changed"),
-        _count("n", "prompts"),
-        _interval("without", "ratio without slot 0"),
-        _interval("with", "ratio with slot 0"),
-        _interval("js", "JS"),
-        _interval("cosine"),
-        _interval("top_1_overlap", "same best token"),
+        Column("twin", "twin", "text", lambda name, twin: name),
+        Column("changed", "what changed", "text", _changed),
+        Column("n", "prompts", "count", lambda name, twin: twin.n_prompts if twin else 0),
+        _twin_ratio("without", "ratio without slot 0"),
+        _twin_ratio("with", "ratio with slot 0"),
+        _twin_readouts("js", "JS"),
+        _twin_readouts("cosine", "cosine"),
+        _twin_readouts("top_1_overlap", "same best token"),
     )
+    items = ((name, results.twins.get(name)) for name in results.replays)
     title = "Twins: the same tokens, one thing changed"
-    return Table("twins", title, _TWINS_NOTE, columns, _rows(twin_rows(results), columns))
+    return Table.of("twins", title, columns, items, _TWINS_NOTE)
+
+
+def _changed(_: str, twin: Twin | None) -> str:
+    return axes_verdict(twin.axes) if twin else "refused, see above"
+
+
+def _twin_ratio(key: str, heading: str) -> Column:
+    return Column(key, heading, "interval", lambda _, one: one.ratio.get(key) if one else None)
+
+
+def _twin_readouts(key: str, heading: str) -> Column:
+    return Column(
+        key, heading, "interval", lambda _, twin: twin.readouts.get(key) if twin else None
+    )
 
 
 def _split(results: RunNumbers) -> Table:
+    """Each part of the split, of first sets and of all sets, as a factor of a token alone."""
     columns = (
-        _text("name", "in the set over alone"),
-        _interval("first", "first sets"),
-        _count("first_n", "prompts"),
-        _interval("every", "all sets"),
-        _count("every_n", "prompts"),
+        Column("name", "in the set over alone", "text", lambda name, first, every: name),
+        Column("first", "first sets", "interval", lambda name, first, every: first),
+        Column("first_n", "prompts", "count", lambda name, first, every: first.n),
+        Column("every", "all sets", "interval", lambda name, first, every: every),
+        Column("every_n", "prompts", "count", lambda name, first, every: every.n),
     )
-    rows = (
-        row | {"first_n": row["first"].n, "every_n": row["every"].n} for row in split_rows(results)
+    items = (
+        (
+            SPLIT_WORDS[term].format(sink=sink),
+            getattr(effect.first.factor, term),
+            getattr(effect.all_sets.factor, term),
+        )
+        for sink, effect in results.set_effects.items()
+        for term in SPLIT_TERMS[sink]
     )
-    return Table("split", SPLIT_TITLE, _SPLIT_NOTE, columns, tuple(rows))
+    return Table.of("split", SPLIT_TITLE, columns, items, _SPLIT_NOTE)
 
 
 def _readouts(results: RunNumbers) -> Table:
+    """Distances of the readouts at each step that has data."""
     columns = (
-        _text("pair"),
-        _count("step"),
-        _number("kl_forward", "KL forward"),
-        _number("kl_backward", "KL backward"),
-        _number("js", "JS"),
-        _number("low"),
-        _number("high"),
-        _number("top_overlap", "top-10 shared"),
-        _number("cosine"),
-        _number("shared_mass", "shared mass"),
-        _count("n", "prompts"),
+        Column("pair", "pair", "text", lambda pair, step, found, js: pair),
+        Column("step", "step", "count", lambda pair, step, found, js: step),
+        _distance("kl_forward", "KL forward"),
+        _distance("kl_backward", "KL backward"),
+        _distance("js", "JS"),
+        Column("low", "low", "number", lambda pair, step, found, js: js.low),
+        Column("high", "high", "number", lambda pair, step, found, js: js.high),
+        _distance("top_overlap", "top-10 shared"),
+        _distance("cosine", "cosine"),
+        _distance("shared_mass", "shared mass"),
+        Column("n", "prompts", "count", lambda pair, step, found, js: js.n),
+    )
+    items = (
+        (pair, step, found, point_of(found.js, step))
+        for pair, found in results.divergence.items()
+        for step in _steps(found.js)
     )
     are_bounds = any(found.lower_bounds for found in results.divergence.values())
     note = _BOUNDS_NOTE if are_bounds else _EXACT_NOTE
-    rows = _rows(readout_rows(results), columns)
-    return Table("readouts_by_step", "Readouts on identical tokens", note, columns, rows)
+    return Table.of("readouts_by_step", "Readouts on identical tokens", columns, items, note)
+
+
+def _distance(name: str, heading: str) -> Column:
+    def estimate(_: str, step: int, found: Divergence, __: Interval) -> float:
+        return _at(getattr(found, name), step).estimate
+
+    return Column(name, heading, "number", estimate)
+
+
+def _steps(curve: Curve) -> list[int]:
+    """Those with data."""
+    return curve.x[curve.n > 0].tolist()
+
+
+def _at(curve: Curve, step: int) -> Interval:
+    """One point of a curve; NaN where it does not reach."""
+    return point_of(curve, step) if step in curve.x else Interval(nan, nan, nan, 0, "no data")
