@@ -212,26 +212,8 @@ function listenToControls() {
   for (const [id, by] of [["step-back", -1], ["step-on", 1]]) {
     byId(id).addEventListener("click", () => page.choose({ step: page.step + by }));
   }
-  byId("theme").addEventListener("click", () => recolour(isDark() ? "light" : "dark"));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => recolour(null));
-  let onScreen = null;
-  window.addEventListener("beforeprint", () => {
-    onScreen = document.documentElement.dataset.theme ?? null;
-    recolour("light");
-  });
-  window.addEventListener("afterprint", () => recolour(onScreen));
+  listenToTheme(show);
   window.addEventListener("hashchange", () => page.choose(recalled()));
-}
-
-function isDark() {
-  return luminance(theme("surface")) < 0.2;
-}
-
-function recolour(name) {
-  if (name) document.documentElement.dataset.theme = name;
-  else delete document.documentElement.dataset.theme;
-  inks.clear();
-  show();
 }
 
 function attentionShown() {

@@ -121,7 +121,7 @@ MOST_EMBEDDED = 4_600_000
 
 _OWN = Path(__file__).parent
 SCRIPTS = (
-    *(HERE / "decode.js", HERE / "draw.js", HERE / "save.js"),
+    *(HERE / "decode.js", HERE / "draw.js", HERE / "theme.js", HERE / "save.js"),
     *(_OWN / "lattice.js", _OWN / "attention.js"),
     *(HERE / "headmap.js", HERE / "charts.js", _OWN / "page.js"),
 )

@@ -7,12 +7,12 @@ that several pages share are in this one.
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tempo.trace.store import disk_errors
@@ -28,28 +28,40 @@ def page_text(
     scripts: Sequence[Path],
     styles: Sequence[Path],
     filters: Mapping[str, Callable[..., str]] | None = None,
+    opened: Collection[str] = (),
+    most_rows: int | None = None,
     **parts: Any,
 ) -> str:
     """The page as text.
 
     Args:
-        template: A Jinja template; everything it shows is escaped unless it is `Markup`.
+        template: A Jinja template that extends `base.html.j2`, the skeleton of every page; what it
+            shows is escaped unless it is `Markup`.
         scripts: JavaScript files, in the order in which they run.
         styles: CSS files, in the order in which they apply.
         filters: Further filters of the template.
-        parts: What the template shows.
+        opened: Names of the tables that lie open.
+        most_rows: A table shows at most this many rows; its file has all.
+        parts: What the template shows, at least `title`, `tables` and `facts`.
     """
     # Prompts and tokens are arbitrary text; a name that the template misspells must fail.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
     for name, shown in (filters or {}).items():
         environment.filters[name] = shown
     script = "\n".join(file.read_text(encoding="utf-8") for file in scripts)
     style = "".join(file.read_text(encoding="utf-8") for file in styles)
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
+    return environment.get_template(template.name).render(
         script=Markup(script),
         # Of the bytes exactly as they stand in the page: one space more and a browser refuses them.
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         style=Markup(style),
+        opened=opened,
+        most_rows=most_rows,
         **parts,
     )
 

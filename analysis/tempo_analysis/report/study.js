@@ -51,24 +51,6 @@ function reveal() {
   target.scrollIntoView({ behavior: "instant" });
 }
 
-function recolour(name) {
-  if (name) document.documentElement.dataset.theme = name;
-  else delete document.documentElement.dataset.theme;
-  inks.clear();
-}
-
-function listenToTheme() {
-  const isDark = () => luminance(theme("surface")) < 0.2;
-  byId("theme").addEventListener("click", () => recolour(isDark() ? "light" : "dark"));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => recolour(null));
-  let onScreen = null;
-  window.addEventListener("beforeprint", () => {
-    onScreen = document.documentElement.dataset.theme ?? null;
-    recolour("light");
-  });
-  window.addEventListener("afterprint", () => recolour(onScreen));
-}
-
 addSaving();
 addSheets();
 listenToTheme();

@@ -15,7 +15,7 @@ from tempo_analysis.report.page import HERE, json_inside, page_text
 from tempo_analysis.report.predictions import PredictionTable, prediction_sheet, shift_sheet
 from tempo_analysis.report.table import Table
 
-STUDY_SCRIPTS = (HERE / "draw.js", HERE / "save.js", HERE / "study.js")
+STUDY_SCRIPTS = (HERE / "draw.js", HERE / "theme.js", HERE / "save.js", HERE / "study.js")
 SHORT_TABLE = 30
 """A table of at most this many rows is shown unfolded."""
 
@@ -85,7 +85,7 @@ def study_page_text(
         sheets=sheets,
         tables=[table for table in tables if table.name not in own],
         most_rows=MOST_ROWS,
-        short_table=SHORT_TABLE,
+        opened={table.name for table in tables if len(table.rows) <= SHORT_TABLE},
         first_shifts=FIRST_SHIFTS,
         facts=facts,
     )

@@ -89,26 +89,6 @@ function recalled() {
   return Object.fromEntries(Object.entries(given).filter(([key]) => KEPT.includes(key)));
 }
 
-function recolour(name) {
-  if (name) document.documentElement.dataset.theme = name;
-  else delete document.documentElement.dataset.theme;
-  inks.clear();
-  showCharts();
-  if (page.measure !== null) show();
-}
-
-function listenToTheme() {
-  const isDark = () => luminance(theme("surface")) < 0.2;
-  byId("theme").addEventListener("click", () => recolour(isDark() ? "light" : "dark"));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => recolour(null));
-  let onScreen = null;
-  window.addEventListener("beforeprint", () => {
-    onScreen = document.documentElement.dataset.theme ?? null;
-    recolour("light");
-  });
-  window.addEventListener("afterprint", () => recolour(onScreen));
-}
-
 function listenToControls() {
   for (const id of KEPT) {
     const control = byId(id);
@@ -148,7 +128,10 @@ function start() {
   page.run = JSON.parse(byId("census").textContent);
   page.arm = page.run.model;
   saveTables();
-  listenToTheme();
+  listenToTheme(() => {
+    showCharts();
+    if (page.measure !== null) show();
+  });
   showCharts();
   const known = page.run.maps[page.arm].length > 0;
   byId("drawn").hidden = !known;

@@ -27,7 +27,7 @@ from tempo_analysis.studies.heads.tables import census_facts
 
 _OWN = Path(__file__).parent
 CENSUS_SCRIPTS = (
-    *(HERE / "decode.js", HERE / "draw.js", HERE / "save.js"),
+    *(HERE / "decode.js", HERE / "draw.js", HERE / "theme.js", HERE / "save.js"),
     *(HERE / "headmap.js", HERE / "charts.js"),
     *(_OWN / "census_depth.js", _OWN / "census_head.js", _OWN / "census.js"),
 )
