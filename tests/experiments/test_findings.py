@@ -2,15 +2,19 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import tempo
 from experiments.finding import Finding, side, status_of
 from experiments.findings import ENOUGH_SETS, PAGE, entries_of, page, read_results
+from tempo.cli.main import app
 from tempo.prompts.suites import load_suite
+from tempo.testing.tiny import tiny_model
 from tempo_analysis.parallel.results import analyze
 from tests.decoding import real_model
 
@@ -107,14 +111,21 @@ def test_the_readme_shows_commands_and_options_that_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
+def tiny_preset(folder: Path) -> Path:
+    """Stands in for the preset of the README: layers and heads enough for the heads it names."""
+    model = tiny_model("llama", num_hidden_layers=17, max_position_embeddings=1024)
+    assert model.tokenizer is not None
+    model.hf.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_the_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shlex
-
-    from typer.testing import CliRunner
-
-    from tempo.cli.main import app
-
+    """Every command and the Python of the README, as typed, on a tiny model under its name."""
+    preset = tiny_preset(tmp_path / "preset")
+    monkeypatch.setattr("tempo.models.registry.path", lambda _: preset)
     monkeypatch.chdir(tmp_path)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     block = readme.split("## Use\n\n```\n")[1].split("```")[0]
