@@ -51,7 +51,7 @@ def first_step(
 ) -> FirstStep:
     """Decode some prompts of different lengths under all presets and look at step 1."""
     found = FirstStep(model, capture or whole(model))
-    forward, captured = tempo.engine.decode.forward, tempo.engine.forward.captured
+    forward, captured = tempo.engine.decode.packed_forward, tempo.engine.forward.captured
 
     def watched_forward(session, cache, views, **options):
         with watched_positions(model.hf) as seen:
@@ -66,7 +66,7 @@ def first_step(
             found.state, found.views, found.tensors = state, list(sight.views), tensors
         return tensors
 
-    monkeypatch.setattr(tempo.engine.decode, "forward", watched_forward)
+    monkeypatch.setattr(tempo.engine.decode, "packed_forward", watched_forward)
     monkeypatch.setattr(tempo.engine.forward, "captured", watched_capture)
     start = time.perf_counter()
     decode(DecodeContext(model, found.capture), plans_of(model, steps, n_prompts))

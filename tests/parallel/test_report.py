@@ -52,6 +52,15 @@ def test_everything_is_written_and_nothing_is_left_half_done(folder: Path):
     assert not any(name.endswith(".tmp") for name in names)
 
 
+@pytest.mark.usefixtures("blank_figures")
+def test_figures_of_others_beside_those_of_a_run_stay(tmp_path: Path):
+    results = analyze(planted(1))
+    results.save(tmp_path)
+    (tmp_path / "figures" / "mine.png").write_text("")
+    results.save(tmp_path, force=True)
+    assert (tmp_path / "figures" / "mine.png").exists()
+
+
 def test_the_results_on_disk_are_those_of_the_analysis(folder: Path):
     assert json.loads((folder / "results.json").read_text()) == analyze(planted()).document()
 

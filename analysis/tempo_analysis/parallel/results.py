@@ -43,6 +43,7 @@ class Results(Findings, RunNumbers):
     """
 
     file = "results.json"
+    stale_figures = ""
     run: Run = field(repr=False)
     role_maps: RoleMaps | None = field(default=None, repr=False)
 

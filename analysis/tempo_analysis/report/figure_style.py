@@ -77,13 +77,19 @@ def save_figure(figure: Figure, folder: Path, name: str) -> str:
     return f"{name}.png"
 
 
-def save_drawings(drawings: Sequence[Drawing], folder: Path) -> list[Path]:
-    """Write each as PNG and SVG into a folder, and remove figures of other names from it."""
+def save_drawings(drawings: Sequence[Drawing], folder: Path, *, stale: str = "") -> list[Path]:
+    """Write each as PNG and SVG into a folder.
+
+    Args:
+        stale: Pattern of the files that earlier findings may have left here; those that are none of
+            these drawings are removed. Nothing is removed where it is empty.
+    """
     for one in drawings:
         save_figure(one.figure, folder, one.name)
     names = {one.name for one in drawings}
-    for old in (path for path in folder.iterdir() if path.stem not in names):
-        old.unlink()
+    for old in folder.glob(stale) if stale else ():
+        if old.stem not in names:
+            old.unlink()
     return [folder / f"{one.name}.{kind}" for one in drawings for kind in ("png", "svg")]
 
 

@@ -29,6 +29,9 @@ class Findings(ABC):
     # Subclasses are slotted dataclasses; a base without slots would give them a `__dict__`.
     __slots__ = ()
     file: ClassVar[str]
+    # The folder of a study is the study's alone (see `check_folder`); that of a run is not, and a
+    # census names its figures so that those of others are known from them.
+    stale_figures: ClassVar[str] = "*"
 
     @property
     @abstractmethod
@@ -124,7 +127,7 @@ class Findings(ABC):
         with disk_errors(folder):
             (folder / FIGURES).mkdir(parents=True, exist_ok=True)
             written = write_tables(tables, folder)
-            drawn = save_drawings(drawings, folder / FIGURES)
+            drawn = save_drawings(drawings, folder / FIGURES, stale=self.stale_figures)
             texts = self.texts(drawings)
             for name, text in texts.items():
                 write_atomic(folder / name, text)

@@ -39,6 +39,7 @@ class CensusFindings(Findings):
 
     __slots__ = ()
     file = CENSUS_FILE
+    stale_figures = "heads_*"
 
     @abstractmethod
     def document(self) -> Document:
