@@ -104,7 +104,7 @@ def test_tables_are_tables(folder: Path):
 
 def test_the_report_is_the_same_for_the_same_run():
     first, second = planted(), planted()
-    drawing = Drawing("a", "A", "", new_figure(1))
+    drawing = Drawing("a", "A", "", new_figure(1.0))
     texts = [report_text(run, analyze(run), [drawing]) for run in (first, second)]
     assert texts[0] == texts[1]
 

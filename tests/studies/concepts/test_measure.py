@@ -15,6 +15,7 @@ from tempo.causal.silence import ablated
 from tempo.errors import InputError, ModelError
 from tempo.prompts.pairs import Pair, Pairs, load_pairs
 from tempo.testing.tiny import tiny_model
+from tempo.vocabulary import Head
 from tempo_analysis.studies.concepts.effect import (
     MEASURED,
     chosen_heads,
@@ -226,7 +227,7 @@ def test_the_best_head_is_chosen_and_random_ones_are_matched_by_layer(found: Con
     with pytest.raises(InputError, match="at least 2 heads"):
         chosen_heads(alone, (4, 7))
     with pytest.raises(InputError, match="got 5 of 9 in layer 4"):
-        matched_random([(4, head) for head in range(5)], H)
+        matched_random([Head(4, head) for head in range(5)], H)
 
 
 # --- the document
@@ -400,7 +401,7 @@ def test_the_stream_is_the_one_behind_the_last_layer():
 def test_silent_heads_change_the_stream_as_an_ablation_does():
     model = model_of("llama")
     inputs = concept_inputs(model, TINY)
-    heads = [(0, 1), (1, 2)]
+    heads = [Head(0, 1), Head(1, 2)]
     with ablated(model, heads):
         expected = concept_inputs(model, TINY).stream
     np.testing.assert_allclose(streams_without(model, TINY, heads), expected, atol=1e-5)
